@@ -1,0 +1,37 @@
+# Two commands: `make run` and `make test`. Each creates .venv with pinned versions first.
+PYTHON ?= python3
+ACCELERATOR ?=
+DATA ?=
+FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := $(if $(ACCELERATOR),dev$(comma)$(ACCELERATOR),dev)
+comma := ,
+STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
+
+.PHONY: run test lint clean
+
+run: $(STAMP)
+ifeq ($(DATA),)
+	$(BIN)/python -m fer_jax.main --config=configs/smoke.py --workdir=runs/smoke $(FLAGS)
+else
+	$(BIN)/python -m fer_jax.main --config=configs/b2.py --config.data.path="$(DATA)" $(FLAGS)
+endif
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,18 @@
+"""EfficientNet-B2 on FER2013 from random initialisation: `b2.py` made to learn in 8 epochs.
+
+python -m fer_jax.main --config=configs/b2_scratch.py --config.data.path=PATH
+Expected: at least 55 % validation accuracy; the README's results give the figure.
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import load_config
+
+
+def get_config() -> ConfigDict:
+    config = load_config(__file__, "b2.py")
+    config.loss.class_weights = "none"  # weights of up to 16.5 stall the first epochs
+    config.schedule.name = "cosine"
+    config.schedule.warmup_steps = 200
+    config.model.bn_momentum = 0.9  # statistics that follow fast-moving weights
+    return config

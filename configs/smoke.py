@@ -1,0 +1,19 @@
+"""A tiny EfficientNet on drawn faces: shows in minutes, on any machine, that everything works.
+
+python -m fer_jax.main --config=configs/smoke.py
+Expected: at least 95 % validation accuracy.
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import load_config
+
+
+def get_config() -> ConfigDict:
+    config = load_config(__file__, "b2_scratch.py")
+    config.data.path = "synthetic"
+    config.model.variant = "tiny"
+    config.model.drop_connect = 0.0
+    config.schedule.warmup_steps = 50
+    config.optimizer.learning_rate = 3e-3
+    return config

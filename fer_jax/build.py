@@ -1,0 +1,193 @@
+"""Config to model, data, optimizer and jitted steps: the one assembly that all front doors share."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fer_jax import labels
+from fer_jax.config import check as check_values
+from fer_jax.data.augment import Augmentation
+from fer_jax.data.pipeline import Shard, eval_batches, train_batches
+from fer_jax.data.sources import Dataset, ReadOptions, Records, open_dataset
+from fer_jax.errors import UserError
+from fer_jax.evaluation.inference import predict
+from fer_jax.evaluation.predictions import Predictions
+from fer_jax.models.classifier import Classifier, FerHead, smallest_image_size
+from fer_jax.models.efficientnet import VARIANTS, EfficientNet, Style
+from fer_jax.training import mesh as meshes
+from fer_jax.training.checkpoints import abstract
+from fer_jax.training.loop import epoch_ends
+from fer_jax.training.losses import class_weights
+from fer_jax.training.optimizers import learning_rate_schedule, make_optimizer
+from fer_jax.training.state import TrainState, Variables, init_state
+from fer_jax.training.step import eval_step, train_step
+
+SELECTED_ON = "validation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """A model with its jitted inference over the mesh."""
+
+    config: ConfigDict
+    model: Classifier
+    mesh: Mesh
+    eval_step: Callable[[Variables, Any], tuple[jax.Array, jax.Array]]
+
+    def predict(self, variables: Variables, records: Records, progress: bool) -> Predictions:
+        """Probabilities and losses for every record of a split, in their order."""
+        batches = eval_batches(
+            records,
+            image_size=self.config.data.image_size,
+            batch_size=self.config.evaluation.batch_size,
+            shard=shard(),
+            workers=0,
+        )
+        sharding = meshes.split(self.mesh)
+        on_devices = (
+            meshes.to_devices({k: batch[k] for k in ("image", "label")}, sharding)
+            for batch in batches
+        )
+        return predict(self.eval_step, variables, on_devices, records, progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """All that training needs, bound and jitted once."""
+
+    config: ConfigDict
+    records: Records
+    evaluator: Evaluator
+    optimizer: optax.GradientTransformation
+    schedule: Callable[[Any], Any]
+    epoch_ends: tuple[int, ...]
+    init: Callable[[], TrainState]
+    train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+    def batches(self, start_step: int) -> Iterator[Any]:
+        """Global training batches on the devices, from the one after `start_step` on."""
+        local = train_batches(
+            self.records,
+            image_size=self.config.data.image_size,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            augmentation=augmentation(self.config),
+            start_step=start_step,
+            shard=shard(),
+            workers=self.config.data.workers,
+        )
+        sharding = meshes.split(self.evaluator.mesh)
+        return (meshes.to_devices(batch, sharding) for batch in local)
+
+    def template(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state, without its arrays."""
+        return abstract(jax.eval_shape(self.init), meshes.replicated(self.evaluator.mesh))
+
+
+def shard() -> Shard:
+    """This process's part of the data."""
+    return Shard(jax.process_index(), jax.process_count())
+
+
+def augmentation(config: ConfigDict) -> Augmentation:
+    """The augmentation of a config."""
+    return Augmentation(**config.augment)
+
+
+def check(config: ConfigDict) -> None:
+    """UserError for what can be seen to be wrong before anything is read."""
+    check_values(config)
+    make_model(config)
+    augmentation(config)
+
+
+def read_data(config: ConfigDict) -> Dataset:
+    """The data set at `config.data.path`, in whatever layout it has."""
+    names = [field.name for field in dataclasses.fields(ReadOptions)]
+    return open_dataset(
+        config.data.path, ReadOptions(**{name: config.data[name] for name in names})
+    )
+
+
+def make_model(config: ConfigDict) -> Classifier:
+    """The classifier of a config; UserError where its head would see an empty feature map."""
+    settings, size = config.model, config.data.image_size
+    if settings.variant not in VARIANTS:
+        raise UserError(f"model.variant={settings.variant!r} is not one of {', '.join(VARIANTS)}")
+    smallest = smallest_image_size(settings.head_padding)
+    if size < smallest:
+        raise UserError(
+            f"data.image_size={size} leaves nothing for the head's 3x3 convolution with "
+            f"model.head_padding={settings.head_padding}: at least {smallest} pixels, or SAME"
+        )
+    dtype = jnp.dtype(settings.dtype)
+    style = Style(settings.padding, settings.bn_epsilon, settings.bn_momentum, dtype)
+    head = FerHead(
+        len(labels.LABELS),
+        settings.head_filters,
+        settings.hidden,
+        settings.dropout,
+        settings.head_padding,
+        dtype,
+    )
+    backbone = EfficientNet(settings.variant, style, settings.drop_connect)
+    return Classifier(backbone, head, tuple(settings.input_mean), tuple(settings.input_std))
+
+
+def make_evaluator(config: ConfigDict) -> Evaluator:
+    """Model and jitted inference; every process gets all outputs of the global batch."""
+    meshes.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
+    model, mesh = make_model(config), meshes.data_mesh()
+    whole, parts = meshes.replicated(mesh), meshes.split(mesh)
+    step = jax.jit(
+        functools.partial(eval_step, model=model),
+        in_shardings=(whole, parts),
+        out_shardings=whole,
+    )
+    return Evaluator(config, model, mesh, step)
+
+
+def make_trainer(config: ConfigDict, records: Records) -> Trainer:
+    """Optimizer, schedule, class weights and the jitted step for the training split `records`."""
+    evaluator, size = make_evaluator(config), config.train.batch_size
+    meshes.check_batch_size("train.batch_size", size)
+    ends = epoch_ends(len(records), size, config.train.epochs)
+    schedule = learning_rate_schedule(
+        peak=config.optimizer.learning_rate, total_steps=ends[-1], **config.schedule
+    )
+    rule = {k: v for k, v in config.optimizer.items() if k != "learning_rate"}
+    optimizer = make_optimizer(schedule=schedule, **rule)
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    whole, parts = meshes.replicated(evaluator.mesh), meshes.split(evaluator.mesh)
+    average = config.train.ema_decay > 0
+    init = functools.partial(
+        init_state, init_key, evaluator.model, optimizer, config.data.image_size, average
+    )
+    step = functools.partial(
+        train_step,
+        model=evaluator.model,
+        optimizer=optimizer,
+        weights=class_weights(config.loss.class_weights, records.counts()),
+        label_smoothing=config.loss.label_smoothing,
+        ema_decay=config.train.ema_decay,
+        key=step_key,
+    )
+    return Trainer(
+        config=config,
+        records=records,
+        evaluator=evaluator,
+        optimizer=optimizer,
+        schedule=schedule,
+        epoch_ends=ends,
+        init=jax.jit(init, out_shardings=whole),
+        train_step=jax.jit(
+            step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0
+        ),
+    )

@@ -1,0 +1,71 @@
+"""What every front door shares: flags in, one call down, and a user's mistake as one line."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
+
+from fer_jax.errors import FerError, UserError  # noqa: E402
+
+
+def define_config(help_string: str) -> flags.FlagHolder:
+    """The flag `--config=FILE.py` with its overrides `--config.key=value`, keys locked."""
+    return config_flags.DEFINE_config_file("config", None, help_string, lock_config=True)
+
+
+def config_of(flag: flags.FlagHolder) -> ConfigDict:
+    """The parsed config of `define_config`; UserError where there is none or it does not load."""
+    config = flag.value
+    if config is None:
+        raise UserError("no --config: for example --config=configs/smoke.py")
+    try:
+        config.items()  # what could not be loaded says so only now
+    except Exception as error:
+        raise UserError(f"cannot load the config: {_one_line(error.__cause__ or error)}") from error
+    return config
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Run `main(argv)` under absl; bad flags and `UserError` print one line and exit 2."""
+    app.run(lambda argv: _exit(main, argv), flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(list(argv))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(_flag_mistake(error))
+    if len(rest) > 1:
+        _fail(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    return rest
+
+
+def _exit(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> None:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax narrates every save
+    try:
+        status = main(argv)
+    except FerError as error:
+        _fail(str(error), error.status)
+    sys.exit(status or 0)
+
+
+def _flag_mistake(error: Exception) -> str:
+    """What absl or ml_collections raised; for a mistyped key they name the nearest one."""
+    if isinstance(error, KeyError | AttributeError) and error.args:
+        return f"no such config key: {' '.join(str(error.args[0]).split())}"
+    return _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(message: str, status: int = UserError.status) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)

@@ -1,0 +1,101 @@
+"""Configurations as plain Python files: loading a parent, naming, and what tells two runs apart."""
+
+import copy
+import hashlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fer_jax.errors import UserError
+
+# What may change between two starts of one run without changing its result.
+RESULT_NEUTRAL = (
+    "data.path",
+    "data.cache_mib",
+    "data.max_pixels",
+    "data.workers",
+    "evaluation.batch_size",
+    "evaluation.bootstrap_samples",
+    "checkpoint.every_steps",
+    "log.every_steps",
+    "log.tensorboard",
+)
+
+LIMITS = {  # smallest and largest legal value
+    "data.image_size": (1, 4096),
+    "data.workers": (0, 1024),
+    "model.bn_momentum": (0.0, 1.0),
+    "model.drop_connect": (0.0, 0.99),
+    "model.dropout": (0.0, 0.99),
+    "optimizer.learning_rate": (0.0, 1e3),
+    "schedule.warmup_steps": (0, 10**9),
+    "loss.label_smoothing": (0.0, 1.0),
+    "train.epochs": (1, 10**6),
+    "train.ema_decay": (0.0, 1.0),
+    "evaluation.bootstrap_samples": (1, 10**7),
+    "checkpoint.every_steps": (1, 10**9),
+    "log.every_steps": (1, 10**9),
+}
+CHOICES = {
+    "model.padding": ("same", "symmetric"),
+    "model.head_padding": ("VALID", "SAME"),
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "loss.class_weights": ("none", "balanced", "max_ratio"),
+}
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """UserError for a value outside its limits or choices."""
+    flat = dict(_flatten(config))
+    for key, (low, high) in LIMITS.items():
+        if not low <= flat[key] <= high:
+            raise UserError(f"{key}={flat[key]} must be from {low:g} to {high:g}")
+    for key, known in CHOICES.items():
+        if flat[key] not in known:
+            raise UserError(f"{key}={flat[key]!r} is not one of {', '.join(known)}")
+
+
+def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
+    """The config of file `name` in the folder of the file `beside`: a parent to be changed."""
+    path = pathlib.Path(beside).resolve().parent / name
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return copy.deepcopy(module.get_config())
+
+
+def identity(config: Mapping[str, Any], fingerprint: Mapping[str, str]) -> dict[str, Any]:
+    """All that decides a run's result, flat: `{"optimizer.name": "adam", ..., "data.train": hash}`."""
+    flat = {key: value for key, value in _flatten(config) if key not in RESULT_NEUTRAL}
+    prints = {f"fingerprint.{role}": fingerprint[role] for role in ("train", "validation")}
+    return json.loads(json.dumps(flat | prints))
+
+
+def short_hash(identity: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that name a run."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`key: old -> new` for every key in which two identities differ."""
+    keys = sorted(before.keys() | now.keys())
+    absent = "(absent)"
+    return [
+        f"{key}: {before.get(key, absent)} -> {now.get(key, absent)}"
+        for key in keys
+        if before.get(key, absent) != now.get(key, absent)
+    ]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

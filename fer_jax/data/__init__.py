@@ -1,0 +1,1 @@
+"""Pixels and labels in: sources, drawn faces, augmentation, batches."""

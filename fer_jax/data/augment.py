@@ -1,0 +1,168 @@
+"""(image, rng) -> image: one affine warp, tone and erasing, in the units of Keras' layers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from fer_jax.errors import UserError
+
+# Faces are small: OpenCV's own threads cost more than they give and compete with the train step.
+cv2.setNumThreads(1)
+
+ERASED_AREA = (0.02, 0.2)  # of the image
+ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width; both ranges as Zhong et al. 2017 have them
+_DRAWS = 12  # uniform numbers per image, drawn whatever the settings: each keeps its own
+_LIMITS = {  # largest legal value of each factor
+    "rotation": 1.0,
+    "zoom": 0.9,
+    "translation": 1.0,
+    "brightness": 1.0,
+    "contrast": 1.0,
+    "erasing": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far an image may move; every factor f draws uniformly from [-f, f], 0 switches it off."""
+
+    flip: bool  # mirrored left to right with probability 1/2
+    rotation: float  # fraction of a full turn: 0.1 is up to 36 degrees either way
+    zoom: float  # shows 1 + u of the side, height and width alike: positive u zooms out
+    translation: float  # fraction of the side, height and width apart
+    brightness: float  # fraction of the full range: 0.1 adds up to 25.5 grey levels
+    contrast: float  # distances from the image's mean are multiplied by 1 + u
+    erasing: float  # probability of one rectangle filled with the image's mean
+
+    def __post_init__(self) -> None:
+        """UserError where a factor lies outside its range."""
+        for name, limit in _LIMITS.items():
+            value = getattr(self, name)
+            if not 0 <= value <= limit:
+                raise UserError(f"augmentation.{name} is {value}: use 0 (off) to {limit:g}")
+
+
+def augment(
+    image: np.ndarray, rng: np.random.Generator, size: int, settings: Augmentation
+) -> np.ndarray:
+    """uint8 [H, W, 1 or 3] -> uint8 [size, size, 3], moved at random; the same for equal rngs."""
+    draws = rng.random(_DRAWS).tolist()
+    zoom = 1 + settings.zoom * _signed(draws[2])
+    image = _shrink(image, size / zoom)
+    image = _tone(image, settings, draws)
+    matrix = warp_matrix(
+        size=size,
+        source=image.shape[:2],
+        flip=settings.flip and draws[0] < 0.5,
+        turn=settings.rotation * _signed(draws[1]),
+        zoom=zoom,
+        shift=(settings.translation * _signed(draws[3]), settings.translation * _signed(draws[4])),
+    )
+    image = _warp(image, matrix, size)
+    if draws[7] < settings.erasing:
+        _erase(image, draws[8:12])
+    return _three_channels(image)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W, 1 or 3] -> uint8 [size, size, 3]: the warp of `augment` with nothing moved.
+
+    Bilinear when enlarging, area-averaged when shrinking; the whole image, squeezed to a square.
+    """
+    image = _shrink(image, size)
+    if image.shape[:2] != (size, size):
+        matrix = warp_matrix(size, image.shape[:2], flip=False, turn=0, zoom=1, shift=(0, 0))
+        image = _warp(image, matrix, size)
+    return _three_channels(image)
+
+
+def warp_matrix(
+    size: int,
+    source: Sequence[int],
+    flip: bool,
+    turn: float,
+    zoom: float,
+    shift: tuple[float, float],
+) -> np.ndarray:
+    """float64 [2, 3]: from an output pixel's (x, y) to the input pixel's, in indices.
+
+    Written out, it is the product to_index(source) @ flip @ rotate(turn) @ scale(zoom) @
+    translate(-shift * size) @ from_index(size) of 3x3 matrices around the image's centre, where
+    an index i stands for the position i + 1/2. `source` is (height, width), `shift` (right, down).
+    """
+    cos, sin = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+    height, width = source[0] / size, source[1] / size
+    mirror = -1 if flip else 1
+    xx, xy = zoom * width * mirror * cos, -zoom * width * mirror * sin
+    yx, yy = zoom * height * sin, zoom * height * cos
+    x = 0.5 - size * (0.5 + shift[0])
+    y = 0.5 - size * (0.5 + shift[1])
+    return np.array(
+        [
+            [xx, xy, xx * x + xy * y + size * width / 2 - 0.5],
+            [yx, yy, yx * x + yy * y + size * height / 2 - 0.5],
+        ]
+    )
+
+
+def _signed(uniform: float) -> float:
+    """[0, 1) -> [-1, 1)."""
+    return 2 * uniform - 1
+
+
+def _shrink(image: np.ndarray, side: float) -> np.ndarray:
+    """Averages areas down to `side` where the image is larger, so that the warp cannot alias."""
+    side = max(1, round(side))
+    height, width = min(side, image.shape[0]), min(side, image.shape[1])
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _tone(image: np.ndarray, settings: Augmentation, draws: Sequence[float]) -> np.ndarray:
+    """Brightness and contrast around the image's mean over all channels; clips to 0..255."""
+    if not (settings.brightness or settings.contrast):
+        return image
+    gain = 1 + settings.contrast * _signed(draws[5])
+    offset = 255 * settings.brightness * _signed(draws[6]) + (1 - gain) * _mean(image)
+    return cv2.addWeighted(image, gain, image, 0, offset)
+
+
+def _mean(image: np.ndarray) -> float:
+    """Mean over pixels and channels."""
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    return sum(cv2.mean(image)[:channels]) / channels
+
+
+def _warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear, reflecting at the borders: Keras' fill_mode `reflect`."""
+    return cv2.warpAffine(
+        image,
+        matrix,
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
+    )
+
+
+def _erase(image: np.ndarray, draws: Sequence[float]) -> None:
+    """Fills one rectangle with the mean, in place."""
+    size = image.shape[0]
+    low, high = ERASED_AREA
+    side = size * math.sqrt(low + (high - low) * draws[0])
+    low, high = math.log(ERASED_ASPECT[0]), math.log(ERASED_ASPECT[1])
+    stretch = math.exp((low + (high - low) * draws[1]) / 2)
+    height = min(size, max(1, round(side * stretch)))
+    width = min(size, max(1, round(side / stretch)))
+    top, left = int(draws[2] * (size - height + 1)), int(draws[3] * (size - width + 1))
+    image[top : top + height, left : left + width] = round(_mean(image))
+
+
+def _three_channels(image: np.ndarray) -> np.ndarray:
+    """[S, S], [S, S, 1] or [S, S, 3] -> [S, S, 3]."""
+    if image.ndim == 3 and image.shape[2] == 3:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)

@@ -1,0 +1,173 @@
+"""The project's TFDS builder: a data set as a few array_record files, without TensorFlow."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from tqdm import tqdm
+
+from fer_jax.data import images
+from fer_jax.data.files import printable
+from fer_jax.data.records import BLOCK, ROLES, Entry, Records
+from fer_jax.errors import UserError
+from fer_jax.labels import LABELS, index
+
+INFO_FILE = "dataset_info.json"
+DESCRIPTION = "Faces with one of seven expressions, pixels lossless, in the split of their source."
+
+
+class Fer2013(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Roles of records -> array_record files of {image: PNG, label, key, row}."""
+
+    code_path = None  # else TFDS 4.9.10 imports importlib_resources, which it does not declare
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, records: Mapping[str, Records], data_dir: str) -> None:
+        """`records` by role; files come to lie under `data_dir/fer2013/1.0.0`."""
+        self._records = records
+        self._channels = 1 if all(map(_all_grey, records.values())) else 3  # one number for all
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(None, None, self._channels), encoding_format="png")
+        fingerprints = {role: records.fingerprint for role, records in self._records.items()}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": image,
+                    "label": tfds.features.ClassLabel(names=LABELS),
+                    "key": tfds.features.Text(),
+                    "row": np.int32,
+                }
+            ),
+            metadata=tfds.core.MetadataDict(fingerprints=fingerprints),
+        )
+
+    def _split_generators(self, _: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        return {role: self._generate_examples(role) for role in self._records}
+
+    def _generate_examples(self, role: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        records = self._records[role]
+        for i in tqdm(range(len(records)), desc=f"writing {role}", unit="image", disable=None):
+            record = records[i]
+            shape = (*record["image"].shape[:2], self._channels)
+            record["image"] = images.encode_png(np.broadcast_to(record["image"], shape))
+            yield record["key"], record
+
+
+@dataclass
+class PreparedImages:
+    """Ref `"train 17"` -> the pixels of that record; opens the files once per process."""
+
+    path: Path
+    max_pixels: int
+    _encoded: dict[str, bytes] = field(default_factory=dict, repr=False)
+    _sources: dict[str, Any] = field(default_factory=dict, repr=False)
+    _process: int = field(default=-1, repr=False)
+
+    def __call__(self, ref: str) -> np.ndarray:
+        """uint8 [H, W, C]; UnreadableImage for a damaged one."""
+        data = self._encoded.pop(ref, None)
+        if data is None:
+            role, number = ref.split()
+            data = self.source(role)[int(number)]["image"]
+        return images.decode(data, self.max_pixels)
+
+    def source(self, role: str) -> Any:
+        """One role's records as bytes: a TFDS data source."""
+        if self._process != os.getpid():
+            self._sources, self._process = {}, os.getpid()
+        if role not in self._sources:
+            self._sources[role] = tfds.builder_from_directory(self.path).as_data_source(
+                split=role, decoders={"image": tfds.decode.SkipDecoding()}
+            )
+        return self._sources[role]
+
+    def read_entries(self, role: str, labels: Mapping[int, int], keep_bytes: int) -> list[Entry]:
+        """A role's entries; keeps up to `keep_bytes` of PNGs: decoding them reads no file again."""
+        entries = []
+        source = self.source(role)
+        bar = tqdm(
+            total=len(source), desc=f"reading {role}", unit="image", disable=None, leave=False
+        )
+        for start in range(0, len(source), BLOCK):
+            block = range(start, min(start + BLOCK, len(source)))
+            for i, record in zip(block, source.__getitems__(block), strict=True):
+                label, key = labels[int(record["label"])], record["key"].decode()
+                entries.append(Entry(f"{role} {i}", role, label, key, int(record["row"])))
+                keep_bytes -= len(record["image"])
+                if keep_bytes >= 0:
+                    self._encoded[f"{role} {i}"] = record["image"]
+            bar.update(len(block))
+        bar.close()
+        return entries
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "max_pixels": self.max_pixels}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a prepared directory holds, before any image is decoded."""
+
+    entries: tuple[Entry, ...]
+    loader: PreparedImages
+    fingerprints: dict[str, str]
+    """Role -> what the records' fingerprint was when they were written."""
+
+
+def write(records: Mapping[str, Records], directory: Path) -> Path:
+    """Write all roles somewhere under `directory` -> the folder that holds the finished files."""
+    tfds.disable_progress_bar()
+    builder = Fer2013(records=records, data_dir=str(directory))
+    with contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
+        builder.download_and_prepare(file_format="array_record")
+    return Path(builder.data_dir)
+
+
+def _all_grey(records: Records) -> bool:
+    return all(records.image(i).shape[-1] == 1 for i in range(len(records)))
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """TFDS's progress in absl's log would stand among our lines."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def read(path: Path, max_pixels: int, cache_mib: int) -> Prepared:
+    """The entries of a directory that `write` made; UserError where files are missing or broken."""
+    loader = PreparedImages(path, max_pixels)
+    try:
+        info = tfds.builder_from_directory(path).info
+        names = info.features["label"].names
+        labels = {number: index(name) for number, name in enumerate(names)}
+        entries: list[Entry] = []
+        for role in ROLES:
+            if role in info.splits:
+                entries += loader.read_entries(role, labels, cache_mib * 2**20)
+        return Prepared(tuple(entries), loader, dict(info.metadata["fingerprints"]))
+    except UserError:
+        raise
+    except Exception as error:  # protobuf, array_record and TFDS each raise their own kinds
+        reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise UserError(
+            f"{path} is no whole prepared directory ({reason}); prepare it anew"
+        ) from None

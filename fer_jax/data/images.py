@@ -1,0 +1,153 @@
+"""One image file's bytes -> the uint8 pixels that a viewer shows, or the reason why not."""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""What Pillow may try: pixels only, no formats that start other programs (EPS)."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+"""Names that promise an image; inside class folders the content decides, not the name."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB"}
+WHITE = (255, 255, 255, 255)
+
+
+class UnreadableImage(ValueError):
+    """Bytes that are no whole, allowed image; its text is the reason, in one line."""
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Pillow's size warning becomes an error, its remarks about metadata are dropped.
+
+    Filters belong to the whole process, so callers wrap their loop, not each image.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode(data: bytes, max_pixels: int) -> np.ndarray:
+    """Encoded bytes -> uint8 [H, W, C], C = 1 if all channels are equal, else 3.
+
+    EXIF rotation is applied, transparency lies on white, 16 bits are scaled to 8 (not clipped),
+    of an animation the first frame counts, colour profiles are not applied. Raises
+    UnreadableImage, for more than `max_pixels` from the header alone, before decoding.
+    """
+    if data.startswith(PNG_SIGNATURE):
+        plain = _plain_png(data, _png_chunks(data), max_pixels)
+        if plain is not None:
+            return _drop_equal_channels(plain)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(*image.size, max_pixels)
+            pixels = _visible(image)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise almost any type on broken files
+        raise UnreadableImage(_reason(error)) from error
+    return _drop_equal_channels(pixels)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """uint8 [H, W, 1 or 3] -> PNG bytes, lossless."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _png_chunks(data: bytes) -> set[bytes]:
+    """Chunk types; each must be whole, its checksum right, the end there: Pillow forgives some."""
+    position, kinds = len(PNG_SIGNATURE), set()
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(data[position + 4 : end - 4]) != checksum:
+            raise UnreadableImage("damaged PNG (wrong checksum)")
+        kinds.add(data[position + 4 : position + 8])
+        if b"IEND" in kinds:
+            return kinds
+        position = end
+    raise UnreadableImage("truncated PNG")
+
+
+def _plain_png(data: bytes, chunks: set[bytes], max_pixels: int) -> np.ndarray | None:
+    """8-bit grey or RGB with nothing else to heed, by OpenCV: the same pixels, four times as fast.
+
+    None where Pillow has to look at it; that includes what OpenCV fails on.
+    """
+    if not chunks <= PLAIN_CHUNKS or data[12:16] != b"IHDR" or len(data) < 33:
+        return None
+    width, height, depth, colour, interlace = struct.unpack_from(">IIBBxxB", data, 16)
+    _check_size(width, height, max_pixels)
+    if depth != 8 or colour not in (0, 2) or interlace:
+        return None
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return pixels if pixels is None or pixels.ndim == 2 else pixels[..., ::-1]
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise UnreadableImage(f"{width}x{height} pixels, more than max_pixels={max_pixels}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return "more pixels than Pillow considers safe"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image of a known format"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _visible(image: Image.Image) -> np.ndarray:
+    """An open image -> uint8 [H, W] or [H, W, 3]."""
+    image.load()  # only then is EXIF behind the pixels known
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
+    if upright.mode.startswith("I;16") or upright.mode == "I":
+        return _from_16_bits(upright, image.format)
+    if upright.mode == "F":
+        raise UnreadableImage("floating-point pixels have no agreed range")
+    if upright.has_transparency_data:
+        return _on_white(upright.convert("RGBA"))
+    return np.asarray(upright.convert("L" if upright.mode in ("1", "L") else "RGB"))
+
+
+def _from_16_bits(image: Image.Image, file_format: str | None) -> np.ndarray:
+    """0..65535 -> 0..255, rounded; the value that PNG calls transparent becomes white."""
+    if image.mode == "I" and file_format not in ("PNG", "PPM"):
+        raise UnreadableImage("32-bit pixels have no agreed range")
+    values = np.asarray(image).astype(np.uint32)
+    scaled = ((values + 128) // 257).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    return scaled if transparent is None else np.where(values == transparent, 255, scaled)
+
+
+def _on_white(image: Image.Image) -> np.ndarray:
+    paper = Image.new("RGBA", image.size, WHITE)
+    return np.asarray(Image.alpha_composite(paper, image).convert("RGB"))
+
+
+def _drop_equal_channels(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3] -> read-only, contiguous [H, W, C]."""
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    pixels = np.array(pixels, dtype=np.uint8, order="C")
+    pixels.flags.writeable = False
+    return pixels

@@ -1,0 +1,245 @@
+"""Images in memory as a random-access source of {image, label, key, row}; the data set of them."""
+
+import copy
+import hashlib
+import operator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fer_jax.data.files import printable
+from fer_jax.data.images import UnreadableImage, quiet_pillow
+from fer_jax.errors import UserError
+from fer_jax.labels import LABELS
+
+ROLES = ("train", "validation", "test")
+BLOCK = 512  # images decoded at a time: bounds what lies in memory beyond the cache
+PART = 64  # images one thread takes at a time
+SHOWN = 3  # first offenders named in one line
+
+Loader = Callable[[str], np.ndarray]
+"""ref -> uint8 [H, W, C], read-only; raises UnreadableImage."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read, all from the configuration's `data`."""
+
+    label_order: str
+    """What numeric labels mean: "angry,disgust,...", or "" if the layout tells."""
+    on_corrupt: str
+    """"stop", or "skip": leave out what cannot be read and list it."""
+    validation_fraction: float
+    """Share of train held out where there is no validation part; 0 holds out none."""
+    split_seed: int
+    max_pixels: int
+    """Larger images are refused before they are decoded."""
+    cache_mib: int
+    """Decoded pixels kept in memory, MiB; what is beyond is decoded again at each access."""
+
+    def __post_init__(self) -> None:
+        if self.on_corrupt not in ("stop", "skip"):
+            raise UserError(f"data.on_corrupt={self.on_corrupt!r} is neither 'stop' nor 'skip'")
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(
+                f"data.validation_fraction={self.validation_fraction} is outside 0 <= x < 1"
+            )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image before it is read."""
+
+    ref: str
+    """What the loader takes; also the name in messages."""
+    role: str
+    label: int
+    key: str
+    row: int
+
+
+class Records:
+    """One role: a random-access source for Grain, picklable, ordered by key."""
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        images: Sequence[np.ndarray | None],
+        digests: np.ndarray,
+        loader: Loader | None,
+    ) -> None:
+        """`images[i]` is None where `loader(entries[i].ref)` is to decode it at each access."""
+        self.labels = np.array([entry.label for entry in entries], np.int32)
+        self.rows = np.array([entry.row for entry in entries], np.int32)
+        self.keys = tuple(entry.key for entry in entries)
+        self.digests = digests
+        self.fingerprint = _fingerprint(digests, self.labels)
+        self._images = list(images)
+        self._refs = tuple(entry.ref for entry in entries)
+        self._loader = loader if any(image is None for image in images) else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        i = range(len(self))[operator.index(index)]
+        return {
+            "image": self.image(i),
+            "label": self.labels[i],
+            "key": self.keys[i],
+            "row": self.rows[i],
+        }
+
+    def __repr__(self) -> str:
+        return f"Records({len(self)}, {self.fingerprint[:12]})"
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 [H, W, C], C = 1 if grey; read-only."""
+        image = self._images[index]
+        if image is not None:
+            return image
+        assert self._loader is not None
+        try:
+            return self._loader(self._refs[index])
+        except UnreadableImage as error:
+            name = printable(self._refs[index])
+            raise UserError(f"{name} was readable when loaded and is not now: {error}") from None
+
+    def counts(self) -> np.ndarray:
+        """Images per class, int [7]."""
+        return np.bincount(self.labels, minlength=len(LABELS))
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Records":
+        """The records at `indices`, in that order."""
+        chosen = [int(i) for i in indices]
+        part = copy.copy(self)
+        part.labels, part.rows = self.labels[chosen], self.rows[chosen]
+        part.keys = tuple(self.keys[i] for i in chosen)
+        part.digests = self.digests[chosen]
+        part.fingerprint = _fingerprint(part.digests, part.labels)
+        part._images = [self._images[i] for i in chosen]
+        part._refs = tuple(self._refs[i] for i in chosen)
+        return part
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All roles of one data set, and what a person must know about how it was read."""
+
+    layout: str
+    """What was recognised: "seed folders", "Kaggle folders", "fer2013.csv", "prepared", ..."""
+    roles: dict[str, Records]
+    """Of "train", "validation", "test" those that exist."""
+    ignored: dict[str, int]
+    """Files set aside, by kind: {".DS_Store": 3}."""
+    unreadable: tuple[tuple[str, str], ...]
+    """(name, reason) of what on_corrupt=skip left out."""
+    notes: tuple[str, ...]
+    """What a person must be told, one line each."""
+
+    def split(self, role: str) -> Records:
+        """One role's records; UserError names the roles there are."""
+        if role not in self.roles:
+            raise UserError(f"the data has no split {role!r}, only {', '.join(self.roles)}")
+        return self.roles[role]
+
+    def describe(self) -> str:
+        """Images per role and class as a table, then ignored and unreadable files, then notes."""
+        lines = [f"data: {self.layout}", _row("", [*LABELS, "all"])]
+        for role, records in self.roles.items():
+            lines.append(_row(role, [*map(str, records.counts()), str(len(records))]))
+        if self.ignored:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.ignored.items()))
+            lines.append(f"ignored: {kinds}")
+        if self.unreadable:
+            lines.append(f"left out: {offenders(self.unreadable)}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def fingerprint(dataset: Dataset) -> dict[str, str]:
+    """Role -> hex SHA-256 over pixels and labels, whatever the layout."""
+    return {role: records.fingerprint for role, records in dataset.roles.items()}
+
+
+def digest(image: np.ndarray) -> bytes:
+    """SHA-256 of shape and pixels, 32 bytes: equal for exact copies only."""
+    state = hashlib.sha256(np.array(image.shape, "<u4").tobytes())
+    state.update(np.ascontiguousarray(image).data)
+    return state.digest()
+
+
+def offenders(unreadable: Sequence[tuple[str, str]]) -> str:
+    """`2 images (a.png: truncated PNG; b.png: ...)`, the first few by name."""
+    shown = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:SHOWN])
+    more = "; ..." if len(unreadable) > SHOWN else ""
+    return f"{len(unreadable)} image{'s' if len(unreadable) > 1 else ''} ({shown}{more})"
+
+
+def load(
+    entries: Sequence[Entry], loader: Loader, cache_mib: int
+) -> tuple[dict[str, Records], list[tuple[str, str]]]:
+    """Decode every image once -> (roles ordered by key, (name, reason) of what cannot be read).
+
+    Shows a progress bar on a terminal; keeps pixels up to `cache_mib` MiB.
+    """
+    kept: dict[str, list[tuple[Entry, np.ndarray | None, bytes]]] = {role: [] for role in ROLES}
+    unreadable = []
+    room = cache_mib * 2**20
+    ordered = sorted(entries, key=lambda entry: entry.key)
+    for entry, image, detail in _read_all(ordered, loader):
+        if image is None:
+            unreadable.append((printable(entry.ref), str(detail)))
+            continue
+        room -= image.nbytes
+        kept[entry.role].append((entry, image if room >= 0 else None, detail))
+    return {role: _records(found, loader) for role, found in kept.items() if found}, unreadable
+
+
+def _records(found: Sequence[tuple[Entry, np.ndarray | None, bytes]], loader: Loader) -> Records:
+    entries, images, digests = zip(*found, strict=True)
+    joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    return Records(entries, images, joined, loader)
+
+
+def _read_all(
+    entries: Sequence[Entry], loader: Loader
+) -> Iterator[tuple[Entry, np.ndarray | None, Any]]:
+    """(entry, pixels, digest), or (entry, None, reason), in the order of `entries`."""
+
+    def attempt_all(part: Sequence[Entry]) -> list[tuple[Entry, np.ndarray | None, Any]]:
+        return [_attempt(entry, loader) for entry in part]
+
+    threads = min(4, os.cpu_count() or 1)  # more only fight over the interpreter lock
+    bar = tqdm(total=len(entries), desc="reading images", unit="image", disable=None, leave=False)
+    with quiet_pillow(), bar, ThreadPoolExecutor(threads) as pool:
+        for block in _blocks(entries, BLOCK):
+            for part in pool.map(attempt_all, _blocks(block, PART)):
+                yield from part
+                bar.update(len(part))
+
+
+def _attempt(entry: Entry, loader: Loader) -> tuple[Entry, np.ndarray | None, Any]:
+    try:
+        image = loader(entry.ref)
+        return entry, image, digest(image)
+    except UnreadableImage as error:
+        return entry, None, error
+
+
+def _blocks(entries: Sequence[Entry], size: int) -> Iterator[Sequence[Entry]]:
+    return (entries[start : start + size] for start in range(0, len(entries), size))
+
+
+def _fingerprint(digests: np.ndarray, labels: np.ndarray) -> str:
+    """Over the sorted (pixel digest, label) pairs: independent of order, names and layout."""
+    pairs = np.concatenate([digests, labels[:, None].astype(np.uint8)], axis=1)
+    return hashlib.sha256(b"".join(sorted(pair.tobytes() for pair in pairs))).hexdigest()
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"{name:<12}" + "".join(f"{cell:>9}" for cell in cells)

@@ -1,0 +1,1 @@
+"""From probabilities to a report: predictions, metrics, calibration, plots."""

@@ -1,0 +1,245 @@
+"""Pictures of data, training and predictions, as PNG; no global plotting state, safe in threads."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fer_jax.evaluation.calibration import Reliability
+from fer_jax.labels import LABELS
+
+INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
+BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e07b39", "#4a9a6f", "#c0392b"
+Path = str | os.PathLike[str]
+
+
+def confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: Path) -> None:
+    """Draws counts [K, K], rows true, columns predicted; colour is the share of the row."""
+    counts = np.asarray(matrix)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    size = 2.6 + 0.78 * len(label_names)
+    figure, axes = _figure(size, size - 1.3)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*counts.shape):
+        share = shares[row, column]
+        axes.text(
+            column,
+            row,
+            f"{counts[row, column]:,}\n{share:.0%}" if totals[row, 0] else "–",
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if share > 0.55 else INK,
+        )
+    names = [f"{name} ({total:,})" for name, total in zip(label_names, totals[:, 0], strict=True)]
+    axes.set_xticks(range(len(label_names)), label_names, rotation=35, ha="right")
+    axes.set_yticks(range(len(label_names)), names)
+    axes.set(xlabel="predicted", ylabel="true (images)")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.75, pad=0.03, format=_percent)
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    accuracy = np.trace(counts) / max(counts.sum(), 1)
+    axes.set_title(f"Confusion matrix: {accuracy:.2%} of {counts.sum():,} images right")
+    _save(figure, path)
+
+
+def reliability_diagram(table: Reliability, path: Path) -> None:
+    """Draws accuracy over confidence, the gap to the diagonal, and how often each bin occurs."""
+    figure = Figure(figsize=(5.6, 6.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+    width, middle = np.diff(table.edges) * 0.94, (table.edges[:-1] + table.edges[1:]) / 2
+    right, sure = np.nan_to_num(table.accuracy), np.nan_to_num(table.confidence)
+    upper.bar(middle, right, width, color=BLUE, label="accuracy")
+    over, under = np.maximum(sure - right, 0), np.maximum(right - sure, 0)
+    upper.bar(middle, over, width, bottom=right, color="#f0b8ae", label="overconfident by")
+    upper.bar(middle, under, width, bottom=sure, color="#9fd3b4", label="underconfident by")
+    upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="calibrated")
+    ece = table.expected_calibration_error
+    upper.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1))
+    upper.set_title(f"Reliability: expected calibration error {ece:.2%}")
+    upper.legend(loc="upper left", framealpha=0.85, edgecolor="none")
+    lower.bar(middle, table.count / table.count.sum(), width, color=MUTED)
+    lower.set(xlabel="confidence (largest probability)", ylabel="images")
+    for axes in (upper, lower):
+        _tidy(axes)
+        axes.yaxis.set_major_formatter(_percent)
+        axes.xaxis.set_major_formatter(_percent)
+    _save(figure, path)
+
+
+def mistakes(
+    images: Sequence[np.ndarray],
+    true: Sequence[str],
+    predicted: Sequence[str],
+    confidence: Sequence[float],
+    path: Path,
+) -> None:
+    """Draws uint8 images [H, W, C] with `true -> predicted` and the confidence, in their order."""
+    titles = [
+        f"{name} → {answer}\n{sure:.1%} sure"
+        for name, answer, sure in zip(true, predicted, confidence, strict=True)
+    ]
+    heading = "Most confident mistakes (true → predicted)" if titles else "No mistakes"
+    _sheet(images, titles, path, columns=6, heading=heading)
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray] | np.ndarray,
+    titles: Sequence[str],
+    path: Path,
+    *,
+    columns: int | None = None,
+    heading: str = "",
+) -> None:
+    """Draws uint8 images [N, H, W, C] (C 1 or 3) in a grid, each under its title."""
+    _sheet(images, titles, path, columns=columns, heading=heading)
+
+
+def learning_curves(records: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Draws loss and accuracy over epochs from the records of metrics.jsonl; None leaves a gap."""
+    rows = list(records)
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        _curve(axes, rows, name)
+        axes.set(xlabel="epoch", xlim=(0, None))
+        axes.set_title(name.capitalize())
+        _tidy(axes)
+    figure.axes[1].yaxis.set_major_formatter(_percent)
+    _save(figure, path)
+
+
+def class_distribution(
+    counts: Mapping[str, Sequence[int] | np.ndarray],
+    path: Path,
+    label_names: Sequence[str] = LABELS,
+) -> None:
+    """Draws, per role (train, validation, ...), each class's share; counts int [K] as text."""
+    figure, axes = _figure(max(8.0, 2 + 0.42 * len(counts) * len(label_names)), 4.4)
+    width = 0.84 / max(len(counts), 1)
+    for position, (role, values) in enumerate(counts.items()):
+        numbers = np.asarray(values)
+        total = int(numbers.sum())
+        shift = (position - (len(counts) - 1) / 2) * width
+        bars = axes.bar(
+            np.arange(len(label_names)) + shift,
+            numbers / max(total, 1),
+            width=width * 0.94,
+            color=(BLUE, ORANGE, GREEN, RED)[position % 4],
+            label=f"{role} ({total:,} images)",
+        )
+        axes.bar_label(bars, [f"{n:,}" for n in numbers], fontsize=7, padding=2, color=INK)
+    axes.set_xticks(range(len(label_names)), label_names)
+    axes.set(ylabel="share of the role")
+    axes.set_title("Images per class")
+    axes.margins(y=0.1)
+    axes.yaxis.set_major_formatter(_percent)
+    figure.legend(loc="outside lower center", ncols=max(len(counts), 1), frameon=False)
+    _tidy(axes)
+    axes.tick_params(axis="x", length=0)
+    _save(figure, path)
+
+
+def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """One figure of merit of both kinds of records; the best validation value is marked."""
+    epochs, values = _series(rows, "train", name)
+    if len(values):
+        axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=1)
+        axes.plot(epochs, _smooth(values), color=BLUE, linewidth=1.8, label="train (batches)")
+    epochs, values = _series(rows, "validation", name)
+    if len(values):
+        axes.plot(epochs, values, color=ORANGE, marker="o", markersize=5, label="validation")
+    if np.isfinite(values).any():
+        best = int(np.nanargmin(values) if name == "loss" else np.nanargmax(values))
+        text = f"{values[best]:.4f}" if name == "loss" else f"{values[best]:.2%}"
+        label = f"best {text} (epoch {epochs[best]:.3g})"
+        ring: dict[str, Any] = {
+            "markersize": 11,
+            "mfc": "none",
+            "mec": RED,
+            "mew": 1.6,
+            "linestyle": "none",
+        }
+        axes.plot(epochs[best], values[best], marker="o", label=label, **ring)
+    if axes.lines:
+        axes.legend(frameon=False)
+        axes.margins(y=0.15)
+    else:
+        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
+
+
+def _series(rows: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[np.ndarray, ...]:
+    chosen = [row for row in rows if row["kind"] == kind and name in row]
+    values = [math.nan if row[name] is None else row[name] for row in chosen]
+    return np.array([row["epoch"] for row in chosen], float), np.array(values, float)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A centred moving mean over about a fortieth of the curve; NaN do not spread."""
+    reach = len(values) // 80
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return np.array([np.nanmean(w) if np.isfinite(w).any() else math.nan for w in windows])
+
+
+def _sheet(
+    images: Sequence[np.ndarray] | np.ndarray,
+    titles: Sequence[str],
+    path: Path,
+    *,
+    columns: int | None,
+    heading: str,
+) -> None:
+    if len(images) != len(titles):
+        raise ValueError(f"{len(images)} images do not fit {len(titles)} titles")
+    columns = columns or max(1, math.ceil(math.sqrt(1.4 * len(images))))
+    rows = max(1, math.ceil(len(images) / columns))
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    cell, title, top = 1.45, 0.02 + 0.15 * lines, 0.3 if heading else 0.05
+    # Placed by hand, in inches: the automatic layout takes seconds for a few dozen images.
+    width = max(cell * columns, 0.09 * len(heading))
+    height = top + rows * (cell + title)
+    figure = Figure(figsize=(width, height))
+    for position, (image, text) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(position, columns)
+        left = (width - cell * columns) / 2 + column * cell + 0.05
+        bottom = height - top - (row + 1) * (cell + title) + 0.05
+        side = cell - 0.1
+        axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+        axes.set_axis_off()
+        axes.imshow(_rgb(image), interpolation="nearest")
+        axes.set_title(text, fontsize=8, color=INK, pad=3)
+    if heading:
+        figure.text(0.5, 1 - 0.05 / height, heading, fontsize=11, color=INK, ha="center", va="top")
+    _save(figure, path)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W], [H, W, 1] or [H, W, 3] -> uint8 [H, W, 3]."""
+    image = np.asarray(image)
+    planes = image[..., None] if image.ndim == 2 else image
+    return np.broadcast_to(planes, (*planes.shape[:2], 3))
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _percent(value: float, _position: float) -> str:
+    return f"{value:.0%}"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="png", dpi=130, facecolor="white", metadata={"Software": None})

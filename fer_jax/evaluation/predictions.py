@@ -1,0 +1,77 @@
+"""What a model answered for each image of a split, in memory and as predictions.npz."""
+
+import os
+import zlib
+from dataclasses import dataclass
+from typing import Self
+from zipfile import BadZipFile
+
+import numpy as np
+
+from fer_jax.errors import UserError
+
+_ARRAYS = ("key", "label", "probabilities", "loss")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One row per image: N keys, labels int32 [N], probabilities float32 [N, K], losses [N].
+
+    `losses` is the unweighted cross-entropy of each image, in nats. ValueError if shapes disagree.
+    """
+
+    keys: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    losses: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.keys)
+        shapes = (self.labels.shape, self.probabilities.shape[:1], self.losses.shape)
+        if self.probabilities.ndim != 2 or any(shape != (n,) for shape in shapes):
+            raise ValueError(
+                f"{n} keys, labels {self.labels.shape}, probabilities "
+                f"{self.probabilities.shape} and losses {self.losses.shape} do not belong together"
+            )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each image, int64 [N]; the first one of equals."""
+        return np.argmax(self.probabilities, axis=1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the predicted class, [N], 0..1."""
+        return np.max(self.probabilities, axis=1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the arrays key, label, probabilities and loss as a compressed .npz."""
+        with open(path, "wb") as file:
+            np.savez_compressed(
+                file,
+                key=np.array(self.keys, dtype=np.str_),
+                label=self.labels,
+                probabilities=self.probabilities,
+                loss=self.losses,
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """What `save` wrote; UserError names a file that is missing or is none of ours."""
+        try:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                keys, labels, probabilities, losses = (file[name] for name in _ARRAYS)
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            ValueError,
+            TypeError,
+            BadZipFile,
+            zlib.error,
+        ) as error:
+            raise UserError(f"cannot read predictions from {path}: {error}") from error
+        return cls(tuple(keys.tolist()), labels, probabilities, losses)

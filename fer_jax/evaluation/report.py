@@ -1,0 +1,235 @@
+"""Writes the report of one evaluation: report.json, report.md, predictions.npz and pictures."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_jax.errors import UserError
+from fer_jax.evaluation import plots
+from fer_jax.evaluation.calibration import Reliability, reliability
+from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, summary
+from fer_jax.evaluation.predictions import Predictions
+
+REPORT_FILE = "report.json"
+MISTAKES_SHOWN = 24
+CONTEXT_KEYS = (
+    "checkpoint",
+    "checkpoint_step",
+    "selected_on",
+    "split",
+    "data_path",
+    "data_fingerprint",
+    "label_names",
+    "command",
+)
+
+
+def write_report(
+    output_dir: str | os.PathLike[str],
+    predictions: Predictions,
+    images_of: Callable[[int], np.ndarray],
+    context: Mapping[str, Any],
+    *,
+    bootstrap_samples: int = BOOTSTRAP_SAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Writes all files of the report into `output_dir` and returns what report.json holds.
+
+    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS.
+    report.json comes last: where it exists, the report is whole. UserError where nothing can be
+    measured or written.
+    """
+    report = make_report(predictions, context, bootstrap_samples=bootstrap_samples, seed=seed)
+    worst = most_confident_mistakes(predictions)
+    pictures = [images_of(int(i)) for i in worst]
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
+            unfinished = Path(name)
+            _write_files(unfinished, predictions, report)
+            _write_mistakes(unfinished, predictions, worst, pictures, report["label_names"])
+            _publish(unfinished, folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"cannot write the report to {folder} ({reason}): choose an output folder that can be "
+            "written"
+        ) from error
+    return report
+
+
+def make_report(
+    predictions: Predictions,
+    context: Mapping[str, Any],
+    *,
+    bootstrap_samples: int = BOOTSTRAP_SAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What report.json holds: `context`, the summary, the reliability table and a note."""
+    if set(context) != set(CONTEXT_KEYS):
+        raise ValueError(f"context has {sorted(context)}, not {sorted(CONTEXT_KEYS)}")
+    names = list(context["label_names"])
+    figures = summary(
+        predictions, label_names=names, bootstrap_samples=bootstrap_samples, seed=seed
+    )
+    return {
+        **{key: context[key] for key in CONTEXT_KEYS},
+        "label_names": names,
+        "note": selection_note(context["split"], context["selected_on"]),
+        **figures,
+        "reliability": _table(predictions).rows(),
+    }
+
+
+def selection_note(split: str, selected_on: str | None) -> str:
+    """What `selected_on`, the split that chose the checkpoint, means for a figure on `split`."""
+    if selected_on is None:
+        return "It is not known which split chose this checkpoint; the figure may be optimistic."
+    if split == selected_on:
+        return (
+            f"The split {split!r} chose this checkpoint, so its figures are optimistic; only a "
+            "split that chose nothing gives an honest estimate."
+        )
+    return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
+
+
+def _write_files(folder: Path, predictions: Predictions, report: Mapping[str, Any]) -> None:
+    names = report["label_names"]
+    predictions.save(folder / "predictions.npz")
+    matrix = np.array(report["confusion_matrix"])
+    plots.confusion_matrix(matrix, names, folder / "confusion_matrix.png")
+    plots.reliability_diagram(_table(predictions), folder / "reliability.png")
+    (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+
+
+def _write_mistakes(
+    folder: Path,
+    predictions: Predictions,
+    worst: np.ndarray,
+    pictures: Sequence[np.ndarray],
+    names: Sequence[str],
+) -> None:
+    plots.mistakes(
+        pictures,
+        [names[label] for label in predictions.labels[worst]],
+        [names[label] for label in predictions.predicted[worst]],
+        predictions.confidence[worst].tolist(),
+        folder / "mistakes.png",
+    )
+
+
+def _publish(unfinished: Path, folder: Path) -> None:
+    """Moves the files into place; no report.json stands beside files of another report."""
+    (folder / REPORT_FILE).unlink(missing_ok=True)
+    for path in sorted(unfinished.iterdir(), key=lambda path: (path.name == REPORT_FILE, path)):
+        os.replace(path, folder / path.name)
+
+
+def most_confident_mistakes(predictions: Predictions, count: int = MISTAKES_SHOWN) -> np.ndarray:
+    """Positions, int [<= count], of the wrong answers, the most confident first."""
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    order = np.argsort(-predictions.confidence[wrong], kind="stable")
+    return wrong[order][:count]
+
+
+def _table(predictions: Predictions) -> Reliability:
+    return reliability(predictions.probabilities, predictions.labels)
+
+
+def _markdown(report: Mapping[str, Any]) -> str:
+    parts = [
+        f"# {report['accuracy']:.2%} accuracy on `{report['split']}`",
+        *(f"> **Warning:** {text}." for text in report["warnings"]),
+        f"> {report['note']}",
+        _figures(report),
+        "## Classes",
+        _classes(report),
+        *_absent(report),
+        "![Confusion matrix](confusion_matrix.png)",
+        _confusions(report),
+        "## Calibration",
+        "![Reliability diagram](reliability.png)",
+        "## Most confident mistakes",
+        "![Most confident mistakes](mistakes.png)",
+        "## Where this comes from",
+        _origin(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _figures(report: Mapping[str, Any]) -> str:
+    low, high = report["accuracy_95_interval"]
+    return _markdown_table(
+        ("figure", "value"),
+        [
+            ("images", f"{report['n']:,}"),
+            ("accuracy", f"{report['accuracy']:.2%}"),
+            ("95 % bootstrap interval", f"{low:.2%} to {high:.2%}"),
+            ("macro-F1", f"{report['macro_f1']:.4f}"),
+            ("balanced accuracy", f"{report['balanced_accuracy']:.2%}"),
+            ("cross-entropy (nats)", f"{report['loss']:.4f}"),
+            ("expected calibration error", f"{report['expected_calibration_error']:.2%}"),
+        ],
+    )
+
+
+def _classes(report: Mapping[str, Any]) -> str:
+    predicted = np.sum(report["confusion_matrix"], axis=0)
+    rows = []
+    for (name, row), answers in zip(report["per_class"].items(), predicted, strict=True):
+        figures = [
+            "–" if row[key] is None else f"{row[key]:.2%}" for key in ("precision", "recall", "f1")
+        ]
+        rows.append((name, *figures, f"{row['support']:,}", f"{answers:,}"))
+    return _markdown_table(("class", "precision", "recall", "F1", "images", "predicted"), rows)
+
+
+def _absent(report: Mapping[str, Any]) -> list[str]:
+    names = ", ".join(report["absent_classes"])
+    text = (
+        f"Without an image in this split, and left out of macro-F1 and balanced accuracy: {names}."
+    )
+    return [text] if names else []
+
+
+def _confusions(report: Mapping[str, Any], count: int = 5) -> str:
+    matrix, names = np.array(report["confusion_matrix"]), report["label_names"]
+    support = matrix.sum(axis=1)
+    np.fill_diagonal(matrix, 0)
+    order = np.argsort(-matrix, axis=None, kind="stable")[:count]
+    pairs = [divmod(int(flat), len(names)) for flat in order if matrix.flat[flat]]
+    texts = [
+        f"- {names[row]} taken for {names[column]}: {matrix[row, column]:,} "
+        f"({matrix[row, column] / support[row]:.1%} of {names[row]})"
+        for row, column in pairs
+    ]
+    return "\n".join(["Most frequent confusions:", "", *texts]) if texts else "No mistakes."
+
+
+def _origin(report: Mapping[str, Any]) -> str:
+    chosen = report["selected_on"] or "unknown"
+    boot = report["bootstrap"]
+    rows = [
+        ("checkpoint", f"`{report['checkpoint']}`"),
+        ("step", str(report["checkpoint_step"])),
+        ("chosen on", chosen),
+        ("evaluated on", report["split"]),
+        ("data", f"`{report['data_path']}`"),
+        ("data fingerprint", f"`{report['data_fingerprint']}`"),
+        ("bootstrap", f"{boot['samples']:,} samples of the images, seed {boot['seed']}"),
+        ("command", f"`{report['command']}`"),
+    ]
+    return _markdown_table(("", ""), rows)
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1) if len(head) > 2 else ["---"] * 2, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

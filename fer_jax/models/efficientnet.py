@@ -1,0 +1,251 @@
+"""EfficientNet B0-B7 (Tan & Le 2019, arXiv:1905.11946) in Linen, with Keras' semantics by default."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fer_jax.models.depthwise import depthwise_conv
+from fer_jax.models.normalization import batch_norm, normalize
+
+Padding = Literal["same", "symmetric"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of the family: multipliers, its own input size in pixels, its ImageNet dropout."""
+
+    width: float
+    depth: float
+    image_size: int
+    dropout: float
+
+
+VARIANTS = {
+    "tiny": Variant(0.25, 0.1, 96, 0.0),  # ours, for tests and the smoke run
+    "b0": Variant(1.0, 1.0, 224, 0.2),
+    "b1": Variant(1.0, 1.1, 240, 0.2),
+    "b2": Variant(1.1, 1.2, 260, 0.3),
+    "b3": Variant(1.2, 1.4, 300, 0.3),
+    "b4": Variant(1.4, 1.8, 380, 0.4),
+    "b5": Variant(1.6, 2.2, 456, 0.4),
+    "b6": Variant(1.8, 2.6, 528, 0.5),
+    "b7": Variant(2.0, 3.1, 600, 0.5),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One row of the paper's table 1, before scaling."""
+
+    kernel: int
+    repeats: int
+    filters: int
+    expansion: int
+    stride: int
+
+
+STAGES = (
+    Stage(3, 1, 16, 1, 1),
+    Stage(3, 2, 24, 6, 2),
+    Stage(5, 2, 40, 6, 2),
+    Stage(3, 3, 80, 6, 2),
+    Stage(5, 3, 112, 6, 1),
+    Stage(5, 4, 192, 6, 2),
+    Stage(3, 1, 320, 6, 1),
+)
+STEM_FILTERS, TOP_FILTERS, SQUEEZE_RATIO = 32, 1280, 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What differs between the frameworks' EfficientNets and between compute precisions."""
+
+    padding: Padding
+    bn_epsilon: float
+    bn_momentum: float
+    dtype: Any
+
+    def pads(self, kernel: int) -> str | tuple[tuple[int, int], ...]:
+        """TensorFlow's SAME (more at the end), or the same amount on both sides (PyTorch)."""
+        return "SAME" if self.padding == "same" else ((kernel // 2, kernel // 2),) * 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One MBConv block, scaled: what `block_table` lists."""
+
+    name: str
+    kernel: int
+    stride: int
+    filters_in: int
+    filters_out: int
+    expansion: int
+    drop_rate: float
+
+
+def round_filters(filters: int, width: float, divisor: int = 8) -> int:
+    """`filters * width` to the nearest multiple of 8, never losing more than 10 %."""
+    scaled = filters * width
+    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * scaled else rounded
+
+
+def block_table(variant: str, drop_connect: float) -> list[Block]:
+    """All blocks of a variant, first to last; the drop rate grows linearly with depth."""
+    row, blocks = VARIANTS[variant], []
+    repeats = [math.ceil(row.depth * stage.repeats) for stage in STAGES]
+    filters_in = round_filters(STEM_FILTERS, row.width)
+    for number, (stage, repeat) in enumerate(zip(STAGES, repeats, strict=True), start=1):
+        filters_out = round_filters(stage.filters, row.width)
+        for i in range(repeat):
+            name = f"block{number}{chr(ord('a') + i)}"
+            stride = stage.stride if i == 0 else 1
+            drop_rate = drop_connect * len(blocks) / sum(repeats)
+            shape = (stage.kernel, stride, filters_in, filters_out, stage.expansion)
+            blocks.append(Block(name, *shape, drop_rate))
+            filters_in = filters_out
+    return blocks
+
+
+class Conv1x1(nn.Module):
+    """A 1x1 convolution: [B, H, W, C] -> [B, H, W, filters]."""
+
+    filters: int
+    use_bias: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, filters]."""
+        shape = (1, 1, x.shape[-1], self.filters)
+        kernel = self.param("kernel", KERNEL_INIT, shape, jnp.float32)
+        y = x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,), jnp.float32)
+        return y + bias.astype(self.dtype)
+
+
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+# Keras counts a depthwise kernel's fan-out as k*k, which in the layout [k, k, 1, C] is the fan-in.
+DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+class Depthwise(nn.Module):
+    """A depthwise convolution without bias: [B, H, W, C] -> [B, H / stride, W / stride, C]."""
+
+    kernel_size: int
+    stride: int
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C]."""
+        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+        kernel = self.param("kernel", DEPTHWISE_INIT, shape, jnp.float32)
+        pads = self.style.pads(self.kernel_size)
+        return depthwise_conv(x, kernel.astype(self.style.dtype), self.stride, pads)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, optionally followed by swish."""
+
+    style: Style
+    swish: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[..., C] -> [..., C]; with `train` by the batch's statistics, which move the stored ones."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if not train:
+            return normalize(x, mean.value, var.value, scale, bias, self.style.bn_epsilon, self.swish)
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.style.bn_epsilon, self.swish)
+        if not self.is_initializing():
+            momentum = self.style.bn_momentum
+            mean.value = momentum * mean.value + (1 - momentum) * batch_mean
+            var.value = momentum * var.value + (1 - momentum) * batch_var
+        return y
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from the global mean (Hu et al. 2018): [B, H, W, C] -> [B, H, W, C]."""
+
+    filters: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
+        squeezed = nn.swish(Conv1x1(self.filters, True, self.dtype, name="reduce")(pooled))
+        return x * nn.sigmoid(Conv1x1(x.shape[-1], True, self.dtype, name="expand")(squeezed))
+
+
+class MBConv(nn.Module):
+    """Expand, filter per channel, gate, project, and add the input where shapes allow."""
+
+    block: Block
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, H, W, filters_in] -> [B, ceil(H / stride), ceil(W / stride), filters_out]."""
+        block, style, skip = self.block, self.style, x
+        if block.expansion != 1:
+            wide = block.filters_in * block.expansion
+            x = Conv1x1(wide, False, style.dtype, name="expand")(x)
+            x = BatchNorm(style, swish=True, name="expand_bn")(x, train)
+        x = Depthwise(block.kernel, block.stride, style, name="depthwise")(x)
+        x = BatchNorm(style, swish=True, name="depthwise_bn")(x, train)
+        squeezed = max(1, int(block.filters_in * SQUEEZE_RATIO))
+        x = SqueezeExcite(squeezed, style.dtype, name="squeeze_excite")(x)
+        x = Conv1x1(block.filters_out, False, style.dtype, name="project")(x)
+        x = BatchNorm(style, swish=False, name="project_bn")(x, train)
+        if block.stride != 1 or block.filters_in != block.filters_out:
+            return x
+        # Stochastic depth: the residual is dropped for whole examples.
+        drop = nn.Dropout(block.drop_rate, broadcast_dims=(1, 2, 3), name="drop")
+        return skip + drop(x, deterministic=not train)
+
+
+class EfficientNet(nn.Module):
+    """The backbone: scaled pixels [B, H, W, 3] -> feature map [B, ceil(H/32), ceil(W/32), C]."""
+
+    variant: str
+    style: Style
+    drop_connect: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, H, W, 3] of `style.dtype` -> [B, ceil(H / 32), ceil(W / 32), C]."""
+        width, style = VARIANTS[self.variant].width, self.style
+        stem = nn.Conv(
+            round_filters(STEM_FILTERS, width),
+            kernel_size=(3, 3),
+            strides=2,
+            padding=style.pads(3),
+            use_bias=False,
+            dtype=style.dtype,
+            kernel_init=KERNEL_INIT,
+            name="stem",
+        )
+        x = BatchNorm(style, swish=True, name="stem_bn")(stem(x), train)
+        for block in block_table(self.variant, self.drop_connect):
+            x = MBConv(block, style, name=block.name)(x, train)
+        x = Conv1x1(round_filters(TOP_FILTERS, width), False, style.dtype, name="top")(x)
+        return BatchNorm(style, swish=True, name="top_bn")(x, train)
+
+
+def feature_size(image_size: int) -> int:
+    """Side of the final feature map: five halvings, each rounded up."""
+    for _ in range(5):
+        image_size = math.ceil(image_size / 2)
+    return image_size

@@ -1,0 +1,80 @@
+"""Front door: any understood layout -> one directory of a few files, easy to copy and to check.
+
+`python -m fer_jax.prepare --source=PATH --output=DIR`, then train with `data.path=DIR`.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from fer_jax import cli
+from fer_jax.data.sources import Dataset, ReadOptions, read_dataset
+from fer_jax.errors import UserError
+
+SOURCE = flags.DEFINE_string("source", "", "folder, zip or CSV to read")
+OUTPUT = flags.DEFINE_string("output", "", "directory to write; must not exist or be empty")
+LABEL_ORDER = flags.DEFINE_string("label_order", "", "what numeric classes mean: angry,disgust,...")
+ON_CORRUPT = flags.DEFINE_enum(
+    "on_corrupt", "stop", ["stop", "skip"], "what to do about images that cannot be read"
+)
+MAX_PIXELS = flags.DEFINE_integer("max_pixels", 2**24, "larger images are refused")
+CACHE_MIB = flags.DEFINE_integer("cache_mib", 1024, "decoded pixels kept in memory, MiB")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read --source, report what it holds, write --output."""
+    del argv
+    output = check_output(OUTPUT.value)
+    options = ReadOptions(
+        label_order=LABEL_ORDER.value,
+        on_corrupt=ON_CORRUPT.value,
+        validation_fraction=0.0,  # roles as they lie there: a split is made where it is trained on
+        split_seed=0,
+        max_pixels=MAX_PIXELS.value,
+        cache_mib=CACHE_MIB.value,
+    )
+    dataset = read_dataset(SOURCE.value, options)
+    print(dataset.describe(), flush=True)
+    for name, reason in dataset.unreadable:
+        print(f"left out: {name}: {reason}")
+    prepare(dataset, output)
+    size = sum(file.stat().st_size for file in output.iterdir())
+    print(f"wrote {len(list(output.iterdir()))} files, {size / 2**20:.1f} MiB: {output}")
+
+
+def check_output(path: str) -> Path:
+    """`path` if a directory can be made there; UserError if there is something already."""
+    if not path:
+        raise UserError("no --output=DIR given")
+    output = Path(path).expanduser()
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"--output={path} is not empty: give a new directory, or empty it first")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output={path} is a file: give a new directory")
+    return output
+
+
+def prepare(dataset: Dataset, output: Path) -> None:
+    """Write `dataset` to `output`, which appears whole, by one rename, or not at all."""
+    from fer_jax.data import fer2013  # TFDS takes a second to import: refusals come before it
+
+    if not dataset.roles:
+        raise UserError("nothing to prepare: no readable image")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        workshop = tempfile.mkdtemp(prefix=f".{output.name}-unfinished-", dir=output.parent)
+    except OSError as error:
+        raise UserError(f"cannot write --output={output}: {error.strerror}") from None
+    try:
+        finished = fer2013.write(dataset.roles, Path(workshop))
+        finished.chmod(0o755)
+        finished.rename(output)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

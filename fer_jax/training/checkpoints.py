@@ -1,0 +1,100 @@
+"""Orbax checkpoints, the best by a validation metric and the latest: the only file that knows it."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from fer_jax.errors import UserError
+from fer_jax.training.state import TrainState
+
+HIGHER_IS_BETTER = {"accuracy": True, "macro_f1": True, "balanced_accuracy": True, "loss": False}
+LATEST_KEPT = 2
+
+
+class Checkpoints:
+    """The folder `checkpoints` of a workdir: whole states, each with JSON that describes it."""
+
+    def __init__(self, workdir: pathlib.Path, select_by: str):
+        if select_by not in HIGHER_IS_BETTER:
+            known = ", ".join(HIGHER_IS_BETTER)
+            raise UserError(f"checkpoint.select_by={select_by!r} is not one of {known}")
+        sign = 1 if HIGHER_IS_BETTER[select_by] else -1
+
+        def score(metrics: Mapping[str, float]) -> float:
+            return sign * metrics[select_by]
+
+        keep = [
+            checkpoint_managers.LatestN(LATEST_KEPT),
+            checkpoint_managers.BestN(
+                get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            best_fn=score,
+            best_mode="max",
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_names=("state", "about")
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the last whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best evaluated checkpoint, or None."""
+        return self._manager.best_step()
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        about: Mapping[str, Any],
+        metrics: Mapping[str, float] | None,
+    ) -> None:
+        """Start to write `state` in the background; `metrics` where it was evaluated."""
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about))
+        )
+        self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None)
+
+    def restore(self, step: int, template: TrainState) -> TrainState:
+        """The state of `step`, onto the shapes and shardings of `template`."""
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        return self._manager.restore(step, args=items)["state"]
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What was written beside the state of `step`."""
+        items = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=items)["about"]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The validation metrics of `step`; empty where it was not evaluated."""
+        return dict(self._manager.metrics(step) or {})
+
+    def wait(self) -> None:
+        """Until all that was begun is on disk."""
+        self._manager.wait_until_finished()
+
+
+def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes and dtypes of `state` (arrays or not) on one sharding: a template to restore onto."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

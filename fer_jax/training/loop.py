@@ -1,0 +1,138 @@
+"""The training loop: iterates, logs late, evaluates past each epoch, saves; nothing else."""
+
+import collections
+import dataclasses
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any, Protocol
+
+import jax
+from jax.experimental import multihost_utils
+
+from fer_jax.errors import NonFiniteLoss
+from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.training.logs import RunLog
+from fer_jax.training.state import TrainState, Variables
+
+Metrics = dict[str, float]
+LAG = 2  # steps in flight before a step's metrics are fetched, so that dispatch stays ahead
+
+
+def epoch_ends(examples: int, batch_size: int, epochs: int) -> tuple[int, ...]:
+    """The first step at or past each epoch of `examples` examples."""
+    return tuple(math.ceil(epoch * examples / batch_size) for epoch in range(1, epochs + 1))
+
+
+class Stop:
+    """SIGTERM and Ctrl-C as a request that the loop polls, agreed between processes."""
+
+    signal: int | None = None
+
+    def __enter__(self) -> "Stop":
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after `step`: the same answer in every process."""
+        if jax.process_count() == 1:
+            return self.signal is not None
+        asked = multihost_utils.process_allgather(self.signal or 0).max()
+        self.signal = int(asked) or None
+        return self.signal is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt  # asked twice: at once
+        self.signal = number
+
+
+class LateMetrics:
+    """Device metrics fetched a few steps late, averaged between log lines, watched for NaN."""
+
+    def __init__(self, log: RunLog, every: int, schedule: Callable[[int], Any], good: Callable):
+        self._log, self._every, self._schedule, self._good = log, every, schedule, good
+        self._flying: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
+        self._fetched: list[Metrics] = []
+
+    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Take step's metrics, still being computed."""
+        self._flying.append((step, metrics))
+        if len(self._flying) > LAG:
+            self._fetch()
+
+    def drain(self) -> None:
+        """Fetch all that is in flight."""
+        while self._flying:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        step, metrics = self._flying.popleft()
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values["loss"]):
+            raise NonFiniteLoss(f"loss is {values['loss']} at step {step}; {self._good()}")
+        self._fetched.append(values)
+        if step % self._every == 0:
+            means = {k: sum(v[k] for v in self._fetched) / len(self._fetched) for k in values}
+            means["learning_rate"] = float(self._schedule(step - 1))
+            self._log.train(step, means)
+            self._fetched.clear()
+
+
+class Steps(Protocol):
+    """What the loop needs of `build.Build`."""
+
+    epoch_ends: tuple[int, ...]
+    schedule: Callable[[int], Any]
+    train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rhythm:
+    """Every how many steps the loop does what."""
+
+    log: int
+    save: int
+
+
+def train(
+    steps: Steps,
+    state: TrainState,
+    batches: Iterator[Any],
+    validate: Callable[[Variables, int], Metrics],
+    checkpoints: Checkpoints,
+    about: Mapping[str, Any],
+    log: RunLog,
+    rhythm: Rhythm,
+    stop: Stop,
+) -> TrainState:
+    """From `state` to the last epoch's end, or to where `stop` asks for it; everything is saved."""
+
+    def good() -> str:
+        checkpoints.wait()
+        last = checkpoints.latest
+        return "no checkpoint yet" if last is None else f"last good checkpoint: step {last}"
+
+    late = LateMetrics(log, rhythm.log, steps.schedule, good)
+    first, last = int(state.step) + 1, steps.epoch_ends[-1]
+    for step in range(first, last + 1):
+        state, metrics = steps.train_step(state, next(batches))
+        late.push(step, metrics)
+        log.progress(step)
+        stopping = stop.requested(step)
+        if step in steps.epoch_ends:
+            late.drain()
+            scores = validate(state.evaluated, step)
+            checkpoints.save(step, state, about, scores)
+        elif stopping or step % rhythm.save == 0:
+            late.drain()
+            checkpoints.save(step, state, about, None)
+        if stopping:
+            break
+    checkpoints.wait()
+    return state

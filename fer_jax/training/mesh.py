@@ -1,0 +1,75 @@
+"""Devices, processes and shardings: one data axis over everything there is."""
+
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fer_jax.errors import UserError
+
+AXIS = "data"
+
+
+def data_mesh() -> Mesh:
+    """All devices of all processes along one axis, `data`."""
+    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The leading (batch) axis divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def check_batch_size(name: str, batch_size: int) -> None:
+    """UserError unless the global batch divides evenly over all devices."""
+    devices = jax.device_count()
+    if batch_size <= 0 or batch_size % devices:
+        raise UserError(f"{name}={batch_size} must be a positive multiple of {devices} devices")
+
+
+def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """This process's block of a global batch -> the global arrays, sharded."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
+
+
+def start_processes(coordinator: str, processes: int, process: int) -> None:
+    """Join the other processes at `coordinator` (host:port), or as a cluster says (`auto`)."""
+    if not coordinator:
+        return
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    elif not 0 <= process < processes:
+        raise UserError(f"--process={process} must be from 0 to {processes - 1} (--processes - 1)")
+    else:
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+
+
+def devices_line() -> str:
+    """What JAX computes on, and first of all an accelerator that is there and not used."""
+    device = jax.devices()[0]
+    line = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
+    if jax.process_count() > 1:
+        line += f" in {jax.process_count()} processes"
+    unused = _unused_accelerator(device.platform)
+    return f"{unused}; running on {line}" if unused else line
+
+
+def _unused_accelerator(platform: str) -> str | None:
+    if platform != "cpu":
+        return None
+    nvidia, dev = pathlib.Path("/proc/driver/nvidia/gpus"), pathlib.Path("/dev")
+    if nvidia.is_dir() and any(nvidia.iterdir()):
+        return "an NVIDIA GPU is present but JAX does not use it: make run ACCELERATOR=cuda13"
+    if any(dev.glob("accel[0-9]*")):
+        return "a TPU is present but JAX does not use it: make run ACCELERATOR=tpu"
+    return None

@@ -1,0 +1,278 @@
+"""What augmentation promises: Keras' factors, one correct warp, no aliasing, equal draws."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fer_jax.data.augment import Augmentation, augment, resize, warp_matrix
+from fer_jax.errors import UserError
+
+OFF = {
+    "flip": False,
+    "rotation": 0.0,
+    "zoom": 0.0,
+    "translation": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "erasing": 0.0,
+}
+EVERYTHING = Augmentation(
+    flip=True, rotation=0.1, zoom=0.2, translation=0.1, brightness=0.2, contrast=0.3, erasing=0.5
+)
+IMAGES = hnp.arrays(
+    np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]))
+)
+
+
+def only(**settings) -> Augmentation:
+    return Augmentation(**(OFF | settings))
+
+
+def many(
+    image: np.ndarray, settings: Augmentation, size: int, count: int = 300
+) -> list[np.ndarray]:
+    return [augment(image, np.random.default_rng(i), size, settings) for i in range(count)]
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+
+
+def checkerboard(side: int) -> np.ndarray:
+    return (np.indices((side, side)).sum(axis=0)[..., None] % 2 * 255).astype(np.uint8)
+
+
+def bilinear(image: np.ndarray, size: int) -> np.ndarray:
+    """Half-pixel centres, clamped at the borders; float64 [size, size, C]."""
+    for axis in (0, 1):
+        side = image.shape[axis]
+        place = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+        low = np.floor(place).astype(int)
+        weight = np.expand_dims(place - low, axis=(1, 2) if axis == 0 else (0, 2))
+        high = np.minimum(low + 1, side - 1)
+        image = (1 - weight) * image.take(low, axis) + weight * image.take(high, axis)
+    return image
+
+
+def dot_place(image: np.ndarray) -> np.ndarray:
+    """(x, y) of the bright dot's centre of mass, relative to the image's centre, in sides."""
+    mass = image[..., 0].astype(float)
+    y, x = np.mgrid[: len(mass), : len(mass)] + 0.5
+    return np.array([(mass * x).sum(), (mass * y).sum()]) / mass.sum() / len(mass) - 0.5
+
+
+def dot(x: float, y: float, side: int = 64) -> np.ndarray:
+    image = np.zeros((side, side, 1), np.uint8)
+    column, row = round((x + 0.5) * side), round((y + 0.5) * side)
+    image[row - 2 : row + 2, column - 2 : column + 2] = 255
+    return image
+
+
+@pytest.mark.parametrize("size", [48, 60, 96, 260])
+def test_enlarging_is_the_reference_bilinear_resize(size):
+    image = noise(48, 48, 3)
+    assert np.abs(resize(image, size) - bilinear(image, size)).max() <= 1
+
+
+def test_shrinking_by_a_whole_factor_averages_blocks():
+    image = noise(192, 96, 3)
+    blocks = image.reshape(32, 6, 32, 3, 3).mean(axis=(1, 3))
+    assert np.abs(resize(image, 32) - blocks).max() <= 1
+
+
+def test_a_checkerboard_larger_than_the_target_becomes_grey():
+    board = checkerboard(480)
+    assert np.abs(resize(board, 96) - 127.5).max() < 6  # blocks of 5x5 have 12 or 13 white pixels
+    for image in many(board, only(rotation=0.1, zoom=0.2, translation=0.1), 96, count=30):
+        assert np.abs(image - 127.5).mean() < 3  # without a filter 32
+
+
+def test_zooming_out_of_an_image_of_the_target_size_does_not_alias():
+    smallest = min(
+        many(checkerboard(96), only(zoom=0.9), 96), key=lambda image: image.astype(float).std()
+    )
+    assert smallest.std() < 2  # zoomed out to about half: without a filter 25 and more
+
+
+@given(image=IMAGES, size=st.integers(1, 40), seed=st.integers(0, 99))
+def test_with_everything_off_augmenting_is_resizing(image, size, seed):
+    same = augment(image, np.random.default_rng(seed), size, only())
+    np.testing.assert_array_equal(same, resize(image, size))
+
+
+@given(image=IMAGES, size=st.integers(1, 40), seed=st.integers(0, 99))
+def test_any_shape_gives_a_square_of_three_channels_and_keeps_its_source(image, size, seed):
+    before = image.copy()
+    out = augment(image, np.random.default_rng(seed), size, EVERYTHING)
+    assert out.shape == (size, size, 3)
+    assert out.dtype == np.uint8
+    np.testing.assert_array_equal(image, before)
+    if image.shape[2] == 1:
+        assert (out == out[..., :1]).all()
+
+
+@given(
+    value=st.integers(0, 255),
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    seed=st.integers(0),
+)
+def test_a_flat_image_stays_flat_whatever_moves(value, height, width, seed):
+    image = np.full((height, width, 3), value, np.uint8)
+    settings = only(flip=True, rotation=1.0, zoom=0.9, translation=1.0, contrast=1.0)
+    assert (augment(image, np.random.default_rng(seed), 30, settings) == value).all()
+
+
+@given(
+    size=st.integers(1, 300),
+    source=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    flip=st.booleans(),
+    turn=st.floats(-1, 1),
+    zoom=st.floats(0.1, 1.9),
+    shift=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
+)
+def test_the_matrix_is_the_product_of_keras_matrices(size, source, flip, turn, zoom, shift):
+    centre = (size - 1) / 2
+
+    def about_centre(a: list[list[float]]) -> np.ndarray:
+        there, back = np.eye(3), np.eye(3)
+        there[:2, 2], back[:2, 2] = -centre, centre
+        linear = np.eye(3)
+        linear[:2, :2] = a
+        return back @ linear @ there
+
+    angle = 2 * math.pi * turn
+    cos, sin = math.cos(angle), math.sin(angle)
+    height, width = source[0] / size, source[1] / size
+    to_source = np.array(
+        [[width, 0, width / 2 - 0.5], [0, height, height / 2 - 0.5], [0, 0, 1]]
+    )  # half-pixel centres: x -> (x + 1/2) * width / size - 1/2
+    keras = (
+        to_source
+        @ about_centre([[-1.0 if flip else 1.0, 0], [0, 1]])
+        @ about_centre([[cos, -sin], [sin, cos]])
+        @ about_centre([[zoom, 0], [0, zoom]])
+        @ np.array([[1, 0, -shift[0] * size], [0, 1, -shift[1] * size], [0, 0, 1]])
+    )
+    ours = warp_matrix(size, source, flip, turn, zoom, shift)
+    np.testing.assert_allclose(ours, keras[:2], atol=1e-9)
+
+
+def test_a_positive_quarter_turn_is_anticlockwise():
+    matrix = warp_matrix(9, (9, 9), flip=False, turn=0.25, zoom=1, shift=(0, 0))
+    image = noise(9, 9)
+    x, y = np.meshgrid(np.arange(9), np.arange(9))
+    at = np.rint(np.einsum("ij,jyx->iyx", matrix, np.stack([x, y, np.ones_like(x)]))).astype(int)
+    np.testing.assert_array_equal(image[at[1], at[0]], np.rot90(image))
+
+
+def test_rotation_is_a_fraction_of_a_full_turn_either_way():
+    places = [dot_place(image) for image in many(dot(0.25, 0), only(rotation=0.1), 64)]
+    turns = np.array([math.atan2(-y, x) / (2 * math.pi) for x, y in places])
+    assert np.abs(turns).max() <= 0.103
+    assert turns.min() < -0.09
+    assert turns.max() > 0.09
+    assert abs(turns.mean()) < 0.01
+
+
+def test_zoom_shows_one_plus_u_of_the_side_so_positive_zooms_out():
+    places = [dot_place(image) for image in many(dot(0.25, 0.25), only(zoom=0.3), 64)]
+    shown = 0.25 / np.array(places)
+    np.testing.assert_allclose(shown[:, 0], shown[:, 1], rtol=0.02)  # both sides share the factor
+    assert 0.69 < shown.min() < 0.73
+    assert 1.27 < shown.max() < 1.32
+    assert abs(shown.mean() - 1) < 0.03
+
+
+def test_translation_is_a_fraction_of_the_side_in_each_direction_apart():
+    places = np.array([dot_place(i) for i in many(dot(0, 0), only(translation=0.2), 64)])
+    assert np.abs(places).max() <= 0.202
+    assert (places.max(axis=0) > 0.18).all()
+    assert (places.min(axis=0) < -0.18).all()
+    assert abs(np.corrcoef(places.T)[0, 1]) < 0.2
+
+
+def test_half_of_the_images_are_mirrored():
+    image = noise(48, 48, 3)
+    mirrored = [
+        np.array_equal(out, image[:, ::-1]) for out in many(image, only(flip=True), 48, count=1000)
+    ]
+    plain = [np.array_equal(out, image) for out in many(image, only(flip=True), 48, count=1000)]
+    assert all(m != p for m, p in zip(mirrored, plain, strict=True))
+    assert 430 < sum(mirrored) < 570
+
+
+def test_brightness_is_a_fraction_of_the_full_range():
+    image = np.full((8, 8, 1), 128, np.uint8)
+    shift = np.array([int(i[0, 0, 0]) - 128 for i in many(image, only(brightness=0.1), 8)])
+    assert -26 <= shift.min() <= -24
+    assert 24 <= shift.max() <= 26
+
+
+def test_contrast_scales_the_distance_from_the_mean():
+    image = np.full((8, 8, 1), 100, np.uint8)
+    image[4:] = 140
+    outs = np.array(
+        [(int(i[0, 0, 0]), int(i[7, 0, 0])) for i in many(image, only(contrast=0.5), 8)]
+    )
+    spread = np.diff(outs).ravel() / 40
+    assert np.abs(outs.mean(axis=1) - 120).max() <= 1
+    assert 0.5 <= spread.min() < 0.55
+    assert 1.45 < spread.max() <= 1.5
+
+
+def test_tone_clips_instead_of_wrapping():
+    image = np.array([[[0], [255]]], np.uint8)
+    for out in many(image, only(brightness=1.0), 2, count=50):
+        assert out[0, 0, 0] <= out[0, 1, 0]
+
+
+def test_erasing_fills_one_rectangle_of_2_to_20_percent_with_the_mean():
+    image = np.zeros((50, 50, 1), np.uint8)
+    image[::2] = 100  # the mean, 50, occurs nowhere else
+    areas, erased = [], 0
+    for out in many(image, only(erasing=0.3), 50, count=500):
+        rows, columns = np.nonzero(out[..., 0] == 50)
+        if len(rows):
+            erased += 1
+            box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+            assert box == len(rows)
+            areas.append(box / 2500)
+    assert 115 < erased < 185
+    assert 0.015 < min(areas) < 0.04
+    assert 0.17 < max(areas) < 0.21
+
+
+def test_equal_generators_give_equal_images_and_others_do_not():
+    image = noise(48, 48, 1)
+    first, again, other = (
+        augment(image, np.random.default_rng(seed), 96, EVERYTHING) for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_switching_one_factor_on_leaves_the_others_draws_alone():
+    image = noise(48, 48, 1)
+    for seed in range(20):
+        still = augment(image, np.random.default_rng(seed), 48, only(flip=True))
+        moved = augment(image, np.random.default_rng(seed), 48, only(flip=True, brightness=1e-6))
+        np.testing.assert_array_equal(still, moved)
+
+
+def test_colours_keep_their_channels():
+    image = np.broadcast_to(np.array([10, 120, 240], np.uint8), (30, 30, 3))
+    out = augment(np.ascontiguousarray(image), np.random.default_rng(0), 20, only(rotation=0.5))
+    assert (out == [10, 120, 240]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("zoom", 1.0), ("rotation", -0.1), ("erasing", 1.5), ("contrast", math.nan)]
+)
+def test_a_factor_out_of_range_is_named_with_its_limit(name, value):
+    with pytest.raises(UserError, match=rf"augmentation\.{name} is {value}: use 0 \(off\) to"):
+        only(**{name: value})

@@ -1,0 +1,161 @@
+"""The EfficientNet family: published parameter counts, shapes, and Keras' semantics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.models.classifier import Classifier, FerHead, ImagenetHead, smallest_image_size
+from fer_jax.models.efficientnet import (
+    VARIANTS,
+    EfficientNet,
+    Style,
+    block_table,
+    feature_size,
+    round_filters,
+)
+
+STYLE = Style("same", 1e-3, 0.99, jnp.float32)
+UNSCALED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PUBLISHED = {
+    "b0": 5_288_548,
+    "b1": 7_794_184,
+    "b2": 9_109_994,
+    "b3": 12_233_232,
+    "b4": 19_341_616,
+    "b5": 30_389_784,
+    "b6": 43_040_704,
+    "b7": 66_347_960,
+}
+
+
+def fer_model(variant="tiny", style=STYLE, padding="VALID", drop_connect=0.2):
+    head = FerHead(7, 128, 128, 0.3, padding, style.dtype)
+    return Classifier(EfficientNet(variant, style, drop_connect), head, *UNSCALED)
+
+
+def shapes(model, size=96):
+    images = jnp.zeros((1, size, size, 3), jnp.uint8)
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_no_variant_is_left_untested():
+    assert set(PUBLISHED) | {"tiny"} == set(VARIANTS)
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_parameters_with_the_imagenet_head_are_as_published(variant):
+    model = Classifier(EfficientNet(variant, STYLE, 0.2), ImagenetHead(1000, 0.2), *UNSCALED)
+    assert count(shapes(model)["params"]) == PUBLISHED[variant]
+
+
+def test_b2_with_the_seeds_head_has_the_seeds_parameters():
+    variables = shapes(fer_model("b2"))
+    assert count(variables["params"]) == 9_340_553
+    assert count(variables["batch_stats"]) == 67_568
+
+
+def test_the_smallest_size_is_the_smallest_that_gives_the_head_a_window():
+    assert smallest_image_size("VALID") == 65
+    assert (feature_size(64), feature_size(65), feature_size(96), feature_size(97)) == (2, 3, 3, 4)
+    assert smallest_image_size("SAME") == 1
+
+
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("size", [96, 97])
+def test_feature_map_has_the_promised_size(padding, size):
+    backbone = EfficientNet("tiny", Style(padding, 1e-3, 0.99, jnp.float32), 0.0)
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    out, _ = jax.eval_shape(lambda x: backbone.init_with_output(jax.random.key(0), x, False), images)
+    assert out.shape[:3] == (2, feature_size(size), feature_size(size))
+
+
+def test_block_table_of_b2():
+    blocks = block_table("b2", 0.2)
+    assert len(blocks) == 23
+    assert [b.name for b in blocks[:4]] == ["block1a", "block1b", "block2a", "block2b"]
+    assert blocks[-1].drop_rate == pytest.approx(0.2 * 22 / 23)
+    assert [b.filters_out for b in blocks if b.name.endswith("a")] == [
+        16, 24, 48, 88, 120, 208, 352,
+    ]  # fmt: skip
+
+
+def test_round_filters_never_loses_more_than_a_tenth():
+    assert [round_filters(f, 1.1) for f in (32, 1280)] == [32, 1408]
+    assert all(round_filters(f, 0.25) >= 0.9 * 0.25 * f for f in range(8, 2000, 8))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    model = fer_model()
+    images = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+    apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
+    return model, variables, images, apply
+
+
+def test_inference_uses_the_stored_statistics_image_by_image(tiny):
+    _, variables, images, apply = tiny
+    together = apply(variables, images, train=False)
+    apart = np.concatenate([apply(variables, images[i : i + 1], train=False) for i in range(4)])
+    np.testing.assert_allclose(together, apart, atol=1e-5 * np.abs(together).max())
+
+
+def test_training_moves_the_statistics_by_momentum(tiny):
+    _, variables, images, apply = tiny
+    key = {"dropout": jax.random.key(1)}
+    _, moved = apply(variables, images, train=True, mutable=("batch_stats",), rngs=key)
+    before = variables["batch_stats"]["backbone"]["stem_bn"]
+    after = moved["batch_stats"]["backbone"]["stem_bn"]
+    kernel = variables["params"]["backbone"]["stem"]["kernel"]
+    x = jax.lax.conv_general_dilated(
+        images / np.float32(255), kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    for name, statistic in (("mean", np.mean(x, (0, 1, 2))), ("var", np.var(x, (0, 1, 2)))):
+        expected = 0.99 * before[name] + 0.01 * statistic
+        np.testing.assert_allclose(after[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_and_stochastic_depth_act_in_training_only(tiny):
+    _, variables, images, apply = tiny
+
+    def train(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return apply(variables, images, train=True, mutable=("batch_stats",), rngs=rngs)[0]
+
+    assert not np.allclose(train(0), train(1))
+    np.testing.assert_array_equal(train(0), train(0))
+
+
+def test_pixels_are_scaled_once_inside(tiny):
+    model, variables, images, apply = tiny
+    with pytest.raises(TypeError, match="uint8"):
+        model.apply(variables, images / 255, train=False)
+    backbone = variables["params"]["backbone"], variables["batch_stats"]["backbone"]
+    features = model.backbone.apply(
+        {"params": backbone[0], "batch_stats": backbone[1]}, images / np.float32(255), False
+    )
+    logits = model.head.apply({"params": variables["params"]["head"]}, features, False)
+    expected = np.asarray(logits)
+    np.testing.assert_allclose(
+        apply(variables, images, train=False), expected, atol=1e-4 * np.abs(expected).max()
+    )
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
+    model = fer_model(style=Style("same", 1e-3, 0.99, jnp.bfloat16))
+    images = jnp.zeros((2, 96, 96, 3), jnp.uint8)
+    logits, variables = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), images, train=False)
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert logits.dtype == jnp.float32
+    features = jax.eval_shape(
+        lambda x: model.backbone.init_with_output(jax.random.key(0), x, False)[0],
+        jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.bfloat16),
+    )
+    assert features.dtype == jnp.bfloat16

@@ -1,0 +1,53 @@
+"""Class weights and cross-entropy against plain NumPy."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_jax.training.losses import (
+    class_weights,
+    cross_entropy,
+    smooth_targets,
+    weighted_cross_entropy,
+)
+
+SEED_COUNTS = np.array([3993, 436, 4103, 7164, 4982, 4938, 3205])
+
+
+def test_max_ratio_is_the_recipe_of_the_keras_notebook():
+    weights = class_weights("max_ratio", SEED_COUNTS)
+    np.testing.assert_allclose(weights[:2], [1.794, 16.431], atol=5e-4)
+    assert weights[3] == 1
+
+
+def test_balanced_weights_give_every_class_the_same_total():
+    totals = class_weights("balanced", SEED_COUNTS) * SEED_COUNTS
+    np.testing.assert_allclose(totals, SEED_COUNTS.sum() / 7, rtol=1e-6)
+
+
+def test_no_weights_are_ones_and_an_unknown_name_is_refused():
+    np.testing.assert_array_equal(class_weights("none", SEED_COUNTS), np.ones(7))
+    with pytest.raises(ValueError, match="max_ratio"):
+        class_weights("inverse", SEED_COUNTS)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.5))
+def test_weighted_cross_entropy_is_keras_formula(seed, smoothing):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(5, 7)).astype(np.float32)
+    labels = rng.integers(0, 7, 5)
+    weights = rng.uniform(0.5, 16, 7).astype(np.float32)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = np.eye(7)[labels] * (1 - smoothing) + smoothing / 7
+    expected = -(weights * targets * log_p).sum() / 5
+    got = weighted_cross_entropy(logits, smooth_targets(labels, 7, smoothing), weights)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_evaluation_loss_is_unweighted_per_example():
+    logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32))
+    np.testing.assert_allclose(
+        cross_entropy(logits, np.array([0, 1])), -np.log([0.7, 0.1]), rtol=1e-6
+    )

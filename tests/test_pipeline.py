@@ -1,0 +1,238 @@
+"""What the pipeline promises: the same batches from any worker, process and start; all, once."""
+
+import gc
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+
+from fer_jax.data.augment import Augmentation, resize
+from fer_jax.data.pipeline import Shard, eval_batches, train_batches
+from fer_jax.errors import UserError
+
+AUGMENTATION = Augmentation(
+    flip=True, rotation=0.1, zoom=0.2, translation=0.1, brightness=0.2, contrast=0.3, erasing=0.5
+)
+ONE = Shard(index=0, count=1)
+
+
+class Memory:
+    """Records in memory; an example's label is its position, so that a batch tells its contents."""
+
+    def __init__(self, count: int) -> None:
+        self.images = np.random.default_rng(1).integers(0, 256, (count, 12, 12, 1), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        return {
+            "image": self.images[index],
+            "label": np.int32(index),
+            "key": f"train/{index}",
+            "row": np.int32(-1),
+        }
+
+
+@pytest.fixture(autouse=True)
+def parsed_flags():
+    """Grain's worker processes ask for them."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def train(count=23, steps=8, start=0, shard=ONE, workers=0, seed=7, augmentation=AUGMENTATION):
+    batches = train_batches(
+        Memory(count),
+        image_size=16,
+        batch_size=8,
+        seed=seed,
+        augmentation=augmentation,
+        start_step=start,
+        shard=shard,
+        workers=workers,
+    )
+    return list(itertools.islice(batches, steps))
+
+
+def evaluate(count, shard=ONE, workers=0):
+    return list(
+        eval_batches(Memory(count), image_size=16, batch_size=8, shard=shard, workers=workers)
+    )
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], strict=True)
+
+
+def joined(parts):
+    """Global batches out of the processes' blocks, in the order of the processes."""
+    return [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+
+
+def test_a_train_batch_holds_arrays_of_numbers_alone():
+    (batch,) = train(steps=1)
+    assert batch.keys() == {"image", "label"}
+    assert (batch["image"].shape, batch["image"].dtype) == ((8, 16, 16, 3), np.uint8)
+    assert (batch["label"].shape, batch["label"].dtype) == ((8,), np.int32)
+
+
+def test_each_image_comes_with_its_own_label():
+    records = Memory(23)
+    for batch in train(augmentation=None):
+        for image, label in zip(batch["image"], batch["label"], strict=True):
+            np.testing.assert_array_equal(image, resize(records.images[label], 16))
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 23])
+def test_every_epoch_holds_every_example_once_in_another_order(count):
+    labels = np.concatenate([b["label"] for b in train(count=count, steps=3 * count)])
+    epochs = labels[: labels.size // count * count].reshape(-1, count)
+    assert len(epochs) == 24
+    assert (np.sort(epochs) == np.arange(count)).all()
+    if count > 8:
+        assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_an_example_is_augmented_anew_in_every_epoch():
+    batches = train(steps=6)  # two epochs of 23 and two examples more
+    seen = [
+        i for b in batches for i, label in zip(b["image"], b["label"], strict=True) if label == 4
+    ]
+    assert len(seen) >= 2
+    assert (seen[0] != seen[1]).any()
+
+
+def test_the_seed_decides_order_and_augmentation():
+    assert_same(train(), train())
+    first, other = train(seed=7), train(seed=8)
+    assert any((a["label"] != b["label"]).any() for a, b in zip(first, other, strict=True))
+    still, moved = train(augmentation=None), train()
+    np.testing.assert_array_equal([b["label"] for b in still], [b["label"] for b in moved])
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 5, 11])
+def test_resuming_at_any_step_is_bit_identical(start):
+    assert_same(train(start=start, steps=6), train(steps=start + 6)[start:])
+
+
+def test_a_start_far_away_costs_no_more_than_a_near_one():
+    began = time.monotonic()
+    train(start=10_000_000, steps=1)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_blocks_of_the_processes_are_the_one_process_batches(processes):
+    parts = [train(shard=Shard(p, processes)) for p in range(processes)]
+    assert_same(joined(parts), train())
+    parts = [evaluate(21, shard=Shard(p, processes)) for p in range(processes)]
+    assert_same(joined(parts), evaluate(21))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_change_nothing(workers):
+    assert_same(train(workers=workers, start=2), train(start=2))
+    assert_same(evaluate(21, workers=workers), evaluate(21))
+
+
+def test_processes_with_workers_that_resume_change_nothing():
+    parts = [train(shard=Shard(p, 2), workers=2, start=3) for p in range(2)]
+    assert_same(joined(parts), train(start=3))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 21, 24])
+def test_evaluation_covers_every_image_once_in_order(count):
+    batches = evaluate(count)
+    assert len(batches) == -(-count // 8)
+    assert all(b["image"].shape == (8, 16, 16, 3) for b in batches)
+    if not batches:
+        return
+    whole = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    real = whole["mask"] == 1
+    assert whole["mask"].sum() == count
+    np.testing.assert_array_equal(whole["index"][real], np.arange(count))
+    np.testing.assert_array_equal(whole["label"][real], np.arange(count))
+    np.testing.assert_array_equal(
+        whole["image"][real], [resize(image, 16) for image in Memory(count).images]
+    )
+    assert (whole["index"][~real] == -1).all()
+    assert not whole["label"][~real].any()
+    assert not whole["image"][~real].any()
+    assert {k: v.dtype.name for k, v in whole.items()} == {
+        "image": "uint8",
+        "label": "int32",
+        "mask": "float32",
+        "index": "int32",
+    }
+
+
+def test_a_batch_size_that_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="batch size 8 does not divide among 3 processes"):
+        train(shard=Shard(0, 3))
+    with pytest.raises(UserError, match="multiple of 3"):
+        evaluate(9, shard=Shard(0, 3))
+
+
+def test_nothing_to_train_on_and_an_impossible_seed_are_refused():
+    with pytest.raises(UserError, match="no records"):
+        train(count=0)
+    with pytest.raises(UserError, match="seed -1 must lie between"):
+        train(seed=-1)
+
+
+def test_dropping_the_iterator_ends_its_thread():
+    before = set(threading.enumerate())
+    batches = train_batches(
+        Memory(23),
+        image_size=16,
+        batch_size=8,
+        seed=0,
+        augmentation=None,
+        start_step=0,
+        shard=ONE,
+        workers=0,
+    )
+    next(batches)
+    assert set(threading.enumerate()) - before
+    del batches
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_program_that_still_holds_its_iterator_exits_in_silence(workers, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        from absl import flags
+        from test_pipeline import Memory, ONE, train_batches
+        if __name__ == "__main__":
+            flags.FLAGS.mark_as_parsed()
+            batches = train_batches(Memory(9), image_size=8, batch_size=3, seed=0,
+                augmentation=None, start_step=0, shard=ONE, workers={workers})
+            print(sum(len(next(batches)["label"]) for _ in range(4)))
+        """)
+    )
+    command = [sys.executable, "-W", "error", str(script)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # this module is imported there
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "12\n", "")

@@ -1,0 +1,225 @@
+"""The report on disk: its keys, its honesty, its pictures, and what an interruption leaves."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_jax.errors import UserError
+from fer_jax.evaluation import plots, report
+from fer_jax.evaluation.predictions import Predictions
+from fer_jax.labels import LABELS
+
+FILES = {
+    "report.json",
+    "report.md",
+    "predictions.npz",
+    "confusion_matrix.png",
+    "reliability.png",
+    "mistakes.png",
+}
+
+
+def context(**changes):
+    return {
+        "checkpoint": "runs/b2-1a2b",
+        "checkpoint_step": 3592,
+        "selected_on": "validation",
+        "split": "validation",
+        "data_path": "data/fer2013.csv",
+        "data_fingerprint": "ab" * 32,
+        "label_names": LABELS,
+        "command": "python -m fer_jax.evaluate --split=validation",
+        **changes,
+    }
+
+
+def some_predictions(n=140, seed=0, skill=2.0) -> Predictions:
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(n) % 7).astype(np.int32)
+    logits = rng.normal(size=(n, 7)) + skill * np.eye(7)[labels]
+    probabilities = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
+    losses = -np.log(probabilities[np.arange(n), labels])
+    return Predictions(tuple(f"img{i}" for i in range(n)), labels, probabilities, losses)
+
+
+def image(index: int) -> np.ndarray:
+    return np.full((48, 48, 1), index % 256, np.uint8)
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_everything_is_written_and_read_back(tmp_path):
+    given = some_predictions()
+    returned = report.write_report(tmp_path / "a" / "report", given, image, context())
+    folder = tmp_path / "a" / "report"
+    assert names(folder) == FILES
+    written = json.loads((folder / "report.json").read_text())
+    assert written == returned
+    assert written["n"] == 140
+    assert written["accuracy"] == int((given.probabilities.argmax(1) == given.labels).sum()) / 140
+    for key, value in context(label_names=list(LABELS)).items():
+        assert written[key] == value
+    read = Predictions.load(folder / "predictions.npz")
+    assert read.keys == given.keys
+    np.testing.assert_array_equal(read.probabilities, given.probabilities)
+    for name in ("confusion_matrix", "reliability", "mistakes"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert picture.convert("L").entropy() > 0.3
+
+
+def test_calibration_of_the_report_agrees_with_its_table(tmp_path):
+    written = report.write_report(tmp_path, some_predictions(), image, context())
+    rows = [row for row in written["reliability"] if row["count"]]
+    assert sum(row["count"] for row in rows) == 140
+    gaps = sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows)
+    assert written["expected_calibration_error"] == pytest.approx(gaps / 140)
+
+
+def test_markdown_is_readable_and_complete(tmp_path):
+    written = report.write_report(tmp_path, some_predictions(), image, context())
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith(f"# {written['accuracy']:.2%} accuracy on `validation`\n")
+    linked = re.findall(r"\]\((\w+\.png)\)", text)
+    assert sorted(linked) == ["confusion_matrix.png", "mistakes.png", "reliability.png"]
+    for name, row in written["per_class"].items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        assert line.split("|")[3].strip() == f"{row['recall']:.2%}"
+        assert line.split("|")[5].strip() == str(row["support"])
+    for value in ("3592", "ab" * 32, "runs/b2-1a2b", "data/fer2013.csv", "fer_jax.evaluate"):
+        assert value in text
+
+
+@pytest.mark.parametrize(
+    ("split", "selected_on", "said", "unsaid"),
+    [
+        (
+            "validation",
+            "validation",
+            "chose this checkpoint, so its figures are optimistic",
+            "no part",
+        ),
+        ("test", "validation", "took no part in the choice", "optimistic"),
+        ("test", None, "not known which split chose this checkpoint", "no part"),
+    ],
+)
+def test_note_says_which_split_chose_the_checkpoint(tmp_path, split, selected_on, said, unsaid):
+    given = context(split=split, selected_on=selected_on)
+    written = report.write_report(tmp_path, some_predictions(), image, given)
+    assert said in written["note"]
+    assert unsaid not in written["note"]
+    assert written["note"] in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["note"] == written["note"]
+
+
+def test_collapse_and_absent_classes_are_said_in_the_markdown(tmp_path):
+    labels = np.array([0, 1, 1, 2], np.int32)
+    probabilities = np.tile(np.float32([0.1, 0.9, 0, 0, 0, 0, 0]), (4, 1))
+    losses = np.array([2.3, 0.1, 0.1, 9.0], np.float32)
+    given = Predictions(("a", "b", "c", "d"), labels, probabilities, losses)
+    report.write_report(tmp_path, given, image, context())
+    text = (tmp_path / "report.md").read_text()
+    assert "**Warning:** 100.0% of all predictions are 'disgust'" in text
+    assert "balanced accuracy: happy, neutral, sad, surprise" in text
+    assert "| happy | – | – | – | 0 | 0 |" in text
+
+
+def test_mistakes_are_the_most_confident_ones(tmp_path, monkeypatch):
+    labels = np.array([0, 0, 0, 0, 1], np.int32)
+    probabilities = np.float32([[0.9, 0.1], [0.3, 0.7], [0.01, 0.99], [0.2, 0.8], [0.05, 0.95]])
+    given = Predictions(tuple("abcde"), labels, probabilities, -np.log(np.float32([1] * 5)))
+    assert report.most_confident_mistakes(given).tolist() == [2, 3, 1]
+    assert report.most_confident_mistakes(given, count=2).tolist() == [2, 3]
+    drawn = {}
+    monkeypatch.setattr(plots, "mistakes", lambda *arguments: drawn.update(arguments=arguments[:4]))
+    report.write_report(tmp_path, given, image, context(label_names=("a", "b")))
+    images, true, predicted, confidence = drawn["arguments"]
+    assert [int(picture[0, 0, 0]) for picture in images] == [2, 3, 1]
+    assert (true, predicted) == (["a"] * 3, ["b"] * 3)
+    assert confidence == pytest.approx([0.99, 0.8, 0.7])
+
+
+def test_perfect_predictions_have_a_report_too(tmp_path):
+    written = report.write_report(tmp_path, some_predictions(skill=50), image, context())
+    assert written["accuracy"] == 1.0
+    assert names(tmp_path) == FILES
+    assert "No mistakes." in (tmp_path / "report.md").read_text()
+
+
+def test_confusions_are_listed_by_count(tmp_path):
+    labels = np.array([3] * 6 + [5] * 4, np.int32)
+    answers = [3, 4, 4, 4, 4, 4, 2, 2, 5, 5]
+    probabilities = np.eye(7, dtype=np.float32)[answers]
+    given = Predictions(tuple(map(str, range(10))), labels, probabilities, np.zeros(10, np.float32))
+    report.write_report(tmp_path, given, image, context())
+    text = (tmp_path / "report.md").read_text()
+    first = text.index("- happy taken for neutral: 5 (83.3% of happy)")
+    assert first < text.index("- sad taken for fear: 2 (50.0% of sad)")
+
+
+def test_interrupted_report_does_not_pass_for_a_finished_one(tmp_path, monkeypatch):
+    """Killed while files are moved into place: the old report.json is gone, the new not there."""
+    report.write_report(tmp_path, some_predictions(), image, context())
+    real, moved = report.os.replace, []
+
+    def replace(source, target):
+        if len(moved) == 3:
+            raise KeyboardInterrupt
+        moved.append(target.name)
+        real(source, target)
+
+    monkeypatch.setattr(report.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        report.write_report(tmp_path, some_predictions(seed=1), image, context())
+    assert "report.json" not in moved
+    assert names(tmp_path) == FILES - {"report.json"}
+
+
+def test_report_json_comes_last(tmp_path, monkeypatch):
+    order = []
+    real = report.os.replace
+    monkeypatch.setattr(report.os, "replace", lambda a, b: (order.append(b.name), real(a, b)))
+    report.write_report(tmp_path, some_predictions(), image, context())
+    assert set(order) == FILES
+    assert order[-1] == "report.json"
+
+
+def test_failure_while_drawing_leaves_the_old_report_alone(tmp_path, monkeypatch):
+    report.write_report(tmp_path, some_predictions(), image, context())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(plots, "mistakes", lambda *a: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        report.write_report(tmp_path, some_predictions(seed=1), image, context())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_folder_that_cannot_be_written_is_one_line(tmp_path, below):
+    (tmp_path / "file").write_text("in the way")
+    folder = tmp_path / "file" / below if below else tmp_path / "file"
+    with pytest.raises(UserError, match="cannot write the report to") as caught:
+        report.write_report(folder, some_predictions(), image, context())
+    assert "\n" not in str(caught.value)
+    assert "choose an output folder" in str(caught.value)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_unreadable_image_is_not_called_an_unwritable_folder(tmp_path):
+    def vanished(index):
+        raise FileNotFoundError("the data went away")
+
+    with pytest.raises(FileNotFoundError, match="went away"):
+        report.write_report(tmp_path / "new", some_predictions(), vanished, context())
+    assert not (tmp_path / "new").exists()
+
+
+def test_context_must_be_whole(tmp_path):
+    given = context()
+    del given["selected_on"]
+    with pytest.raises(ValueError, match="selected_on"):
+        report.write_report(tmp_path / "new", some_predictions(), image, given)
+    assert not (tmp_path / "new").exists()
