@@ -1,4 +1,4 @@
-"""Config to model, data, optimizer and jitted steps: the one assembly that all front doors share."""
+"""Config to model, data, optimizer and jitted steps: the assembly that all front doors share."""
 
 import dataclasses
 import functools
@@ -29,8 +29,6 @@ from fer_jax.training.optimizers import learning_rate_schedule, make_optimizer
 from fer_jax.training.state import TrainState, Variables, init_state
 from fer_jax.training.step import eval_step, train_step
 
-SELECTED_ON = "validation"
-
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
@@ -57,6 +55,12 @@ class Evaluator:
         )
         return predict(self.eval_step, variables, on_devices, records, progress)
 
+    def template(self) -> TrainState:
+        """Shapes, dtypes and shardings of a training state of this model: no data is needed."""
+        optimizer, _ = _optimizer(self.config, total_steps=1)
+        init = _initializer(self.config, self.model, optimizer)
+        return abstract(jax.eval_shape(init), meshes.replicated(self.mesh))
+
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
@@ -69,7 +73,7 @@ class Trainer:
     schedule: Callable[[Any], Any]
     epoch_ends: tuple[int, ...]
     init: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+    train_step: jax.stages.Wrapped
 
     def batches(self, start_step: int) -> Iterator[Any]:
         """Global training batches on the devices, from the one after `start_step` on."""
@@ -88,7 +92,29 @@ class Trainer:
 
     def template(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without its arrays."""
-        return abstract(jax.eval_shape(self.init), meshes.replicated(self.evaluator.mesh))
+        return self.evaluator.template()
+
+    def describe(self) -> str:
+        """Parameters, steps, and the step's memory as XLA plans it; compiles the step."""
+        state = self.template()
+        size, batch = self.config.data.image_size, self.config.train.batch_size
+        shapes = {
+            "image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        }
+        memory = self.train_step.lower(state, shapes).compile().memory_analysis()
+        if memory is None:
+            raise UserError(f"{jax.default_backend()} does not tell a program's memory")
+        mebibytes = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
+        parameters, statistics = (
+            sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for tree in (state.params, state.batch_stats)
+        )
+        return (
+            f"{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics\n"
+            f"{self.epoch_ends[-1]:,} steps of {batch} images at {size} x {size} pixels\n"
+            f"about {mebibytes:,.0f} MiB of memory per device for one training step"
+        )
 
 
 def shard() -> Shard:
@@ -159,22 +185,15 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
     evaluator, size = make_evaluator(config), config.train.batch_size
     meshes.check_batch_size("train.batch_size", size)
     ends = epoch_ends(len(records), size, config.train.epochs)
-    schedule = learning_rate_schedule(
-        peak=config.optimizer.learning_rate, total_steps=ends[-1], **config.schedule
-    )
-    rule = {k: v for k, v in config.optimizer.items() if k != "learning_rate"}
-    optimizer = make_optimizer(schedule=schedule, **rule)
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    optimizer, schedule = _optimizer(config, ends[-1])
+    _, step_key = _keys(config)
     whole, parts = meshes.replicated(evaluator.mesh), meshes.split(evaluator.mesh)
-    average = config.train.ema_decay > 0
-    init = functools.partial(
-        init_state, init_key, evaluator.model, optimizer, config.data.image_size, average
-    )
+    init = _initializer(config, evaluator.model, optimizer)
     step = functools.partial(
         train_step,
         model=evaluator.model,
         optimizer=optimizer,
-        weights=class_weights(config.loss.class_weights, records.counts()),
+        weights=jnp.asarray(class_weights(config.loss.class_weights, records.counts())),
         label_smoothing=config.loss.label_smoothing,
         ema_decay=config.train.ema_decay,
         key=step_key,
@@ -191,3 +210,26 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
             step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0
         ),
     )
+
+
+def _keys(config: ConfigDict) -> tuple[jax.Array, jax.Array]:
+    """Keys of the initial parameters and of the steps' randomness."""
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    return init_key, step_key
+
+
+def _initializer(
+    config: ConfigDict, model: Classifier, optimizer: optax.GradientTransformation
+) -> Callable[[], TrainState]:
+    average, (key, _) = config.train.ema_decay > 0, _keys(config)
+    return functools.partial(init_state, key, model, optimizer, config.data.image_size, average)
+
+
+def _optimizer(
+    config: ConfigDict, total_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    schedule = learning_rate_schedule(
+        peak=config.optimizer.learning_rate, total_steps=total_steps, **config.schedule
+    )
+    rule = {k: v for k, v in config.optimizer.items() if k != "learning_rate"}
+    return make_optimizer(schedule=schedule, **rule), schedule

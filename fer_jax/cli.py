@@ -1,16 +1,18 @@
 """What every front door shares: flags in, one call down, and a user's mistake as one line."""
 
 import os
+import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
-from absl import app, flags, logging  # noqa: E402
-from ml_collections import ConfigDict, config_flags  # noqa: E402
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
-from fer_jax.errors import FerError, UserError  # noqa: E402
+from fer_jax.errors import FerError, UserError
 
 
 def define_config(help_string: str) -> flags.FlagHolder:
@@ -30,6 +32,11 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     return config
 
 
+def config_file(flag: flags.FlagHolder) -> pathlib.Path:
+    """The file that the flag of `define_config` names."""
+    return pathlib.Path(flags.FLAGS[flag.name].config_filename)  # type: ignore[attr-defined]
+
+
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Run `main(argv)` under absl; bad flags and `UserError` print one line and exit 2."""
     app.run(lambda argv: _exit(main, argv), flags_parser=_parse)
@@ -47,7 +54,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _exit(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax narrates every save
+        logging.set_verbosity(logging.ERROR)  # Orbax narrates every save
     try:
         status = main(argv)
     except FerError as error:
@@ -57,13 +64,16 @@ def _exit(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> N
 
 def _flag_mistake(error: Exception) -> str:
     """What absl or ml_collections raised; for a mistyped key they name the nearest one."""
-    if isinstance(error, KeyError | AttributeError) and error.args:
-        return f"no such config key: {' '.join(str(error.args[0]).split())}"
+    near = re.search(r'Did you mean "(.+)" instead of "(.+)"', str(error))
+    if near:
+        return f"no config key {near[2]!r}: did you mean {near[1]!r}?"
+    if isinstance(error, KeyError | AttributeError):
+        return f"no config key {_one_line(error)}"
     return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()).strip("\"'") or type(error).__name__
 
 
 def _fail(message: str, status: int = UserError.status) -> NoReturn:

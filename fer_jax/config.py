@@ -71,7 +71,7 @@ def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
 
 
 def identity(config: Mapping[str, Any], fingerprint: Mapping[str, str]) -> dict[str, Any]:
-    """All that decides a run's result, flat: `{"optimizer.name": "adam", ..., "data.train": hash}`."""
+    """All that decides a run's result, flat: `{"optimizer.name": "adam", ...}` and the data."""
     flat = {key: value for key, value in _flatten(config) if key not in RESULT_NEUTRAL}
     prints = {f"fingerprint.{role}": fingerprint[role] for role in ("train", "validation")}
     return json.loads(json.dumps(flat | prints))

@@ -1,18 +1,15 @@
-"""Evaluate a checkpoint on a split: `python -m fer_jax.evaluate --checkpoint=WORKDIR --data=PATH`."""
+"""Evaluate a run on a split: `python -m fer_jax.evaluate --checkpoint=WORKDIR --data=PATH`."""
 
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from fer_jax import build, cli, labels, workdir
-from fer_jax.data.sources import Dataset
+from fer_jax import build, cli, labels, run, workdir
 from fer_jax.errors import UserError
-from fer_jax.evaluation.report import write_report
 from fer_jax.training import mesh
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.state import Variables
@@ -20,7 +17,7 @@ from fer_jax.training.state import Variables
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of a run.", required=True)
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout; the run's own if empty.")
 SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "What to score.")
-OUTPUT = flags.DEFINE_string("output", "", "Folder of the report; CHECKPOINT/report-SPLIT if empty.")
+OUTPUT = flags.DEFINE_string("output", "", "The report's folder; CHECKPOINT/report-SPLIT if empty.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,23 +28,20 @@ def main(argv: Sequence[str]) -> None:
     check_labels(about["labels"])
     config = ConfigDict(about["config"])
     config.data.path = DATA.value or config.data.path
-    print(mesh.devices_line(), flush=True)
+    mesh.start("", 1, 0)
+    run.say(mesh.devices_line())
     data = build.read_data(config)
-    print(data.describe(), flush=True)
-    records = data.split(SPLIT.value)
-    evaluator, variables, step = restore_best(folder, config, data)
-    answers = evaluator.predict(variables, records, progress=sys.stderr.isatty())
+    run.say(data.describe())
+    evaluator, variables, step = restore_best(folder, config)
     output = pathlib.Path(OUTPUT.value or folder / f"report-{SPLIT.value}")
-    result = write_report(
-        output,
-        answers,
-        lambda i: records[i]["image"],
-        report_context(about, data, SPLIT.value, folder, step),
-        bootstrap_samples=config.evaluation.bootstrap_samples,
-    )
-    low, high = result["accuracy_95_interval"]
-    print(f"{result['accuracy']:.2%} ({low:.2%} to {high:.2%}) of {result['n']:,} images are right")
-    print(f"{result['note']}\nreport {output}/report.md")
+    origin = {
+        "checkpoint": str(folder),
+        "checkpoint_step": step,
+        "selected_on": about["selected_on"],
+        "command": shlex.join(["python", "-m", "fer_jax.evaluate", *sys.argv[1:]]),
+    }
+    report = run.evaluate(evaluator, variables, data, SPLIT.value, output, origin)
+    run.say(f"{run.results(report)}\nreport {output}/report.md")
 
 
 def check_labels(names: Sequence[str]) -> None:
@@ -60,31 +54,15 @@ def check_labels(names: Sequence[str]) -> None:
 
 
 def restore_best(
-    folder: pathlib.Path, config: ConfigDict, data: Dataset
+    folder: pathlib.Path, config: ConfigDict
 ) -> tuple[build.Evaluator, Variables, int]:
     """The best checkpoint of the run in `folder`: its evaluator, variables and step."""
-    trainer = build.make_trainer(config, data.roles["train"])
+    evaluator = build.make_evaluator(config)
     with Checkpoints(folder, config.checkpoint.select_by) as checkpoints:
         if checkpoints.best is None:
             raise UserError(f"{folder} has no evaluated checkpoint yet: train at least one epoch")
-        state = checkpoints.restore(checkpoints.best, trainer.template())
-        return trainer.evaluator, state.evaluated, checkpoints.best
-
-
-def report_context(
-    about: dict[str, Any], data: Dataset, split: str, checkpoint: pathlib.Path, step: int
-) -> dict[str, Any]:
-    """What a report says of where its figures come from."""
-    return {
-        "checkpoint": str(checkpoint),
-        "checkpoint_step": step,
-        "selected_on": about["selected_on"],
-        "split": split,
-        "data_path": DATA.value,
-        "data_fingerprint": data.roles[split].fingerprint,
-        "label_names": about["labels"],
-        "command": shlex.join(["python", "-m", "fer_jax.evaluate", *sys.argv[1:]]),
-    }
+        state = checkpoints.restore(checkpoints.best, evaluator.template())
+        return evaluator, state.evaluated, checkpoints.best
 
 
 if __name__ == "__main__":

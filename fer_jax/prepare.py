@@ -63,17 +63,16 @@ def prepare(dataset: Dataset, output: Path) -> None:
 
     if not dataset.roles:
         raise UserError("nothing to prepare: no readable image")
+    workshop = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         workshop = tempfile.mkdtemp(prefix=f".{output.name}-unfinished-", dir=output.parent)
+        fer2013.write(dataset.roles, Path(workshop)).rename(output)
     except OSError as error:
-        raise UserError(f"cannot write --output={output}: {error.strerror}") from None
-    try:
-        finished = fer2013.write(dataset.roles, Path(workshop))
-        finished.chmod(0o755)
-        finished.rename(output)
+        raise UserError(f"cannot write --output={output}: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        if workshop is not None:
+            shutil.rmtree(workshop, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -19,19 +19,28 @@ def default_workdir(config_name: str, identity: Mapping[str, Any]) -> pathlib.Pa
 
 def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
     """UserError where `workdir` holds a run of another configuration or of other data."""
-    path = workdir / RUN_FILE
-    if not path.exists():
+    if not (workdir / RUN_FILE).exists():
         return
-    try:
-        before = json.loads(path.read_text())["identity"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read {path}: {error}; choose another --workdir") from error
-    changes = difference(before, identity)
+    changes = difference(read(workdir)["identity"], identity)
     if changes:
         raise UserError(
             f"workdir {workdir} holds another run ({'; '.join(changes)}): "
             "choose another --workdir, or leave it out"
         )
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any]:
+    """What `claim` wrote; UserError where there is no run, or a broken file."""
+    path = workdir / RUN_FILE
+    try:
+        about = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} holds no run (no {RUN_FILE}): give a run's workdir") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; choose another workdir") from error
+    if not isinstance(about, dict) or "identity" not in about:
+        raise UserError(f"{path} does not describe a run; choose another workdir")
+    return about
 
 
 def claim(workdir: pathlib.Path, about: Mapping[str, Any]) -> None:

@@ -15,3 +15,37 @@ def fer2013() -> Path:
     if not path.exists():
         pytest.skip(f"no real data at {path}: set FER2013 to where it lies")
     return path
+
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # bit for bit is promised there
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_compilations(request: pytest.FixtureRequest) -> None:
+    """One cache of compiled steps for all tests and the processes they start; kept between runs."""
+    import jax
+
+    folder = request.config.cache.mkdir("jax")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@pytest.fixture(scope="session")
+def small_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fer2013.csv of a few drawn faces in each role; to be read only."""
+    from support import write_small_csv
+
+    return write_small_csv(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run from start to end, of SMALL on `small_csv`; to be read only."""
+    from support import run, small_run
+
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    outcome = run("main", small_run(small_csv, workdir))
+    assert outcome.status == 0, outcome.err
+    workdir.with_suffix(".out").write_text(outcome.out)
+    workdir.with_suffix(".err").write_text(outcome.err)
+    return workdir

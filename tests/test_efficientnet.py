@@ -70,7 +70,9 @@ def test_the_smallest_size_is_the_smallest_that_gives_the_head_a_window():
 def test_feature_map_has_the_promised_size(padding, size):
     backbone = EfficientNet("tiny", Style(padding, 1e-3, 0.99, jnp.float32), 0.0)
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    out, _ = jax.eval_shape(lambda x: backbone.init_with_output(jax.random.key(0), x, False), images)
+    out, _ = jax.eval_shape(
+        lambda x: backbone.init_with_output(jax.random.key(0), x, False), images
+    )
     assert out.shape[:3] == (2, feature_size(size), feature_size(size))
 
 

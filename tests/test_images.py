@@ -1,5 +1,6 @@
 """Every kind of file gives the pixels that a viewer shows, or a reason."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -171,8 +172,10 @@ def test_every_beginning_of_a_png_is_truncated(pixels):
 
 
 def test_pixels_missing_behind_a_right_checksum():
-    with pytest.raises(UnreadableImage):
-        decode(png(48, 48, 8, 0, b"\0" * 49 * 20), LIMIT)
+    for colour, row in ((0, 49), (3, 49), (6, 193)):
+        with pytest.raises(UnreadableImage, match="fewer pixels"):
+            decode(png(48, 48, 8, colour, b"\0" * row * 47, b"PLTE\0\0\0"), LIMIT)
+        assert decode(png(48, 48, 8, colour, b"\0" * row * 48, b"PLTE\0\0\0"), LIMIT).size
 
 
 def test_a_damaged_byte():
@@ -193,16 +196,14 @@ def test_a_truncated_jpeg():
 @settings(max_examples=200, deadline=None)
 def test_no_bytes_raise_anything_else(data):
     for beginning in (b"", images.PNG_SIGNATURE, b"\xff\xd8\xff\xe0", b"GIF89a", b"II*\0", b"P5 "):
-        try:
+        with contextlib.suppress(UnreadableImage):
             decode(beginning + data, LIMIT)
-        except UnreadableImage as error:
-            assert "\n" not in str(error)
 
 
 def test_oversized_by_its_header_alone():
     for colour in (0, 3):  # the fast way, and Pillow's
         with pytest.raises(UnreadableImage, match="30000x30000 pixels, more than max_pixels=10000"):
-            decode(png(30_000, 30_000, 8, colour, b"", b"PLTE\0\0\0")[:], LIMIT)
+            decode(png(30_000, 30_000, 8, colour, b"", b"PLTE\0\0\0"), LIMIT)
 
 
 def test_beyond_what_pillow_considers_safe():

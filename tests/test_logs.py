@@ -288,6 +288,18 @@ def test_terminal_gets_a_bar_that_messages_do_not_tear(tmp_path):
     assert "epoch 2/4  step 20  validation loss 1.5000  accuracy 25.00 %" in states
 
 
+def test_bar_never_moves_back_for_metrics_that_come_late(tmp_path):
+    stream = Terminal()
+    with run_log(tmp_path, stream=stream) as log:
+        log.progress(12)
+        log.train(10, metrics(0.125))
+    last = [state for state in stream.getvalue().split("\r") if "|" in state][-1]
+    assert "epoch 2/4" in last
+    assert "12/40" in last
+    assert "loss 0.1250" in last
+    assert read_metrics(tmp_path)[0]["step"] == 10
+
+
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX")
 def test_real_terminal_of_unknown_width(tmp_path):
     """Some container runtimes report 0 columns; tqdm would then draw nothing."""

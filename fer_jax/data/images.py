@@ -18,7 +18,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 """Names that promise an image; inside class folders the content decides, not the name."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB"}
+PLAIN_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB"})
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 WHITE = (255, 255, 255, 255)
 
 
@@ -67,9 +68,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _png_chunks(data: bytes) -> set[bytes]:
-    """Chunk types; each must be whole, its checksum right, the end there: Pillow forgives some."""
-    position, kinds = len(PNG_SIGNATURE), set()
+def _png_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Chunk type -> content (of all IDATs together); each whole, its checksum right, the end there.
+
+    Pillow forgives some of that.
+    """
+    position = len(PNG_SIGNATURE)
+    chunks: dict[bytes, bytes] = {}
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
         end = position + 12 + length
@@ -78,26 +83,41 @@ def _png_chunks(data: bytes) -> set[bytes]:
         (checksum,) = struct.unpack_from(">I", data, end - 4)
         if zlib.crc32(data[position + 4 : end - 4]) != checksum:
             raise UnreadableImage("damaged PNG (wrong checksum)")
-        kinds.add(data[position + 4 : position + 8])
-        if b"IEND" in kinds:
-            return kinds
+        kind = data[position + 4 : position + 8]
+        chunks[kind] = chunks.get(kind, b"") + data[position + 8 : end - 4]
+        if kind == b"IEND":
+            return chunks
         position = end
     raise UnreadableImage("truncated PNG")
 
 
-def _plain_png(data: bytes, chunks: set[bytes], max_pixels: int) -> np.ndarray | None:
-    """8-bit grey or RGB with nothing else to heed, by OpenCV: the same pixels, four times as fast.
+def _plain_png(data: bytes, chunks: dict[bytes, bytes], max_pixels: int) -> np.ndarray | None:
+    """8-bit grey or RGB with nothing else to heed, by OpenCV: the same pixels, sooner.
 
-    None where Pillow has to look at it; that includes what OpenCV fails on.
+    None where Pillow has to look at it.
     """
-    if not chunks <= PLAIN_CHUNKS or data[12:16] != b"IHDR" or len(data) < 33:
+    if len(chunks.get(b"IHDR", b"")) != 13:
         return None
-    width, height, depth, colour, interlace = struct.unpack_from(">IIBBxxB", data, 16)
+    width, height, depth, colour, interlaced = struct.unpack(">IIBBxxB", chunks[b"IHDR"])
     _check_size(width, height, max_pixels)
-    if depth != 8 or colour not in (0, 2) or interlace:
+    if interlaced or colour not in PNG_CHANNELS:
+        return None
+    _check_rows(chunks.get(b"IDAT", b""), height, (width * depth * PNG_CHANNELS[colour] + 7) // 8)
+    if depth != 8 or colour not in (0, 2) or not PLAIN_CHUNKS.issuperset(chunks):
         return None
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return pixels if pixels is None or pixels.ndim == 2 else pixels[..., ::-1]
+
+
+def _check_rows(packed: bytes, height: int, row_bytes: int) -> None:
+    """Packed rows must be all there: OpenCV and Pillow leave missing ones black, unasked."""
+    size = height * (1 + row_bytes)
+    try:
+        rows = zlib.decompressobj().decompress(packed, size + 1)
+    except zlib.error:
+        raise UnreadableImage("damaged PNG (cannot be unpacked)") from None
+    if len(rows) < size:
+        raise UnreadableImage("truncated PNG (fewer pixels than its header says)")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -106,8 +126,6 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "more pixels than Pillow considers safe"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image of a known format"
     return " ".join(str(error).split()) or type(error).__name__

@@ -173,7 +173,7 @@ def _entries(places: Sequence[_Place], label_order: str) -> tuple[Entry, ...]:
     rows = [row_number(place.inside[-1].rsplit(".", 1)[0]) for place in places]
     known = min(rows) >= 0 and len(set(rows)) == len(rows)
     largest = max(rows)
-    return tuple(
+    entries = tuple(
         Entry(
             ref=place.name,
             role=_role(place),
@@ -183,6 +183,10 @@ def _entries(places: Sequence[_Place], label_order: str) -> tuple[Entry, ...]:
         )
         for place, row in zip(places, rows, strict=True)
     )
+    key, count = Counter(entry.key for entry in entries).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{count} files are one name once written alike, {key}: rename them")
+    return entries
 
 
 def _role(place: _Place) -> str:

@@ -250,7 +250,8 @@ def choose_validation(
         members.setdefault(int(group), []).append(i)
     ordered = sorted(members.values(), key=lambda group: _draw(seed, digests[group[0]]))
     sizes = np.bincount(labels, minlength=len(LABELS))
-    room = np.minimum(np.maximum(np.round(fraction * sizes), fraction > 0), sizes - 1)
+    wanted = np.maximum(np.round(fraction * sizes), fraction > 0)
+    room = np.minimum(wanted, np.maximum(sizes - 1, 0))
     held_out = np.zeros(len(labels), bool)
     for group in ordered:
         taken = np.bincount(labels[group], minlength=len(LABELS))

@@ -66,7 +66,9 @@ class Classifier(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """uint8 [B, H, W, 3] -> float32 logits [B, classes]; mean and std are on the scale 0..1."""
         if images.dtype != jnp.uint8:
-            raise TypeError(f"images must be uint8 0..255, got {images.dtype}: the model scales them")
+            raise TypeError(
+                f"images must be uint8 0..255, got {images.dtype}: the model scales them"
+            )
         mean, std = jnp.asarray(self.input_mean), jnp.asarray(self.input_std)
         x = (images.astype(jnp.float32) / 255 - mean) / std
         return self.head(self.backbone(x.astype(self.backbone.style.dtype), train), train)

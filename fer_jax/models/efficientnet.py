@@ -1,4 +1,4 @@
-"""EfficientNet B0-B7 (Tan & Le 2019, arXiv:1905.11946) in Linen, with Keras' semantics by default."""
+"""EfficientNet B0-B7 (Tan & Le 2019, arXiv:1905.11946) in Linen, by default as Keras has it."""
 
 import dataclasses
 import math
@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.depthwise import depthwise_conv
+from fer_jax.models.depthwise import Pads, depthwise_conv
 from fer_jax.models.normalization import batch_norm, normalize
+from fer_jax.models.pointwise import pointwise_conv
 
 Padding = Literal["same", "symmetric"]
 
@@ -69,9 +70,9 @@ class Style:
     bn_momentum: float
     dtype: Any
 
-    def pads(self, kernel: int) -> str | tuple[tuple[int, int], ...]:
+    def pads(self, kernel: int) -> Literal["SAME"] | Pads:
         """TensorFlow's SAME (more at the end), or the same amount on both sides (PyTorch)."""
-        return "SAME" if self.padding == "same" else ((kernel // 2, kernel // 2),) * 2
+        return "SAME" if self.padding == "same" else ((kernel // 2,) * 2, (kernel // 2,) * 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,8 @@ def round_filters(filters: int, width: float, divisor: int = 8) -> int:
 
 def block_table(variant: str, drop_connect: float) -> list[Block]:
     """All blocks of a variant, first to last; the drop rate grows linearly with depth."""
-    row, blocks = VARIANTS[variant], []
+    row = VARIANTS[variant]
+    blocks: list[Block] = []
     repeats = [math.ceil(row.depth * stage.repeats) for stage in STAGES]
     filters_in = round_filters(STEM_FILTERS, row.width)
     for number, (stage, repeat) in enumerate(zip(STAGES, repeats, strict=True), start=1):
@@ -123,7 +125,7 @@ class Conv1x1(nn.Module):
         """[B, H, W, C] -> [B, H, W, filters]."""
         shape = (1, 1, x.shape[-1], self.filters)
         kernel = self.param("kernel", KERNEL_INIT, shape, jnp.float32)
-        y = x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype)
+        y = pointwise_conv(x.astype(self.dtype), kernel[0, 0].astype(self.dtype))
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.filters,), jnp.float32)
@@ -159,14 +161,16 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[..., C] -> [..., C]; with `train` by the batch's statistics, which move the stored ones."""
+        """[..., C] -> [..., C]; `train`: by the batch's statistics, which move the stored ones."""
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if not train:
-            return normalize(x, mean.value, var.value, scale, bias, self.style.bn_epsilon, self.swish)
+            return normalize(
+                x, mean.value, var.value, scale, bias, self.style.bn_epsilon, self.swish
+            )
         y, batch_mean, batch_var = batch_norm(x, scale, bias, self.style.bn_epsilon, self.swish)
         if not self.is_initializing():
             momentum = self.style.bn_momentum

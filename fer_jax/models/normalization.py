@@ -1,20 +1,73 @@
-"""Batch normalisation as a function, with swish folded in."""
+"""Batch normalisation with swish folded in: two vectors and the input are all it keeps."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def normalize(x, mean, var, scale, bias, epsilon, swish):
-    """[..., C] by given statistics [C]."""
-    factor = scale * jax.lax.rsqrt(var + epsilon)
-    y = x.astype(jnp.float32) * factor + (bias - mean * factor)
-    return (jax.nn.swish(y) if swish else y).astype(x.dtype)
+def normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    swish: bool,
+) -> jax.Array:
+    """[..., C] by given statistics [C] -> [..., C] of the same dtype, then swish if asked."""
+    y = (x.astype(mean.dtype) - mean) * (scale * lax.rsqrt(var + epsilon)) + bias
+    return (y * sigmoid(y) if swish else y).astype(x.dtype)
 
 
-def batch_norm(x, scale, bias, epsilon, swish):
-    """[..., C] by its own statistics -> (y, mean [C], biased variance [C])."""
-    axes = tuple(range(x.ndim - 1))
-    xf = x.astype(jnp.float32)
-    mean = jnp.mean(xf, axes)
-    var = jnp.mean(jnp.square(xf), axes) - jnp.square(mean)
-    return normalize(x, mean, var, scale, bias, epsilon, swish), mean, var
+def sigmoid(x: jax.Array) -> jax.Array:
+    """1 / (1 + exp(-x)), elementwise, by way of tanh: a quarter cheaper on CPUs."""
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, swish: bool
+) -> Triple:
+    """[..., C] by its own statistics -> (y [..., C], mean [C], biased variance [C]).
+
+    Over a sharded batch, inside jit, the statistics are those of the global batch.
+    """
+    axes, wide = tuple(range(x.ndim - 1)), x.astype(scale.dtype)
+    mean = jnp.mean(wide, axes)
+    var = jnp.mean(jnp.square(wide - mean), axes)
+    # The barrier keeps XLA from computing the swish anew in each of its readers.
+    y = lax.optimization_barrier(normalize(x, mean, var, scale, bias, epsilon, swish))
+    return y, mean, var
+
+
+def _forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, swish: bool
+) -> tuple[Triple, Saved]:
+    y, mean, var = batch_norm(x, scale, bias, epsilon, swish)
+    return (y, mean, var), (x, scale, bias, mean, var)
+
+
+def _backward(epsilon: float, swish: bool, saved: Saved, grads: Triple) -> Triple:
+    """Everything is recomputed from x: memory traffic, not arithmetic, is what costs."""
+    x, scale, bias, mean, var = saved
+    g, g_mean, g_var = grads
+    inverse = lax.rsqrt(var + epsilon)
+    gain, centred = scale * inverse, x.astype(scale.dtype) - mean
+    g = g.astype(scale.dtype)
+    if swish:
+        y = centred * gain + bias
+        s = sigmoid(y)
+        g = g * (s + y * s * (1 - s))
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    d_bias, d_gain = jnp.sum(g, axes), jnp.sum(g * centred, axes)
+    linear = (2 * g_var - gain * inverse**2 * d_gain) / count
+    dx = gain * g + linear * centred + (g_mean - gain * d_bias) / count
+    return dx.astype(x.dtype), d_gain * inverse, d_bias
+
+
+batch_norm.defvjp(_forward, _backward)

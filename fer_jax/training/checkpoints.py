@@ -1,4 +1,4 @@
-"""Orbax checkpoints, the best by a validation metric and the latest: the only file that knows it."""
+"""Orbax checkpoints, the best and the latest: the only file that knows Orbax."""
 
 import pathlib
 from collections.abc import Mapping

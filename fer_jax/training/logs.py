@@ -217,7 +217,8 @@ class _Console:
             self._bar = None
 
     def advance(self, step: int, epoch: str) -> None:
-        if self._bar is not None:
+        # Metrics are logged some steps after `progress` was told of theirs: never move back.
+        if self._bar is not None and step > self._bar.n:
             self._bar.set_description_str(epoch, refresh=False)
             self._bar.update(step - self._bar.n)
 

@@ -17,6 +17,7 @@ from fer_jax.training.logs import RunLog
 from fer_jax.training.state import TrainState, Variables
 
 Metrics = dict[str, float]
+AGREE_EVERY = 10  # steps between two questions to the other processes
 LAG = 2  # steps in flight before a step's metrics are fetched, so that dispatch stays ahead
 
 
@@ -40,8 +41,8 @@ class Stop:
 
     def requested(self, step: int) -> bool:
         """Whether to stop after `step`: the same answer in every process."""
-        if jax.process_count() == 1:
-            return self.signal is not None
+        if jax.process_count() == 1 or step % AGREE_EVERY:
+            return self.signal is not None and jax.process_count() == 1
         asked = multihost_utils.process_allgather(self.signal or 0).max()
         self.signal = int(asked) or None
         return self.signal is not None
@@ -85,11 +86,22 @@ class LateMetrics:
 
 
 class Steps(Protocol):
-    """What the loop needs of `build.Build`."""
+    """What the loop needs of `build.Trainer`."""
 
-    epoch_ends: tuple[int, ...]
-    schedule: Callable[[int], Any]
-    train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+    @property
+    def epoch_ends(self) -> tuple[int, ...]:
+        """Steps after which to evaluate; the last one ends the run."""
+        ...
+
+    @property
+    def schedule(self) -> Callable[[Any], Any]:
+        """Step to learning rate."""
+        ...
+
+    @property
+    def train_step(self) -> Callable[[TrainState, Any], Any]:
+        """State and batch to state and metrics."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

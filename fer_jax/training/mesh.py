@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from fer_jax import memory
 from fer_jax.errors import UserError
 
 AXIS = "data"
@@ -42,16 +43,19 @@ def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict
     }
 
 
-def start_processes(coordinator: str, processes: int, process: int) -> None:
-    """Join the other processes at `coordinator` (host:port), or as a cluster says (`auto`)."""
-    if not coordinator:
-        return
+def start(coordinator: str, processes: int, process: int) -> None:
+    """Join the other processes at `coordinator` (host:port; `auto`: as the cluster says; or none).
+
+    To be called before anything is computed.
+    """
     if coordinator == "auto":
         jax.distributed.initialize()
-    elif not 0 <= process < processes:
-        raise UserError(f"--process={process} must be from 0 to {processes - 1} (--processes - 1)")
-    else:
+    elif coordinator:
+        if not 0 <= process < processes:
+            raise UserError(f"--process={process} must be from 0 to --processes - 1")
         jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    if jax.default_backend() == "cpu":
+        memory.keep_freed_memory()
 
 
 def devices_line() -> str:

@@ -41,22 +41,24 @@ def train_step(
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    new = TrainState(state.step + 1, params, batch_stats, opt_state, state.ema)
-    if state.ema is not None:
-        new = new.replace(ema=_average(state.ema, new.variables, ema_decay, state.step))
+    ema = state.ema
+    if ema is not None:
+        now = {"params": params, "batch_stats": batch_stats}
+        ema = _average(ema, now, ema_decay, state.step)
+    new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-    return new, {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.global_norm(grads)}
+    return new, {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(grads)}
 
 
 def eval_step(
     variables: Variables, batch: Batch, *, model: nn.Module
 ) -> tuple[jax.Array, jax.Array]:
     """Inference-mode probabilities [B, K] and unweighted cross-entropy [B] of one batch."""
-    logits = model.apply(variables, batch["image"], train=False)
+    logits: Any = model.apply(variables, batch["image"], train=False)
     return jax.nn.softmax(logits), cross_entropy(logits, batch["label"])
 
 
 def _average(ema: Variables, now: Variables, decay: float, step: jax.Array) -> Variables:
     """Exponential moving average whose early decay grows as (1 + t) / (10 + t)."""
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, now)
+    rate = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: rate * old + (1 - rate) * new, ema, now)

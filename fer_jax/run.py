@@ -1,0 +1,227 @@
+"""One training run in its folder: claimed, continued, validated, and reported on at its end."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fer_jax import build, labels, workdir
+from fer_jax.data.pipeline import Shard, train_batches
+from fer_jax.data.sources import Dataset
+from fer_jax.errors import UserError
+from fer_jax.evaluation import metrics, plots
+from fer_jax.evaluation.report import REPORT_FILE, write_report
+from fer_jax.training import loop
+from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.training.logs import RunLog, read_metrics
+from fer_jax.training.state import Variables
+
+SELECTED_ON = "validation"
+SCORES = ("accuracy", "loss", "macro_f1", "balanced_accuracy")
+SHEET_IMAGES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run about to start or to go on in `folder`; `command` is what continues it."""
+
+    config: ConfigDict
+    data: Dataset
+    trainer: build.Trainer
+    folder: pathlib.Path
+    identity: Mapping[str, Any]
+    command: str
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the run is finished."""
+        return self.trainer.epoch_ends[-1]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is written beside the run and beside each checkpoint, ready for JSON."""
+        return {
+            "identity": dict(self.identity),
+            "config": self.config.to_dict(),
+            "labels": list(labels.LABELS),
+            "fingerprint": {role: part.fingerprint for role, part in self.data.roles.items()},
+            "selected_on": SELECTED_ON,
+            "evaluated": "averaged" if self.config.train.ema_decay > 0 else "raw",
+        }
+
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints, to be closed."""
+        return Checkpoints(self.folder, self.config.checkpoint.select_by)
+
+
+def execute(run: Run) -> int:
+    """Train to the end or on from where the run stood, then report.
+
+    0; or 128 + signal where it was asked to stop, with everything saved.
+    """
+    if _already_finished(run):
+        return 0
+    if is_first():
+        workdir.claim(run.folder, run.about)
+    with run.checkpoints() as checkpoints:
+        start = checkpoints.latest or 0
+        if start == 0 and is_first():
+            _describe_data(run)
+        state = run.trainer.init()
+        if start:
+            state = checkpoints.restore(start, run.trainer.template())
+        with loop.Stop() as stop, _open_log(run, start) as log:
+            log.message(f"continuing after step {start}" if start else "compiling the first step")
+            loop.train(
+                run.trainer,
+                state,
+                run.trainer.batches(start),
+                _validator(run, log),
+                checkpoints,
+                run.about,
+                log,
+                loop.Rhythm(run.config.log.every_steps, run.config.checkpoint.every_steps),
+                stop,
+            )
+        if stop.signal is not None:
+            say(f"stopped and saved; continue with: {run.command}")
+            return 128 + stop.signal
+        _report(run, checkpoints)
+    return 0
+
+
+def evaluate(
+    evaluator: build.Evaluator,
+    variables: Variables,
+    data: Dataset,
+    split: str,
+    output: pathlib.Path,
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Answer every image of `split` and write the report; what report.json holds.
+
+    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, command.
+    """
+    records = data.split(split)
+    answers = evaluator.predict(variables, records, progress=sys.stderr.isatty())
+    if not is_first():
+        return {}
+    context = {
+        **origin,
+        "split": split,
+        "data_path": evaluator.config.data.path,
+        "data_fingerprint": records.fingerprint,
+        "label_names": list(labels.LABELS),
+    }
+    samples = evaluator.config.evaluation.bootstrap_samples
+    return write_report(output, answers, records.image, context, bootstrap_samples=samples)
+
+
+def is_first() -> bool:
+    """Whether this is process 0, the only one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Print from process 0 alone."""
+    if is_first():
+        print(text, flush=True)
+
+
+def results(report: Mapping[str, Any]) -> str:
+    """The report's headline, with its interval and what is to be known of it."""
+    low, high = report["accuracy_95_interval"]
+    figures = f"{report['accuracy']:.2%} accuracy on {report['split']}"
+    return f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})\n{report['note']}"
+
+
+def _already_finished(run: Run) -> bool:
+    if not (run.folder / "report" / REPORT_FILE).exists():
+        return False
+    with run.checkpoints() as checkpoints:
+        if (checkpoints.latest or 0) < run.last_step:
+            return False
+        best = checkpoints.best or run.last_step
+        accuracy = checkpoints.metrics(best)["accuracy"]
+    say(
+        f"already finished at step {run.last_step}: best validation accuracy {accuracy:.2%} "
+        f"at step {best}; see {run.folder}/report"
+    )
+    return True
+
+
+def _open_log(run: Run, start: int) -> RunLog:
+    size = run.config.train.batch_size
+    return RunLog(
+        run.folder,
+        steps_total=run.last_step,
+        steps_per_epoch=len(run.trainer.records) / size,
+        batch_size=size,
+        tensorboard=run.config.log.tensorboard,
+        write=is_first(),
+        start_step=start,
+    )
+
+
+def _validator(run: Run, log: RunLog) -> Callable[[Variables, int], loop.Metrics]:
+    """variables, step -> the logged validation metrics that choose the checkpoint."""
+    records = run.data.split(SELECTED_ON)
+
+    def validate(variables: Variables, step: int) -> loop.Metrics:
+        answers = run.trainer.evaluator.predict(variables, records, progress=False)
+        summary = metrics.summary(answers, bootstrap_samples=1)
+        scores = {name: float(summary[name]) for name in SCORES}
+        log.validation(step, scores)
+        for warning in summary["warnings"]:
+            log.message(f"warning: {warning}")
+        return scores
+
+    return validate
+
+
+def _report(run: Run, checkpoints: Checkpoints) -> None:
+    """Evaluate the best checkpoint, restored from disk, and say where everything lies."""
+    best = checkpoints.best
+    if best is None:
+        raise UserError(f"{run.folder} has no evaluated checkpoint")
+    state = checkpoints.restore(best, run.trainer.template())
+    origin = {
+        "checkpoint": str(run.folder),
+        "checkpoint_step": best,
+        "selected_on": SELECTED_ON,
+        "command": run.command,
+    }
+    output = run.folder / "report"
+    report = evaluate(run.trainer.evaluator, state.evaluated, run.data, SELECTED_ON, output, origin)
+    if is_first():
+        plots.learning_curves(read_metrics(run.folder), run.folder / "learning_curves.png")
+        say(f"best checkpoint: step {best} of {run.last_step}, restored: {results(report)}")
+        say(f"report {output}/report.md, curves {run.folder}/learning_curves.png")
+
+
+def _describe_data(run: Run) -> None:
+    """Pictures of the classes and of augmented samples, and the list of what was left out."""
+    counts = {role: part.counts() for role, part in run.data.roles.items()}
+    plots.class_distribution(counts, run.folder / "class_distribution.png")
+    sheet = train_batches(
+        run.trainer.records,
+        image_size=run.config.data.image_size,
+        batch_size=SHEET_IMAGES,
+        seed=run.config.seed,
+        augmentation=build.augmentation(run.config),
+        start_step=0,
+        shard=Shard(0, 1),
+        workers=0,
+    )
+    batch = next(sheet)
+    titles = [labels.LABELS[label] for label in np.asarray(batch["label"])]
+    plots.contact_sheet(batch["image"], titles, run.folder / "augmented.png")
+    if run.data.unreadable:
+        lines = (json.dumps({"name": n, "reason": why}) for n, why in run.data.unreadable)
+        (run.folder / "quarantine.jsonl").write_text("\n".join(lines) + "\n")

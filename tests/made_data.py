@@ -1,0 +1,78 @@
+"""Small made data sets in every layout that the project reads."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from fer_jax.data.images import encode_png
+from fer_jax.data.sources import ReadOptions
+from fer_jax.labels import FER2013_CSV_ORDER, LABELS
+
+OPTIONS = ReadOptions(
+    label_order="",
+    on_corrupt="stop",
+    validation_fraction=0.1,
+    split_seed=0,
+    max_pixels=10_000,
+    cache_mib=64,
+)
+USAGES = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
+
+Row = tuple[str, str, np.ndarray]
+"""(role, class, uint8 [48, 48]); its position is its row."""
+
+
+def make_rows(count: int = 42, roles: tuple[str, ...] = ("train", "validation", "test")):
+    """`count` rows, classes and roles mixed, every class in every role from 21 rows on."""
+    draw = np.random.default_rng(7)
+    names = [LABELS[(3 * i + 2) % 7] for i in range(count)]
+    return [
+        (roles[(i // 7) % len(roles)], names[i], draw.integers(0, 256, (48, 48), np.uint8))
+        for i in range(count)
+    ]
+
+
+def seed_files(rows: list[Row], root: str = "images/") -> dict[str, bytes]:
+    """images/ROLE/CLASS/ROW.png"""
+    return {
+        f"{root}{role}/{name}/{i}.png": encode_png(pixels[..., None])
+        for i, (role, name, pixels) in enumerate(rows)
+    }
+
+
+def kaggle_files(rows: list[Row], prefixed: bool = True) -> dict[str, bytes]:
+    """train/CLASS/Training_*.png, test/CLASS/PublicTest_*.png and PrivateTest_*.png"""
+    return {
+        f"{'train' if role == 'train' else 'test'}/{name}/"
+        f"{USAGES[role] if prefixed else 'im'}_{i * 37:08d}.png": encode_png(pixels[..., None])
+        for i, (role, name, pixels) in enumerate(rows)
+    }
+
+
+def csv_text(rows: list[Row], variant: str = "fer2013") -> str:
+    """The text of fer2013.csv, or of icml_face_data.csv."""
+    header = {"fer2013": "emotion,pixels,Usage", "icml": "emotion, Usage, pixels"}[variant]
+    lines = [header]
+    for role, name, pixels in rows:
+        cells = [" ".join(map(str, pixels.ravel())), USAGES[role]]
+        if variant == "icml":
+            cells.reverse()
+        lines.append(",".join([str(FER2013_CSV_ORDER.index(name)), *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def write_folder(root: Path, files: dict[str, bytes]) -> Path:
+    """Files under `root`."""
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    """Files in an archive, in reverse order: nothing may rest on the order of its listing."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in reversed(files):
+            archive.writestr(name, files[name])
+    return path

@@ -1,0 +1,246 @@
+"""Small data, small runs: the front doors in this process and as processes of their own."""
+
+import contextlib
+import importlib
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from made_data import csv_text
+from ml_collections import ConfigDict
+
+from fer_jax import cli
+from fer_jax.config import load_config
+from fer_jax.data.synthetic import draw_face
+from fer_jax.labels import LABELS
+
+ROOT = Path(__file__).resolve().parents[1]
+COUNTS = {  # images per class; the last batches of training and evaluation are not full
+    "train": (13, 4, 12, 16, 14, 13, 11),
+    "validation": (5, 3, 5, 6, 5, 5, 6),
+    "test": (2, 2, 2, 2, 2, 2, 2),
+}
+SMALL = {  # a run of 32 steps that has every kind of state: averages, dropout, class weights
+    "data.image_size": 32,
+    "model.head_padding": "SAME",
+    "model.drop_connect": 0.1,
+    "optimizer.learning_rate": 3e-4,  # so small that rounding stays rounding for some steps
+    "schedule.name": "constant",
+    "schedule.warmup_steps": 0,
+    "loss.class_weights": "max_ratio",
+    "train.epochs": 3,
+    "train.batch_size": 8,
+    "train.ema_decay": 0.9,
+    "evaluation.batch_size": 8,
+    "evaluation.bootstrap_samples": 100,
+    "checkpoint.every_steps": 4,
+    "log.every_steps": 1,
+}
+EPOCH_ENDS = (11, 21, 32)  # 83 images in batches of 8, three times
+
+
+def small_rows() -> list[tuple[str, str, np.ndarray]]:
+    """(role, class, uint8 [48, 48]) of drawn faces, classes mixed."""
+    rows = []
+    for role, counts in COUNTS.items():
+        names = [name for name, count in zip(LABELS, counts, strict=True) for _ in range(count)]
+        order = np.random.default_rng(len(rows)).permutation(len(names))
+        rows += [(role, names[i], draw_face(names[i], len(rows) + int(i), 0)) for i in order]
+    return rows
+
+
+def write_small_csv(folder: Path) -> Path:
+    """`fer2013.csv` of `small_rows` in `folder`."""
+    path = folder / "fer2013.csv"
+    path.write_text(csv_text(small_rows()))
+    return path
+
+
+def small_config(data: Path | str, **changes: Any) -> ConfigDict:
+    """`configs/smoke.py` with SMALL and `changes` (written `train__epochs=1`)."""
+    config = load_config(ROOT / "configs" / "smoke.py", "smoke.py")
+    config.data.path = str(data)
+    config.update_from_flattened_dict(SMALL)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def small_run(data: Path | str, workdir: Path, **changes: Any) -> list[str]:
+    """The flags of `fer_jax.main` for `small_config`."""
+    settings = SMALL | {k.replace("__", "."): v for k, v in changes.items()}
+    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+    config = ROOT / "configs" / "smoke.py"
+    return [
+        f"--config={config}",
+        f"--config.data.path={data}",
+        f"--workdir={workdir}",
+        *overrides,
+    ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command returned and printed."""
+
+    status: int
+    out: str
+    err: str
+
+    def refusal(self) -> str:
+        """The one line of a refused command."""
+        assert self.status == 2, f"status {self.status}\n{self.out}\n{self.err}"
+        lines = [line for line in self.err.splitlines() if line]
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+
+def call(door: str, arguments: Sequence[object]) -> Outcome:
+    """`python -m fer_jax.DOOR ARGUMENTS` within this process, which saves the start of another."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = [f"fer_jax/{door}.py", *map(str, arguments)]
+    with (
+        _front_door(f"fer_jax.{door}") as module,
+        _argv(argv),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli._exit(module.main, cli._parse(argv))
+        except SystemExit as stop:
+            return Outcome(int(stop.code or 0), out.getvalue(), err.getvalue())
+    raise AssertionError("a front door ends with SystemExit")
+
+
+@contextlib.contextmanager
+def _front_door(name: str) -> Iterator[Any]:
+    """The module freshly imported, alone with its flags: each door defines its own, once."""
+    registry = flags.FLAGS
+    ours = [flag for flag in registry if _is_ours(flag)]
+    before = {flag: registry[flag] for flag in ours}
+    module_before = sys.modules.pop(name, None)
+    for flag in ours:
+        delattr(registry, flag)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"the load_module\(\) method", DeprecationWarning)
+            yield importlib.import_module(name)
+    finally:
+        for flag in [flag for flag in registry if _is_ours(flag)]:
+            delattr(registry, flag)
+        for flag, definition in before.items():
+            registry[flag] = definition
+        sys.modules.pop(name)
+        if module_before is not None:
+            sys.modules[name] = module_before
+
+
+def _is_ours(flag: str) -> bool:
+    owner = str(flags.FLAGS.find_module_defining_flag(flag))
+    return owner.startswith("fer_jax") or flag.split(".")[0] == "config"
+
+
+@contextlib.contextmanager
+def _argv(argv: list[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, argv
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def start(door: str, arguments: Sequence[object], **environment: str) -> subprocess.Popen:
+    """`python -m fer_jax.DOOR ARGUMENTS` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"fer_jax.{door}", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | compile_cache() | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 500) -> Outcome:
+    """Wait for `process` to end by itself."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"not finished after {timeout} s\n{out}\n{err}") from None
+    return Outcome(process.returncode, out, err)
+
+
+def run(door: str, arguments: Sequence[object], **environment: str) -> Outcome:
+    """`start`, then `finish`."""
+    return finish(start(door, arguments, **environment))
+
+
+def compile_cache() -> dict[str, str]:
+    """Environment that lets child processes share what this one has compiled, and each other's."""
+    folder = jax.config.jax_compilation_cache_dir
+    return {} if folder is None else {"JAX_COMPILATION_CACHE_DIR": folder}
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen, seconds: float) -> Any:
+    """The first truth that `condition` returns; AssertionError once `process` or time has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        answer = condition()
+        if answer:
+            return answer
+        if process.poll() is not None:
+            raise AssertionError(f"ended early: {finish(process)}")
+        time.sleep(0.001)
+    process.kill()
+    raise AssertionError(f"nothing within {seconds} s: {finish(process)}")
+
+
+def logged(workdir: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl, of one kind or all."""
+    path = workdir / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [record for record in records if kind in (None, record["kind"])]
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below `folder`: its bytes and the time of its last change."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in files
+    }
+
+
+def arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Path -> array of every leaf."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_identical(left: Any, right: Any) -> None:
+    """Both trees have the same leaves, bit for bit."""
+    one, other = arrays(left), arrays(right)
+    assert one.keys() == other.keys()
+    assert one
+    different = [name for name in one if one[name].tobytes() != other[name].tobytes()]
+    assert not different, f"{len(different)} of {len(one)} leaves differ: {different[:3]}"
+
+
+def first(batches: Iterator[Mapping[str, np.ndarray]], count: int) -> list[dict[str, np.ndarray]]:
+    """The first `count` batches, on the host."""
+    return [jax.device_get(dict(batch)) for batch in itertools.islice(batches, count)]

@@ -1,0 +1,192 @@
+"""Many devices, or two processes, do what one does; and the step exports for what is not here.
+
+Run as a program with eight devices, this file writes what one training step gives there.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from support import (
+    EPOCH_ENDS,
+    ROOT,
+    arrays,
+    compile_cache,
+    finish,
+    logged,
+    small_config,
+    small_run,
+    start,
+)
+
+from fer_jax import build
+from fer_jax.models import efficientnet
+from fer_jax.training import mesh
+
+pytestmark = pytest.mark.timeout(900)  # on a busy machine
+
+BATCH = 16
+STAGES = efficientnet.STAGES[:3]  # both kernel sizes and strides; sooner compiled than all seven
+
+
+class Counts:
+    """As much of records as a trainer asks for."""
+
+    def __len__(self) -> int:
+        return 70
+
+    def counts(self) -> np.ndarray:
+        return np.array([16, 2, 10, 12, 10, 10, 10])
+
+
+def trainer():
+    """SGD without momentum: its state after the first step is the gradient itself."""
+    config = small_config(
+        "",
+        optimizer__name="sgd",
+        optimizer__momentum=0.0,
+        train__batch_size=BATCH,
+        train__ema_decay=0.0,
+        evaluation__batch_size=BATCH,
+    )
+    return build.make_trainer(config, Counts())
+
+
+def one_step():
+    """Gradients, BatchNorm statistics and metrics of the first step, by path; inference too."""
+    bound, draw = trainer(), np.random.default_rng(5)
+    batch = {
+        "image": draw.integers(0, 256, (BATCH, 32, 32, 3), np.uint8),
+        "label": draw.integers(0, 7, BATCH).astype(np.int32),
+    }
+    batch = mesh.to_devices(batch, mesh.split(bound.evaluator.mesh))
+    state, metrics = bound.train_step(bound.init(), batch)
+    assert len(batch["image"].sharding.device_set) == jax.device_count()
+    probabilities, losses = bound.evaluator.eval_step(state.variables, batch)
+    (gradients,) = [part.trace for part in state.opt_state if hasattr(part, "trace")]
+    return arrays(
+        {
+            "gradients": gradients,
+            "batch_stats": state.batch_stats,
+            "metrics": metrics,
+            "probabilities": probabilities,
+            "losses": losses,
+        }
+    )
+
+
+def test_eight_devices_give_one_devices_step(tmp_path, monkeypatch):
+    file = tmp_path / "eight.npz"
+    child = subprocess.run(
+        [sys.executable, __file__, str(file)],
+        cwd=ROOT,
+        env=os.environ | compile_cache(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert child.returncode == 0, child.stderr
+    monkeypatch.setattr(efficientnet, "STAGES", STAGES)
+    one = one_step()
+    with np.load(file) as eight:
+        assert eight.files == list(one)
+        for name, expected in one.items():
+            scale = max(1.0, float(np.abs(expected).max()))
+            np.testing.assert_allclose(
+                eight[name], expected, rtol=1e-5, atol=1e-5 * scale, err_msg=name
+            )
+    assert max(np.abs(g).max() for name, g in one.items() if "gradients" in name) > 0.1
+
+
+def test_a_batch_must_divide_among_the_devices(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(build.UserError, match=r"train.batch_size=12 .* multiple of 8 devices"):
+        mesh.check_batch_size("train.batch_size", 12)
+
+
+def test_the_train_step_exports_for_accelerators_that_are_not_here(monkeypatch):
+    monkeypatch.setattr(efficientnet, "STAGES", STAGES)
+    bound = trainer()
+    batch = {
+        "image": jax.ShapeDtypeStruct((BATCH, 32, 32, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((BATCH,), np.int32),
+    }
+    exported = jax.export.export(bound.train_step, platforms=["tpu", "cuda"])(
+        bound.template(), batch
+    )
+    assert exported.platforms == ("tpu", "cuda")
+    assert len(exported.out_avals) == len(jax.tree.leaves(bound.template())) + 3
+
+
+@pytest.fixture(scope="module")
+def two_processes(finished_run, small_csv, tmp_path_factory):
+    """The finished run's last epoch done over by two processes, from an earlier checkpoint on."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    shutil.copytree(finished_run, workdir)
+    shutil.rmtree(workdir / "report")
+    shutil.rmtree(workdir / "checkpoints" / str(EPOCH_ENDS[-1]))
+    resumed_from = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [*small_run(small_csv, workdir), f"--coordinator=localhost:{port}", "--processes=2"]
+    both = [start("main", [*flags, f"--process={i}"]) for i in range(2)]
+    return workdir, resumed_from, [finish(process) for process in both]
+
+
+def test_two_processes_end_well_and_the_first_one_speaks(two_processes):
+    _, resumed_from, (first, second) = two_processes
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert "in 2 processes" in first.out
+    assert f"continuing after step {resumed_from}" in first.out
+    lines = [line for line in second.out.splitlines() if line and not line.startswith("[Gloo]")]
+    assert not lines
+
+
+def test_two_processes_compute_on_one_processs_batches(two_processes, finished_run):
+    """Loss and gradient norm of a step tell batches apart by far more than these tolerances."""
+    workdir, resumed_from, _ = two_processes
+    pairs = zip(logged(workdir, "train"), logged(finished_run, "train"), strict=True)
+    again = [(mine, one) for mine, one in pairs if one["step"] > resumed_from]
+    assert len(again) >= 4
+    for name in ("loss", "accuracy", "gradient_norm"):
+        np.testing.assert_allclose(again[0][0][name], again[0][1][name], rtol=1e-5)
+        for mine, one in again:
+            np.testing.assert_allclose(mine[name], one[name], rtol=2e-3)
+
+
+def test_two_processes_write_one_processs_report(two_processes, finished_run):
+    workdir, _, _ = two_processes
+    mine, one = (
+        json.loads((folder / "report" / "report.json").read_text())
+        for folder in (workdir, finished_run)
+    )
+    for name in ("n", "accuracy", "checkpoint_step", "confusion_matrix", "data_fingerprint"):
+        assert mine[name] == one[name], name
+    files = [folder / "report" / "predictions.npz" for folder in (workdir, finished_run)]
+    mine, one = (np.load(file) for file in files)
+    assert mine["key"].tolist() == one["key"].tolist()
+    np.testing.assert_array_equal(mine["label"], one["label"])
+    np.testing.assert_allclose(mine["probabilities"], one["probabilities"], atol=1e-3)
+
+
+def test_only_the_first_process_logs(two_processes, finished_run):
+    workdir, _, _ = two_processes
+    steps = [[r["step"] for r in logged(folder)] for folder in (workdir, finished_run)]
+    assert steps[0] == steps[1]
+    events = [len(list((f / "tensorboard").iterdir())) for f in (workdir, finished_run)]
+    assert events[0] == events[1] + 1
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    efficientnet.STAGES = STAGES
+    assert jax.device_count() == 8
+    np.savez(Path(sys.argv[1]), **one_step())

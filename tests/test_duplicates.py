@@ -1,0 +1,68 @@
+"""Exact copies are found wherever they lie."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_data import OPTIONS, make_rows, seed_files, write_folder
+
+from fer_jax.data import duplicates
+from fer_jax.data.records import digest
+from fer_jax.data.sources import open_dataset
+
+ROWS = make_rows()
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Row 7 (validation) copies row 0 (train) with its label, row 1 copies row 2 with another."""
+    rows = list(ROWS)
+    rows[7] = ("validation", rows[0][1], rows[0][2])
+    rows[1] = (*rows[1][:2], rows[2][2])
+    return open_dataset(str(write_folder(tmp_path, seed_files(rows))), OPTIONS)
+
+
+def test_groups_name_every_copy(dataset):
+    found = {
+        tuple(member[:2] for member in c.members) for c in duplicates.find_copies(dataset.roles)
+    }
+    assert found == {
+        (("train", "00000"), ("validation", "00007")),
+        (("train", "00001"), ("train", "00002")),
+    }
+
+
+def test_conflicts_and_roles(dataset):
+    across, within = sorted(duplicates.find_copies(dataset.roles), key=lambda c: -len(c.roles))
+    assert across.roles == {"train", "validation"}
+    assert not across.conflicting
+    assert within.conflicting
+
+
+def test_copies_across_roles(dataset):
+    roles = dataset.roles
+    mask = duplicates.has_copy_in(roles["validation"], roles["train"])
+    assert np.flatnonzero(mask).tolist() == [0]
+    assert not duplicates.has_copy_in(roles["test"], roles["train"]).any()
+
+
+def test_one_line(dataset):
+    assert duplicates.describe(dataset.roles) == (
+        "42 images, 40 distinct, 1 groups of copies with two labels; "
+        "1 of validation have a copy in train; 0 of test have a copy in train"
+    )
+
+
+@given(st.lists(st.integers(0, 3), max_size=20))
+def test_groups_are_equal_where_digests_are(values):
+    digests = np.array([[value] * 32 for value in values], np.uint8).reshape(-1, 32)
+    groups = duplicates.copy_groups(digests)
+    for i, first in enumerate(values):
+        for j, second in enumerate(values):
+            assert (groups[i] == groups[j]) == (first == second)
+
+
+def test_a_digest_tells_shapes_apart():
+    pixels = np.zeros((2, 6, 1), np.uint8)
+    assert digest(pixels) != digest(pixels.reshape(6, 2, 1))
+    assert digest(pixels) == digest(pixels.copy())

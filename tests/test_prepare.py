@@ -1,0 +1,212 @@
+"""The prepared directory holds the same truth, and appears whole or not at all."""
+
+import errno
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_data import OPTIONS, csv_text, kaggle_files, make_rows, seed_files, write_folder
+from test_sources import summary
+
+from fer_jax import prepare
+from fer_jax.data import images, sources
+from fer_jax.data.images import encode_png
+from fer_jax.data.sources import open_dataset, read_dataset
+from fer_jax.errors import UserError
+from fer_jax.labels import LABELS
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = make_rows()
+
+
+def run(*flags: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "error", "-m", "fer_jax.prepare", *map(str, flags)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def prepared(source: Path, output: Path) -> Path:
+    prepare.prepare(read_dataset(str(source), OPTIONS), output)
+    return output
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        open_dataset(str(path), OPTIONS)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A prepared directory of ROWS, to be read only."""
+    root = tmp_path_factory.mktemp("made")
+    write_folder(root / "seed", seed_files(ROWS))
+    return prepared(root / "seed", root / "prepared")
+
+
+def test_one_truth(made, tmp_path):
+    folder = open_dataset(str(write_folder(tmp_path / "a", seed_files(ROWS))), OPTIONS)
+    table = write_folder(tmp_path / "b", {"fer2013.csv": csv_text(ROWS).encode()})
+    again = open_dataset(str(made), OPTIONS)
+    assert again.layout == "prepared"
+    assert summary(again) == summary(folder) == summary(open_dataset(str(table), OPTIONS))
+    assert summary(open_dataset(str(prepared(table, tmp_path / "c")), OPTIONS)) == summary(folder)
+
+
+def test_keys_that_are_paths(tmp_path):
+    kaggle = write_folder(tmp_path / "a", kaggle_files(ROWS))
+    again = open_dataset(str(prepared(kaggle, tmp_path / "b")), OPTIONS)
+    assert summary(again) == summary(open_dataset(str(kaggle), OPTIONS))
+
+
+def test_colour_and_sizes_survive(tmp_path):
+    draw = np.random.default_rng(0)
+    mixed = {
+        f"train/{name}/{i}.png": encode_png(
+            draw.integers(0, 256, (20 + i, 30, 1 if i % 2 else 3), np.uint8)
+        )
+        for i, name in enumerate(LABELS)
+    }
+    options = replace(OPTIONS, validation_fraction=0.0)
+    folder = write_folder(tmp_path / "a", mixed)
+    again = open_dataset(str(prepared(folder, tmp_path / "b")), options)
+    assert summary(again) == summary(open_dataset(str(folder), options))
+    assert again.roles["train"][0]["image"].shape == (20, 30, 3)
+    assert again.roles["train"][1]["image"].shape == (21, 30, 1)
+
+
+def test_the_validation_split_is_made_when_it_is_read(tmp_path):
+    """So that its seed stays the configuration's, and the same whatever the layout."""
+    folder = write_folder(tmp_path / "a", seed_files(make_rows(140, ("train",))))
+    output = prepared(folder, tmp_path / "b")
+    assert list(read_dataset(str(output), OPTIONS).roles) == ["train"]
+    for seed in (0, 1):
+        options = replace(OPTIONS, split_seed=seed)
+        assert summary(open_dataset(str(output), options)) == summary(
+            open_dataset(str(folder), options)
+        )
+
+
+@pytest.mark.parametrize("cache_mib", [0, 64])
+def test_records_survive_pickling(made, cache_mib):
+    dataset = open_dataset(str(made), replace(OPTIONS, cache_mib=cache_mib))
+    assert summary(pickle.loads(pickle.dumps(dataset))) == summary(dataset)
+    assert summary(dataset) == summary(open_dataset(str(made), OPTIONS))
+
+
+def test_a_copied_directory_reads_the_same(made, tmp_path):
+    copy = write_folder(tmp_path / "copy", {f.name: f.read_bytes() for f in made.iterdir()})
+    assert summary(open_dataset(str(copy), OPTIONS)) == summary(open_dataset(str(made), OPTIONS))
+
+
+def test_a_missing_or_damaged_file_is_refused(made, tmp_path):
+    parts = {f.name: f.read_bytes() for f in made.iterdir()}
+    train = next(name for name in parts if "train" in name)
+    without = {name: data for name, data in parts.items() if name != train}
+    assert "no whole prepared directory" in refused(write_folder(tmp_path / "a", without))
+    cut = parts | {train: parts[train][:1000]}
+    assert "no whole prepared directory" in refused(write_folder(tmp_path / "b", cut))
+    swapped = parts | {train: parts[train.replace("train", "test")]}
+    assert "prepare it anew" in refused(write_folder(tmp_path / "c", swapped))
+
+
+def test_labels_are_mapped_by_name(made, tmp_path):
+    parts = {f.name: f.read_bytes() for f in made.iterdir()}
+    parts["label.labels.txt"] = "\n".join(LABELS[::-1]).encode()
+    copy = write_folder(tmp_path, parts)
+    with pytest.raises(UserError, match="fingerprints differ"):
+        open_dataset(str(copy), OPTIONS)
+
+
+def test_the_front_door(tmp_path):
+    write_folder(tmp_path / "a", seed_files(ROWS) | {"images/.DS_Store": b""})
+    result = run(f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'new' / 'b'}")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "seed folders" in result.stdout
+    assert "ignored: 1 .DS_Store" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("wrote ")
+    written = read_dataset(str(tmp_path / "new" / "b"), OPTIONS)
+    source = read_dataset(str(tmp_path / "a"), OPTIONS)
+    assert sources.fingerprint(written) == sources.fingerprint(source)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b"]
+
+
+def test_what_was_left_out_is_listed(tmp_path):
+    write_folder(tmp_path / "a", seed_files(ROWS) | {"images/train/sad/99.png": b"x"})
+    result = run(f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}", "--on_corrupt=skip")
+    assert result.returncode == 0, result.stderr
+    assert "left out: images/train/sad/99.png: not an image" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--source={0}/a"], "no --output=DIR given"),
+        (["--output={0}/b"], "Kaggle"),
+        (["--source={0}/nothing", "--output={0}/b"], "does not exist"),
+        (["--source={0}/a", "--output={0}/a"], "is not empty"),
+        (["--source={0}/a", "--output={0}/a/images/train/notes.txt"], "is a file"),
+        (["--source={0}/a", "--output={0}/a/images/train/notes.txt/b"], "cannot write"),
+        (["--source={0}/a", "--output={0}/b", "--on_corrupt=drop"], "on_corrupt"),
+    ],
+)
+def test_refusals_are_one_line_and_change_nothing(tmp_path, flags, reason):
+    write_folder(tmp_path / "a", seed_files(ROWS) | {"images/train/notes.txt": b"x"})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    result = run(*(flag.format(tmp_path) for flag in flags))
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert reason in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_an_empty_output_directory_is_taken(made, tmp_path):
+    output = prepare.check_output(str(tmp_path))
+    prepare.prepare(open_dataset(str(made), OPTIONS), output)
+    assert summary(open_dataset(str(output), OPTIONS)) == summary(open_dataset(str(made), OPTIONS))
+
+
+def test_a_full_disk_leaves_nothing(made, tmp_path, monkeypatch):
+    dataset = open_dataset(str(made), OPTIONS)
+    calls = iter([encode_png] * 20)  # train has 14 images, so test's are being written
+
+    def fail_later(pixels):
+        encode = next(calls, None)
+        if encode is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return encode(pixels)
+
+    monkeypatch.setattr(images, "encode_png", fail_later)
+    with pytest.raises(UserError, match="No space left on device"):
+        prepare.prepare(dataset, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_prepare_leaves_nothing_that_looks_finished(tmp_path):
+    rows = make_rows(42) * 40
+    write_folder(tmp_path / "a", seed_files(rows))
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
+    command = [sys.executable, "-m", "fer_jax.prepare", *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".b-unfinished-*/*/*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "b").exists()
+    assert run(*flags).returncode == 0
+    assert len(read_dataset(str(tmp_path / "b"), OPTIONS).roles["train"]) == len(rows) // 3

@@ -1,0 +1,178 @@
+"""A run that is killed, stopped or started twice ends as one that nobody touched, bit for bit."""
+
+import re
+import signal
+
+import numpy as np
+import pytest
+from support import (
+    EPOCH_ENDS,
+    arrays,
+    assert_identical,
+    call,
+    contents,
+    finish,
+    logged,
+    run,
+    small_config,
+    small_run,
+    start,
+    wait_until,
+)
+
+from fer_jax import build
+from fer_jax.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.timeout(1200)  # on a busy machine
+
+FOR_LONG = 300  # seconds within which a started run must have come to its first steps
+
+
+def final_state(workdir, data):
+    config = small_config(data)
+    with Checkpoints(workdir, "accuracy") as checkpoints:
+        assert checkpoints.latest == EPOCH_ENDS[-1]
+        return checkpoints.restore(checkpoints.latest, build.make_evaluator(config).template())
+
+
+def last_step(workdir):
+    return max((record["step"] for record in logged(workdir)), default=0)
+
+
+def unfinished_saves(workdir):
+    return [path.name for path in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")]
+
+
+def kill_at(process, workdir, step):
+    """SIGKILL once `step` is logged."""
+    wait_until(lambda: last_step(workdir) >= step, process, FOR_LONG)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process).status == -signal.SIGKILL
+
+
+def kill_during_a_save(process, workdir, after_step):
+    """SIGKILL while a checkpoint is half written; what a person would find is left behind."""
+    wait_until(lambda: last_step(workdir) > after_step, process, FOR_LONG)
+    wait_until(lambda: unfinished_saves(workdir), process, FOR_LONG)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process).status == -signal.SIGKILL
+    assert unfinished_saves(workdir), "the save was over before the kill: nothing was tested"
+
+
+def stop_with(number, process, workdir, after_step):
+    """A polite signal once a step after `after_step` is logged; what the command then said."""
+    wait_until(lambda: last_step(workdir) > after_step, process, FOR_LONG)
+    process.send_signal(number)
+    return finish(process)
+
+
+@pytest.fixture(scope="module")
+def battered_run(small_csv, tmp_path_factory):
+    """The workdir of a run killed twice and stopped twice; and what the stopped parts said."""
+    workdir = tmp_path_factory.mktemp("battered") / "run"
+    command = small_run(small_csv, workdir)
+    random_step = int(np.random.default_rng().integers(1, EPOCH_ENDS[0]))
+    print(f"killed at step {random_step}")
+    kill_at(start("main", command), workdir, random_step)
+    kill_during_a_save(start("main", command), workdir, EPOCH_ENDS[0])
+    said = {}
+    for number, after in ((signal.SIGTERM, 16), (signal.SIGINT, 20)):
+        said[number] = stop_with(number, start("main", command), workdir, after)
+        said[number, "step"] = last_step(workdir)
+    said["end"] = run("main", command)
+    return workdir, said
+
+
+def test_the_battered_run_ends_bit_identical(battered_run, finished_run, small_csv):
+    workdir, said = battered_run
+    assert said["end"].status == 0, said["end"].err
+    state = final_state(workdir, small_csv)
+    assert_identical(state, final_state(finished_run, small_csv))
+    assert any("ema" in name for name in arrays(state))
+    assert any("batch_stats" in name for name in arrays(state))
+
+
+def test_its_figures_are_those_of_the_untouched_run(battered_run, finished_run):
+    workdir, _ = battered_run
+    assert logged(workdir, "validation") == logged(finished_run, "validation")
+    files = [folder / "report" / "predictions.npz" for folder in (workdir, finished_run)]
+    one, other = (np.load(file) for file in files)
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_its_metrics_hold_every_step_once_and_in_order(battered_run, finished_run):
+    workdir, _ = battered_run
+    steps = [record["step"] for record in logged(workdir, "train")]
+    assert steps == list(range(1, EPOCH_ENDS[-1] + 1))
+    for mine, other in zip(logged(workdir, "train"), logged(finished_run, "train"), strict=True):
+        assert mine["loss"] == other["loss"]
+
+
+def test_nothing_half_written_is_left(battered_run):
+    workdir, _ = battered_run
+    assert not unfinished_saves(workdir)
+    assert not list(workdir.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_polite_signal_saves_and_says_how_to_continue(battered_run, small_csv, number, status):
+    workdir, said = battered_run
+    outcome = said[number]
+    assert outcome.status == status, outcome.err
+    assert "Traceback" not in outcome.err
+    assert "continue with: python -m fer_jax.main" in outcome.out
+    for flag in small_run(small_csv, workdir):
+        assert flag in outcome.out
+    following = said[signal.SIGINT if number == signal.SIGTERM else "end"]
+    stopped_at = said[number, "step"]
+    assert f"continuing after step {stopped_at} of {EPOCH_ENDS[-1]}" in following.out
+
+
+def test_a_finished_run_started_again_says_so_and_changes_nothing(finished_run, small_csv):
+    before = contents(finished_run)
+    outcome = call("main", small_run(small_csv, finished_run))
+    assert outcome.status == 0
+    assert f"already finished at step {EPOCH_ENDS[-1]}" in outcome.out
+    assert re.search(r"best validation accuracy [\d.]+%", outcome.out)
+    assert contents(finished_run) == before
+
+
+def test_what_does_not_change_the_result_may_change(finished_run, small_csv, tmp_path):
+    before = contents(finished_run)
+    moved = tmp_path / "elsewhere.csv"
+    moved.write_bytes(small_csv.read_bytes())
+    changes = {"log__every_steps": 7, "log__tensorboard": False, "data__cache_mib": 1}
+    outcome = call("main", small_run(moved, finished_run, **changes))
+    assert outcome.status == 0, outcome.err
+    assert "already finished" in outcome.out
+    assert contents(finished_run) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"optimizer__learning_rate": 0.5}, "optimizer.learning_rate: 0.003 -> 0.5"),
+        ({"train__epochs": 4}, "train.epochs: 3 -> 4"),
+        ({"augment__flip": False}, "augment.flip: True -> False"),
+    ],
+)
+def test_another_configuration_is_refused_with_the_difference(
+    finished_run, small_csv, change, difference
+):
+    before = contents(finished_run)
+    line = call("main", small_run(small_csv, finished_run, **change)).refusal()
+    assert difference in line
+    assert "--workdir" in line
+    assert contents(finished_run) == before
+
+
+def test_other_data_is_refused(finished_run, small_csv, tmp_path):
+    before = contents(finished_run)
+    lines = small_csv.read_text().splitlines(keepends=True)
+    number = next(i for i, line in enumerate(lines) if line.startswith("3,"))
+    lines[number] = "4" + lines[number][1:]
+    other = tmp_path / "fer2013.csv"
+    other.write_text("".join(lines))
+    assert "fingerprint.train" in call("main", small_run(other, finished_run)).refusal()
+    assert contents(finished_run) == before
