@@ -12,8 +12,14 @@ from fer_jax.config import load_config
 def get_config() -> ConfigDict:
     config = load_config(__file__, "b2_scratch.py")
     config.data.path = "synthetic"
+    config.data.image_size = 72
+    config.augment.rotation = 0.02  # the faces are drawn turned, shifted and sized at random
+    config.augment.zoom = 0.05
     config.model.variant = "tiny"
     config.model.drop_connect = 0.0
-    config.schedule.warmup_steps = 50
+    config.model.dropout = 0.1
     config.optimizer.learning_rate = 3e-3
+    config.schedule.warmup_steps = 50
+    config.train.epochs = 6
+    config.train.batch_size = 32
     return config

@@ -132,14 +132,13 @@ def check(config: ConfigDict) -> None:
     check_values(config)
     make_model(config)
     augmentation(config)
+    _read_options(config)
+    _optimizer(config, total_steps=1)
 
 
 def read_data(config: ConfigDict) -> Dataset:
     """The data set at `config.data.path`, in whatever layout it has."""
-    names = [field.name for field in dataclasses.fields(ReadOptions)]
-    return open_dataset(
-        config.data.path, ReadOptions(**{name: config.data[name] for name in names})
-    )
+    return open_dataset(config.data.path, _read_options(config))
 
 
 def make_model(config: ConfigDict) -> Classifier:
@@ -210,6 +209,11 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
             step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0
         ),
     )
+
+
+def _read_options(config: ConfigDict) -> ReadOptions:
+    names = [field.name for field in dataclasses.fields(ReadOptions)]
+    return ReadOptions(**{name: config.data[name] for name in names})
 
 
 def _keys(config: ConfigDict) -> tuple[jax.Array, jax.Array]:

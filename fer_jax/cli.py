@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from fer_jax import memory
 from fer_jax.errors import FerError, UserError
 
 
@@ -39,13 +40,14 @@ def config_file(flag: flags.FlagHolder) -> pathlib.Path:
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Run `main(argv)` under absl; bad flags and `UserError` print one line and exit 2."""
+    memory.restart_with_huge_pages()
     app.run(lambda argv: _exit(main, argv), flags_parser=_parse)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # a config file is the user's code: it may raise anything
         _fail(_flag_mistake(error))
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}: flags are written --name=value")
@@ -59,6 +61,8 @@ def _exit(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> N
         status = main(argv)
     except FerError as error:
         _fail(str(error), error.status)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
     sys.exit(status or 0)
 
 

@@ -26,16 +26,30 @@ RESULT_NEUTRAL = (
 )
 
 LIMITS = {  # smallest and largest legal value
+    "seed": (0, 2**32 - 1),
     "data.image_size": (1, 4096),
+    "data.max_pixels": (1, 10**9),
+    "data.cache_mib": (0, 10**7),
     "data.workers": (0, 1024),
+    "model.bn_epsilon": (0.0, 1.0),
     "model.bn_momentum": (0.0, 1.0),
+    "model.head_filters": (1, 10**5),
+    "model.hidden": (1, 10**5),
     "model.drop_connect": (0.0, 0.99),
     "model.dropout": (0.0, 0.99),
     "optimizer.learning_rate": (0.0, 1e3),
+    "optimizer.momentum": (0.0, 1.0),
+    "optimizer.b2": (0.0, 1.0),
+    "optimizer.epsilon": (0.0, 1.0),
+    "optimizer.weight_decay": (0.0, 1e3),
+    "optimizer.clip_norm": (0.0, 1e9),
     "schedule.warmup_steps": (0, 10**9),
+    "schedule.final_fraction": (0.0, 1.0),
     "loss.label_smoothing": (0.0, 1.0),
     "train.epochs": (1, 10**6),
+    "train.batch_size": (1, 10**6),
     "train.ema_decay": (0.0, 1.0),
+    "evaluation.batch_size": (1, 10**6),
     "evaluation.bootstrap_samples": (1, 10**7),
     "checkpoint.every_steps": (1, 10**9),
     "log.every_steps": (1, 10**9),
@@ -45,6 +59,7 @@ CHOICES = {
     "model.head_padding": ("VALID", "SAME"),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "loss.class_weights": ("none", "balanced", "max_ratio"),
+    "checkpoint.select_by": ("accuracy", "macro_f1", "balanced_accuracy", "loss"),
 }
 
 

@@ -58,7 +58,7 @@ def restore_best(
 ) -> tuple[build.Evaluator, Variables, int]:
     """The best checkpoint of the run in `folder`: its evaluator, variables and step."""
     evaluator = build.make_evaluator(config)
-    with Checkpoints(folder, config.checkpoint.select_by) as checkpoints:
+    with Checkpoints(folder, config.checkpoint.select_by, read_only=True) as checkpoints:
         if checkpoints.best is None:
             raise UserError(f"{folder} has no evaluated checkpoint yet: train at least one epoch")
         state = checkpoints.restore(checkpoints.best, evaluator.template())

@@ -27,13 +27,13 @@ def main(argv: Sequence[str]) -> int:
     run.say(mesh.devices_line())
     data = build.read_data(settings)
     run.say(data.describe())
+    train, _ = data.split("train"), data.split(run.SELECTED_ON)
     prints = {role: records.fingerprint for role, records in data.roles.items()}
     identity = config.identity(settings, prints)
     default = workdir.default_workdir(cli.config_file(CONFIG).stem, identity)
     folder = pathlib.Path(WORKDIR.value or default)
     workdir.check(folder, identity)
-    trainer = build.make_trainer(settings, data.split("train"))
-    data.split(run.SELECTED_ON)
+    trainer = build.make_trainer(settings, train)
     if DRY_RUN.value:
         run.say(trainer.describe())
         return 0

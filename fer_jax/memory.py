@@ -1,22 +1,27 @@
-"""Keeps a CPU run's freed memory in the process instead of handing it back to the kernel."""
+"""Huge pages for the C library's memory: on a CPU, page faults are a third of a training step."""
 
-import ctypes
+import os
 import sys
 
-# malloc.h of glibc
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+VARIABLE, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc to reuse large blocks; False where the C library is another.
+def restart_with_huge_pages() -> None:
+    """Replace this process by itself with huge pages asked for, where glibc reads the wish.
 
-    XLA's CPU backend allocates a step's gigabytes anew each time. By default glibc maps and unmaps
-    them, and the page faults take 40 % of a B2 step (2.2 s -> 1.2 s, 2 cores, batch 64, 96 pixels).
+    XLA's CPU backend allocates a step's gigabytes anew each time, and glibc decides at its start
+    how they are mapped. A set GLIBC_TUNABLES is left alone: the user's, or ours after the restart.
     """
+    if VARIABLE in os.environ or not _reads_tunables():
+        return
+    os.environ[VARIABLE] = HUGE_PAGES
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _reads_tunables() -> bool:
+    """Linux with glibc 2.35 or newer."""
     if not sys.platform.startswith("linux"):
         return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # musl has none
-        return False
-    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
+    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)

@@ -55,9 +55,9 @@ class Run:
             "evaluated": "averaged" if self.config.train.ema_decay > 0 else "raw",
         }
 
-    def checkpoints(self) -> Checkpoints:
+    def checkpoints(self, read_only: bool = False) -> Checkpoints:
         """The run's checkpoints, to be closed."""
-        return Checkpoints(self.folder, self.config.checkpoint.select_by)
+        return Checkpoints(self.folder, self.config.checkpoint.select_by, read_only)
 
 
 def execute(run: Run) -> int:
@@ -144,7 +144,7 @@ def results(report: Mapping[str, Any]) -> str:
 def _already_finished(run: Run) -> bool:
     if not (run.folder / "report" / REPORT_FILE).exists():
         return False
-    with run.checkpoints() as checkpoints:
+    with run.checkpoints(read_only=True) as checkpoints:
         if (checkpoints.latest or 0) < run.last_step:
             return False
         best = checkpoints.best or run.last_step

@@ -17,7 +17,10 @@ def fer2013() -> Path:
     return path
 
 
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # no restarts
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # bit for bit is promised there
+# Tests compile much and compute little: without the compiler's optimizations in half the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 
 
@@ -32,7 +35,7 @@ def shared_compilations(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def small_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """fer2013.csv of a few drawn faces in each role; to be read only."""
+    """fer2013.csv of a few images in each role; to be read only."""
     from support import write_small_csv
 
     return write_small_csv(tmp_path_factory.mktemp("small"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -75,7 +76,9 @@ def test_the_report_counts_every_image_once(finished_run, report):
 def test_what_was_said(finished_run):
     out = finished_run.with_suffix(".out").read_text()
     assert re.search(r"^train +13 +4 +12 +16 +14 +13 +11 +83$", out, re.MULTILINE)
-    assert re.search(r"best validation accuracy [\d.]+% at step \d+", out)
+    assert re.search(
+        r"best checkpoint: step \d+ of 32, restored: [\d.]+% accuracy on validation", out
+    )
     assert f"{finished_run}/report/report.md" in out
     assert "Traceback" not in finished_run.with_suffix(".err").read_text()
 
@@ -119,12 +122,22 @@ def test_evaluate_uses_the_runs_own_data_where_none_is_given(finished_run, small
     assert result["data_path"] == str(small_csv)
 
 
+def test_evaluate_leaves_alone_what_another_process_is_writing(finished_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    (workdir / "checkpoints" / "40.orbax-checkpoint-tmp-7").mkdir()
+    before = contents(workdir), sorted(workdir.rglob("*"))
+    outcome = call("evaluate", [f"--checkpoint={workdir}", f"--output={tmp_path / 'report'}"])
+    assert outcome.status == 0, outcome.err
+    assert (contents(workdir), sorted(workdir.rglob("*"))) == before
+
+
 def test_a_dry_run_says_what_would_be_and_writes_nothing(small_csv, tmp_path):
     outcome = call("main", [*small_run(small_csv, tmp_path / "run"), "--dry_run"])
     assert outcome.status == 0, outcome.err
     assert "509,795 trainable parameters, 4,368 BatchNorm statistics" in outcome.out
     assert re.search(r"^validation +5 +3 +5 +6 +5 +5 +6 +35$", outcome.out, re.MULTILINE)
     assert re.search(r"^\d+ x .+\(cpu\)", outcome.out)
-    assert re.search(r"about [\d,]+ MiB per device", outcome.out)
+    assert re.search(r"about [\d,]+ MiB of memory per device", outcome.out)
     assert not contents(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -152,7 +152,7 @@ def test_what_does_not_change_the_result_may_change(finished_run, small_csv, tmp
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"optimizer__learning_rate": 0.5}, "optimizer.learning_rate: 0.003 -> 0.5"),
+        ({"optimizer__learning_rate": 0.5}, "optimizer.learning_rate: 0.0003 -> 0.5"),
         ({"train__epochs": 4}, "train.epochs: 3 -> 4"),
         ({"augment__flip": False}, "augment.flip: True -> False"),
     ],

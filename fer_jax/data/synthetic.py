@@ -54,12 +54,12 @@ PERSON = {
 }
 # Where the camera stands and what it sees; drawn for each picture:
 VIEW = {
-    "right": (-0.22, 0.22),
-    "down": (-0.20, 0.20),
-    "roll": (-0.35, 0.35),  # radians
-    "yaw": (-0.38, 0.38),  # radians
+    "right": (-0.12, 0.12),
+    "down": (-0.12, 0.12),
+    "roll": (-0.22, 0.22),  # radians
+    "yaw": (-0.28, 0.28),  # radians
     "nod": (-0.08, 0.08),
-    "height": (0.76, 1.06),  # of the face against the picture
+    "height": (0.86, 1.08),  # of the face against the picture
     "stretch": (0.92, 1.08),
     "background": (0.0, 255.0),
     "light_angle": (0.0, 2 * math.pi),

@@ -18,7 +18,8 @@ LATEST_KEPT = 2
 class Checkpoints:
     """The folder `checkpoints` of a workdir: whole states, each with JSON that describes it."""
 
-    def __init__(self, workdir: pathlib.Path, select_by: str):
+    def __init__(self, workdir: pathlib.Path, select_by: str, read_only: bool = False):
+        """With `read_only` nothing is made or tidied: another process may be training there."""
         if select_by not in HIGHER_IS_BETTER:
             known = ", ".join(HIGHER_IS_BETTER)
             raise UserError(f"checkpoint.select_by={select_by!r} is not one of {known}")
@@ -37,10 +38,13 @@ class Checkpoints:
             best_fn=score,
             best_mode="max",
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=True,
+            read_only=read_only,
         )
         self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
+        if read_only and not self.directory.is_dir():
+            raise UserError(f"{workdir} has no checkpoints yet: train at least one epoch")
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=("state", "about")
         )

@@ -75,8 +75,9 @@ class LateMetrics:
     def _fetch(self) -> None:
         step, metrics = self._flying.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
-            raise NonFiniteLoss(f"loss is {values['loss']} at step {step}; {self._good()}")
+        for name, value in values.items():  # a finite loss may have a gradient that is not
+            if not math.isfinite(value):
+                raise NonFiniteLoss(f"{name} is {value} at step {step}; {self._good()}")
         self._fetched.append(values)
         if step % self._every == 0:
             means = {k: sum(v[k] for v in self._fetched) / len(self._fetched) for k in values}

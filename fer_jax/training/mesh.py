@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fer_jax import memory
 from fer_jax.errors import UserError
 
 AXIS = "data"
@@ -54,8 +53,6 @@ def start(coordinator: str, processes: int, process: int) -> None:
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be from 0 to --processes - 1")
         jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
-    if jax.default_backend() == "cpu":
-        memory.keep_freed_memory()
 
 
 def devices_line() -> str:

@@ -1,0 +1,84 @@
+"""The first training step of a fixed run, in numbers kept in a file: a change is seen."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from support import arrays, small_config
+
+from fer_jax import build
+
+FILE = Path(__file__).parent / "golden" / "first_step.json"
+UPDATE = "UPDATE_GOLDEN=1 python -m pytest tests/test_golden.py"
+TOLERANCES = {  # relative; between versions of JAX and kinds of CPU, sums are rounded differently
+    "gradient_norm": 1e-3,
+    "loss": 1e-4,
+}
+OTHERWISE = 1e-5
+ADVICE = f"""
+The first training step is no longer what it was: {{differences}}.
+If nothing was meant to change it, this is a bug: data order, augmentation, initial parameters,
+model, loss, optimizer and statistics all show here; the first name that differs tells which.
+If a change was meant, then checkpoints of older versions do not continue as they would have:
+say so in the commit message, write the new numbers with
+    {UPDATE}
+and commit {FILE.name} with the change.
+"""
+
+
+def sums(tree) -> float:
+    """The sum of all magnitudes: moves with every leaf, whatever the signs."""
+    return float(sum(np.abs(leaf.astype(np.float64)).sum() for leaf in arrays(tree).values()))
+
+
+def first_step(data) -> dict[str, float]:
+    """In the order in which one thing leads to the next."""
+    config = small_config(data)
+    records = build.read_data(config).roles["train"]
+    trainer = build.make_trainer(config, records)
+    batch, state = next(trainer.batches(0)), trainer.init()
+    labels = np.asarray(batch["label"]).astype(float)
+    numbers = {
+        "images": float(np.asarray(batch["image"]).astype(np.float64).sum()),
+        "labels": float(labels @ np.arange(1, len(labels) + 1)),
+        "parameters": float(sum(leaf.size for leaf in jax.tree.leaves(state.params))),
+        "initial_parameters": sums(state.params),
+    }
+    state, metrics = trainer.train_step(state, batch)
+    numbers |= {name: float(metrics[name]) for name in ("loss", "accuracy", "gradient_norm")}
+    numbers |= {
+        "updated_parameters": sums(state.params),
+        "updated_statistics": sums(state.batch_stats),
+        "averages": sums(state.ema),
+    }
+    return numbers
+
+
+def test_the_first_step_is_what_it_was(small_csv):
+    numbers = first_step(small_csv)
+    if os.environ.get("UPDATE_GOLDEN"):
+        FILE.write_text(json.dumps(numbers, indent=2) + "\n")
+        pytest.skip(f"wrote {FILE}")
+    differences = compare(json.loads(FILE.read_text()), numbers)
+    assert not differences, ADVICE.format(differences="; ".join(differences))
+
+
+def compare(golden, numbers) -> list[str]:
+    """`loss: 2.3 -> 2.4` for each number beyond its tolerance, first cause first."""
+    assert list(golden) == list(numbers)
+    return [
+        f"{name}: {golden[name]} -> {value}"
+        for name, value in numbers.items()
+        if value != pytest.approx(golden[name], rel=TOLERANCES.get(name, OTHERWISE))
+    ]
+
+
+@pytest.mark.parametrize("name", json.loads(FILE.read_text()) if FILE.exists() else [])
+def test_a_change_of_any_number_is_seen(name):
+    golden = json.loads(FILE.read_text())
+    assert not compare(golden, golden)
+    (line,) = compare(golden, golden | {name: golden[name] * 1.01 + 0.01})
+    assert line.startswith(f"{name}: ")
