@@ -73,9 +73,8 @@ def execute(run: Run) -> int:
         start = checkpoints.latest or 0
         if start == 0 and is_first():
             _describe_data(run)
-        state = run.trainer.init()
-        if start:
-            state = checkpoints.restore(start, run.trainer.template())
+        template = run.trainer.template()
+        state = checkpoints.restore(start, template) if start else run.trainer.init()
         with loop.Stop() as stop, _open_log(run, start) as log:
             log.message(f"continuing after step {start}" if start else "compiling the first step")
             loop.train(

@@ -87,7 +87,7 @@ def test_eight_devices_give_one_devices_step(tmp_path, monkeypatch):
     child = subprocess.run(
         [sys.executable, __file__, str(file)],
         cwd=ROOT,
-        env=os.environ | compile_cache(),
+        env=os.environ | compile_cache() | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=600,
@@ -155,7 +155,7 @@ def test_two_processes_compute_on_one_processs_batches(two_processes, finished_r
     workdir, resumed_from, _ = two_processes
     pairs = zip(logged(workdir, "train"), logged(finished_run, "train"), strict=True)
     again = [(mine, one) for mine, one in pairs if one["step"] > resumed_from]
-    assert len(again) >= 4
+    assert len(again) >= 3
     for name in ("loss", "accuracy", "gradient_norm"):
         np.testing.assert_allclose(again[0][0][name], again[0][1][name], rtol=1e-5)
         for mine, one in again:

@@ -76,7 +76,7 @@ def battered_run(small_csv, tmp_path_factory):
     kill_at(start("main", command), workdir, random_step)
     kill_during_a_save(start("main", command), workdir, EPOCH_ENDS[0])
     said = {}
-    for number, after in ((signal.SIGTERM, 16), (signal.SIGINT, 20)):
+    for number, after in ((signal.SIGTERM, 12), (signal.SIGINT, 15)):
         said[number] = stop_with(number, start("main", command), workdir, after)
         said[number, "step"] = last_step(workdir)
     said["end"] = run("main", command)
@@ -126,7 +126,7 @@ def test_a_polite_signal_saves_and_says_how_to_continue(battered_run, small_csv,
         assert flag in outcome.out
     following = said[signal.SIGINT if number == signal.SIGTERM else "end"]
     stopped_at = said[number, "step"]
-    assert f"continuing after step {stopped_at} of {EPOCH_ENDS[-1]}" in following.out
+    assert f"continuing after step {stopped_at}\n" in following.out
 
 
 def test_a_finished_run_started_again_says_so_and_changes_nothing(finished_run, small_csv):
@@ -153,7 +153,7 @@ def test_what_does_not_change_the_result_may_change(finished_run, small_csv, tmp
     ("change", "difference"),
     [
         ({"optimizer__learning_rate": 0.5}, "optimizer.learning_rate: 0.0003 -> 0.5"),
-        ({"train__epochs": 4}, "train.epochs: 3 -> 4"),
+        ({"train__epochs": 4}, "train.epochs: 2 -> 4"),
         ({"augment__flip": False}, "augment.flip: True -> False"),
     ],
 )
