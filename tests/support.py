@@ -31,6 +31,7 @@ COUNTS = {  # images per class; the last batches of training and evaluation are 
     "validation": (5, 3, 5, 6, 5, 5, 6),
     "test": (2, 2, 2, 2, 2, 2, 2),
 }
+WARNINGS = ("-W", "error", "-W", "ignore:the load_module:DeprecationWarning")  # ml_collections'
 CONFIG = ROOT / "configs" / "b2.py"
 SMALL = {  # a run of 21 steps that has every kind of state: averages, dropout, class weights
     "data.image_size": 32,
@@ -165,7 +166,7 @@ def _argv(argv: list[str]) -> Iterator[None]:
 def start(door: str, arguments: Sequence[object], **environment: str) -> subprocess.Popen:
     """`python -m fer_jax.DOOR ARGUMENTS` as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"fer_jax.{door}", *map(str, arguments)],
+        [sys.executable, *WARNINGS, "-m", f"fer_jax.{door}", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | compile_cache() | environment,
         stdout=subprocess.PIPE,

@@ -43,6 +43,14 @@ def unfinished_saves(workdir):
     return [path.name for path in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")]
 
 
+def begin(command, workdir):
+    """The command as a process that has come to its first step: its log is open."""
+    parts = set((workdir / "tensorboard").glob("*"))
+    process = start("main", command)
+    wait_until(lambda: set((workdir / "tensorboard").glob("*")) - parts, process, FOR_LONG)
+    return process
+
+
 def kill_at(process, workdir, step):
     """SIGKILL once `step` is logged."""
     wait_until(lambda: last_step(workdir) >= step, process, FOR_LONG)
@@ -59,9 +67,10 @@ def kill_during_a_save(process, workdir, after_step):
     assert unfinished_saves(workdir), "the save was over before the kill: nothing was tested"
 
 
-def stop_with(number, process, workdir, after_step):
-    """A polite signal once a step after `after_step` is logged; what the command then said."""
-    wait_until(lambda: last_step(workdir) > after_step, process, FOR_LONG)
+def stop_with(number, process, workdir):
+    """A polite signal once a step more is logged; what the command then said."""
+    before = last_step(workdir)
+    wait_until(lambda: last_step(workdir) > before, process, FOR_LONG)
     process.send_signal(number)
     return finish(process)
 
@@ -73,11 +82,11 @@ def battered_run(small_csv, tmp_path_factory):
     command = small_run(small_csv, workdir)
     random_step = int(np.random.default_rng().integers(1, EPOCH_ENDS[0]))
     print(f"killed at step {random_step}")
-    kill_at(start("main", command), workdir, random_step)
-    kill_during_a_save(start("main", command), workdir, EPOCH_ENDS[0])
+    kill_at(begin(command, workdir), workdir, random_step)
+    kill_during_a_save(begin(command, workdir), workdir, after_step=7)
     said = {}
-    for number, after in ((signal.SIGTERM, 12), (signal.SIGINT, 15)):
-        said[number] = stop_with(number, start("main", command), workdir, after)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        said[number] = stop_with(number, begin(command, workdir), workdir)
         said[number, "step"] = last_step(workdir)
     said["end"] = run("main", command)
     return workdir, said
