@@ -10,6 +10,7 @@ from support import call, contents, run, small_run
 
 from fer_jax import build
 from fer_jax.labels import LABELS
+from fer_jax.training import loop
 
 
 @pytest.fixture
@@ -121,6 +122,21 @@ def test_a_truncated_image(place, refused):
     line = refused("main", *flags_of(place))
     for words in (f"train/sad/{image.name}", "truncated PNG", "1 image", "data.on_corrupt=skip"):
         assert words in line
+
+
+def test_what_is_skipped_on_request_is_listed_in_the_workdir(place, monkeypatch):
+    image = sorted((place / "faces" / "train" / "sad").iterdir())[0]
+    image.write_bytes(image.read_bytes()[:-30])
+
+    def no_training(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", no_training)
+    outcome = call("main", flags_of(place, data__on_corrupt="skip"))
+    assert outcome.status == 130
+    assert f"left out: 1 image (train/sad/{image.name}: truncated PNG)" in outcome.out
+    (line,) = (place / "run" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"name": f"train/sad/{image.name}", "reason": "truncated PNG"}
 
 
 def test_a_row_with_a_pixel_too_few(place, refused, small_csv):
