@@ -57,7 +57,7 @@ LIMITS = {  # smallest and largest legal value
 CHOICES = {
     "model.padding": ("same", "symmetric"),
     "model.head_padding": ("VALID", "SAME"),
-    "model.dtype": ("float32", "bfloat16", "float64"),
+    "model.dtype": ("float32", "bfloat16"),
     "loss.class_weights": ("none", "balanced", "max_ratio"),
     "checkpoint.select_by": ("accuracy", "macro_f1", "balanced_accuracy", "loss"),
 }
