@@ -1,7 +1,7 @@
 """EfficientNet-B2 on FER2013 from random initialisation: `b2.py` changed so that it may learn.
 
 python -m fer_jax.main --config=configs/b2_scratch.py --config.data.path=PATH
-Goal: 55 % validation accuracy in 8 epochs. Not shown yet: the README says how far it was run.
+Expected: not shown yet; the goal is 55 % in 8 epochs, the README says how far it was run.
 """
 
 from ml_collections import ConfigDict
