@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def fer2013() -> Path:
-    """The real FER2013 data: where FER2013 points, or data/fer2013 in a folder beside the project."""
+    """The real FER2013 data: where FER2013 points, or a data/fer2013 beside the project."""
     beside = sorted(ROOT.parent.glob("*/data/fer2013"))
     named = os.environ.get("FER2013")
     path = Path(named) if named else next(iter(beside), None)
