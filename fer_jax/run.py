@@ -18,12 +18,11 @@ from fer_jax.errors import UserError
 from fer_jax.evaluation import metrics, plots
 from fer_jax.evaluation.report import REPORT_FILE, write_report
 from fer_jax.training import loop
-from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.training.checkpoints import HIGHER_IS_BETTER, Checkpoints
 from fer_jax.training.logs import RunLog, read_metrics
 from fer_jax.training.state import Variables
 
 SELECTED_ON = "validation"
-SCORES = ("accuracy", "loss", "macro_f1", "balanced_accuracy")
 SHEET_IMAGES = 64
 
 
@@ -175,7 +174,7 @@ def _validator(run: Run, log: RunLog) -> Callable[[Variables, int], loop.Metrics
     def validate(variables: Variables, step: int) -> loop.Metrics:
         answers = run.trainer.evaluator.predict(variables, records, progress=False)
         summary = metrics.summary(answers, bootstrap_samples=1)
-        scores = {name: float(summary[name]) for name in SCORES}
+        scores = {name: float(summary[name]) for name in HIGHER_IS_BETTER}
         log.validation(step, scores)
         for warning in summary["warnings"]:
             log.message(f"warning: {warning}")

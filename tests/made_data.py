@@ -1,12 +1,15 @@
 """Small made data sets in every layout that the project reads."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fer_jax.data.images import encode_png
-from fer_jax.data.sources import ReadOptions
+from fer_jax.data.sources import Dataset, ReadOptions, open_dataset
+from fer_jax.errors import UserError
 from fer_jax.labels import FER2013_CSV_ORDER, LABELS
 
 OPTIONS = ReadOptions(
@@ -17,6 +20,7 @@ OPTIONS = ReadOptions(
     max_pixels=10_000,
     cache_mib=64,
 )
+SKIP = replace(OPTIONS, on_corrupt="skip")
 USAGES = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
 
 Row = tuple[str, str, np.ndarray]
@@ -76,3 +80,30 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
         for name in reversed(files):
             archive.writestr(name, files[name])
     return path
+
+
+def opened(path: Path | str, options: ReadOptions = OPTIONS) -> Dataset:
+    """The data set at `path`."""
+    return open_dataset(str(path), options)
+
+
+def refused(path: Path | str, options: ReadOptions = OPTIONS) -> str:
+    """The one line with which `path` is refused."""
+    with pytest.raises(UserError) as caught:
+        opened(path, options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def summary(dataset: Dataset) -> dict:
+    """All that training sees of a data set."""
+    return {
+        role: (
+            r.fingerprint,
+            r.keys,
+            r.rows.tolist(),
+            r.labels.tolist(),
+            [x["image"].tobytes() for x in r],
+        )
+        for role, r in dataset.roles.items()
+    }

@@ -49,6 +49,14 @@ SMALL = {  # a run of 21 steps that has every kind of state: averages, dropout, 
     "checkpoint.every_steps": 6,
     "log.every_steps": 1,
 }
+REPORT_FILES = (
+    "report.json",
+    "report.md",
+    "predictions.npz",
+    "confusion_matrix.png",
+    "reliability.png",
+    "mistakes.png",
+)
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
 
 

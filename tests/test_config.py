@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_jax import build, config, run
+from fer_jax import build, config
 from fer_jax.errors import UserError
 from fer_jax.training.checkpoints import HIGHER_IS_BETTER
 
@@ -211,7 +211,6 @@ def test_words_that_are_no_choice_are_refused(key):
 
 def test_a_checkpoint_can_be_chosen_by_every_score_that_is_measured():
     assert set(config.CHOICES["checkpoint.select_by"]) == set(HIGHER_IS_BETTER)
-    assert set(run.SCORES) == set(HIGHER_IS_BETTER)
 
 
 def test_every_combination_of_rule_and_schedule_is_built():

@@ -7,19 +7,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from support import EPOCH_ENDS, SMALL, call, contents, logged, small_run
+from support import EPOCH_ENDS, REPORT_FILES, SMALL, call, contents, logged, small_run
 
 from fer_jax.labels import LABELS
 
 PICTURES = ("learning_curves.png", "class_distribution.png", "augmented.png")
-REPORT = (
-    "report.json",
-    "report.md",
-    "predictions.npz",
-    "confusion_matrix.png",
-    "reliability.png",
-    "mistakes.png",
-)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +27,7 @@ def best(finished_run):
 def test_the_workdir_holds_what_was_promised(finished_run):
     assert (finished_run / "run.json").exists()
     assert any((finished_run / "tensorboard").iterdir())
-    for name in [*PICTURES, *(f"report/{name}" for name in REPORT)]:
+    for name in [*PICTURES, *(f"report/{name}" for name in REPORT_FILES)]:
         assert (finished_run / name).stat().st_size > 0, name
     for name in PICTURES:
         with Image.open(finished_run / name) as picture:
@@ -95,7 +87,7 @@ def test_evaluate_gives_the_same_figures(finished_run, small_csv, report, tmp_pa
     outcome = call("evaluate", flags)
     assert outcome.status == 0, outcome.err
     again = json.loads((output / "report.json").read_text())
-    assert {path.name for path in output.iterdir()} == set(REPORT)
+    assert {path.name for path in output.iterdir()} == set(REPORT_FILES)
     for name in ("accuracy", "loss", "macro_f1", "confusion_matrix", "checkpoint_step", "n"):
         assert again[name] == report[name]
     assert again["data_fingerprint"] == report["data_fingerprint"]

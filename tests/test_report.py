@@ -6,20 +6,14 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from support import REPORT_FILES
 
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots, report
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.labels import LABELS
 
-FILES = {
-    "report.json",
-    "report.md",
-    "predictions.npz",
-    "confusion_matrix.png",
-    "reliability.png",
-    "mistakes.png",
-}
+FILES = set(REPORT_FILES)
 
 
 def context(**changes):

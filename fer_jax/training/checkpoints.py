@@ -20,9 +20,6 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, select_by: str, read_only: bool = False):
         """With `read_only` nothing is made or tidied: another process may be training there."""
-        if select_by not in HIGHER_IS_BETTER:
-            known = ", ".join(HIGHER_IS_BETTER)
-            raise UserError(f"checkpoint.select_by={select_by!r} is not one of {known}")
         sign = 1 if HIGHER_IS_BETTER[select_by] else -1
 
         def score(metrics: Mapping[str, float]) -> float:
@@ -84,11 +81,6 @@ class Checkpoints:
         """The state of `step`, onto the shapes and shardings of `template`."""
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         return self._manager.restore(step, args=items)["state"]
-
-    def about(self, step: int) -> dict[str, Any]:
-        """What was written beside the state of `step`."""
-        items = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=items)["about"]
 
     def metrics(self, step: int) -> dict[str, float]:
         """The validation metrics of `step`; empty where it was not evaluated."""

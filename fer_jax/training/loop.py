@@ -41,10 +41,10 @@ class Stop:
 
     def requested(self, step: int) -> bool:
         """Whether to stop after `step`: the same answer in every process."""
-        if jax.process_count() == 1 or step % AGREE_EVERY:
-            return self.signal is not None and jax.process_count() == 1
-        asked = multihost_utils.process_allgather(self.signal or 0).max()
-        self.signal = int(asked) or None
+        if jax.process_count() > 1:
+            if step % AGREE_EVERY:
+                return False
+            self.signal = int(multihost_utils.process_allgather(self.signal or 0).max()) or None
         return self.signal is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:

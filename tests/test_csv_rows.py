@@ -1,0 +1,114 @@
+"""fer2013.csv and its variants: rows come back, and a bad one is named."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as nps
+from made_data import (
+    SKIP,
+    csv_text,
+    make_rows,
+    opened,
+    refused,
+    summary,
+    write_folder,
+)
+
+from fer_jax.data import csv_rows
+from fer_jax.labels import FER2013_CSV_ORDER, LABELS
+
+ROWS = make_rows()
+COLUMNS = csv_rows.Columns(0, 1, 2)
+BLACK = " ".join(["0"] * 2304)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (f"0,{BLACK[:-2]},Training", "2,303 pixels instead of 2,304"),
+        (f"0,{BLACK} 0,Training", "2,305 pixels"),
+        (f"0,{BLACK[:-1]}256,Training", "pixel 2303 is '256', not 0..255"),
+        (f"0,-1{BLACK[1:]},Training", "pixel 0 is '-1'"),
+        (f"0,1.5{BLACK[1:]},Training", "pixel 0 is '1.5'"),
+        (f"0,{BLACK},Validation", "Usage 'Validation' is none of"),
+        (f"7,{BLACK},Training", "emotion 7 is outside 0..6"),
+        (f"-1,{BLACK},Training", "emotion '-1' is neither"),
+        (f",{BLACK},Training", "emotion '' is neither"),
+        ("0,1 2 3", "2 columns instead of 3"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, line, reason):
+    lines = csv_text(ROWS).splitlines()
+    lines.insert(6, line)
+    path = write_folder(tmp_path, {"fer2013.csv": "\n".join(lines).encode()}) / "fer2013.csv"
+    message = refused(path)
+    assert "cannot read 1 image (row 5: " in message
+    assert reason in message
+    skipped = opened(path, SKIP)
+    assert skipped.unreadable[0][0] == "row 5"
+    assert sum(len(records) for records in skipped.roles.values()) == len(ROWS)
+    assert 5 not in skipped.roles["train"].rows
+    assert skipped.roles["train"].rows[5] == 6
+
+
+@given(nps.arrays(np.uint8, 2304), st.sampled_from([" ", "  "]))
+@settings(max_examples=30, deadline=None)
+def test_any_pixels_come_back(values, gap):
+    line = f"6,{gap.join(map(str, values))},PrivateTest"
+    role, label, pixels = csv_rows.parse_row(line, COLUMNS, FER2013_CSV_ORDER)
+    assert (role, LABELS[label]) == ("test", "neutral")
+    np.testing.assert_array_equal(np.frombuffer(pixels, np.uint8), values)
+
+
+@given(st.text("0123456789 -.,\"'\x00e", max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_any_line_gives_a_row_or_a_reason(text):
+    line = f"0,{BLACK[: -2 * 10]}{text},Training"
+    entries, pixels = csv_rows._read_rows([line], COLUMNS, FER2013_CSV_ORDER)
+    try:
+        image = pixels(entries[0].ref)
+    except ValueError as error:
+        assert str(error)  # noqa: PT017
+    else:
+        assert image.shape == (48, 48, 1)
+
+
+def test_csv_oddities(tmp_path):
+    """A byte-order mark, Windows line ends, blank lines, quotes, class names for numbers."""
+    lines = csv_text(ROWS).splitlines()
+    number, pixels, usage = lines[1].split(",")
+    lines[1] = f'"{FER2013_CSV_ORDER[int(number)]}", "{pixels}" ,"{usage.upper()}"'
+    lines[1] = lines[1].replace(', "', ',"').replace('" ,', '",')
+    text = "\ufeff" + "\r\n".join([*lines, "", "  ", ""])
+    odd = write_folder(tmp_path / "a", {"x.csv": text.encode()})
+    plain = write_folder(tmp_path / "b", {"x.csv": csv_text(ROWS).encode()})
+    assert summary(opened(odd)) == summary(opened(plain))
+
+
+def test_a_csv_without_usage_is_training(tmp_path):
+    rows = make_rows(70, ("train",))
+    text = "\n".join(line.removesuffix(",Training").removesuffix(",Usage")
+                     for line in csv_text(rows).splitlines())  # fmt: skip
+    dataset = opened(write_folder(tmp_path, {"train.csv": text.encode()}))
+    assert list(dataset.roles) == ["train", "validation"]
+
+
+def test_a_csv_without_labels(tmp_path):
+    (tmp_path / "test.csv").write_text("pixels\n0 0 0\n")
+    assert "must name columns emotion, pixels" in refused(tmp_path / "test.csv")
+    assert "no known layout" in refused(tmp_path)
+
+
+def test_a_csv_of_no_rows(tmp_path):
+    (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n")
+    assert "has a header and no rows" in refused(tmp_path)
+
+
+def test_an_endless_line_is_one_bad_row(tmp_path):
+    lines = csv_text(ROWS).splitlines()
+    lines.insert(3, "0," + "1 " * 10**6 + ",Training")
+    (tmp_path / "fer2013.csv").write_text("\n".join(lines))
+    dataset = opened(tmp_path, SKIP)
+    assert [name for name, _ in dataset.unreadable] == ["row 2"]
+    assert dataset.roles["train"].rows[2] == 3
