@@ -1,15 +1,17 @@
 # Two commands: `make run` and `make test`. Each creates .venv with pinned versions first.
+# `make parity` compares with Keras, timm and torchvision, in a venv of its own.
 PYTHON ?= python3
 ACCELERATOR ?=
 DATA ?=
 FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-parity
 EXTRAS := $(if $(ACCELERATOR),dev$(comma)$(ACCELERATOR),dev)
 comma := ,
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run test lint clean
+.PHONY: run test lint parity clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
@@ -26,6 +28,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+parity: $(PEERS)/.installed
+	$(PEERS)/bin/python -m experiments.parity $(FLAGS)
+
+$(PEERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[parity]'
+	@touch $@
+
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 2; }
@@ -34,4 +44,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

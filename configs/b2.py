@@ -45,6 +45,11 @@ def get_config() -> ConfigDict:
     config.model.dropout = 0.3
     config.model.dtype = "float32"  # or "bfloat16"; parameters and statistics stay float32
 
+    config.init = ConfigDict()
+    config.init.weights = ""  # a model file whose backbone to start from; fer_jax.convert makes it
+    config.init.frozen_epochs = 0  # so long only the head learns
+    config.init.layer_decay = 1.0  # learning rate per layer from the head down, 1 for all the same
+
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # or "adamw", "sgd"
     config.optimizer.learning_rate = 1e-3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from fer_jax import labels
 from fer_jax.config import check as check_values
+from fer_jax.config import complete
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.pipeline import Shard, eval_batches, train_batches
 from fer_jax.data.sources import Dataset, ReadOptions, Records, open_dataset
@@ -22,12 +24,13 @@ from fer_jax.evaluation.predictions import Predictions
 from fer_jax.models.classifier import Classifier, FerHead, smallest_image_size
 from fer_jax.models.efficientnet import VARIANTS, EfficientNet, Style
 from fer_jax.training import mesh as meshes
+from fer_jax.training import warm_start
 from fer_jax.training.checkpoints import abstract
 from fer_jax.training.loop import epoch_ends
 from fer_jax.training.losses import class_weights
 from fer_jax.training.optimizers import learning_rate_schedule, make_optimizer
 from fer_jax.training.state import TrainState, Variables, init_state
-from fer_jax.training.step import eval_step, train_step
+from fer_jax.training.step import eval_step, frozen_step, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +60,9 @@ class Evaluator:
 
     def template(self) -> TrainState:
         """Shapes, dtypes and shardings of a training state of this model: no data is needed."""
-        optimizer, _ = _optimizer(self.config, total_steps=1)
+        optimizer, _ = _optimizer(complete(self.config), total_steps=1)
         init = _initializer(self.config, self.model, optimizer)
-        return abstract(jax.eval_shape(init), meshes.replicated(self.mesh))
+        return abstract(jax.eval_shape(init, None), meshes.replicated(self.mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +75,25 @@ class Trainer:
     optimizer: optax.GradientTransformation
     schedule: Callable[[Any], Any]
     epoch_ends: tuple[int, ...]
-    init: Callable[[], TrainState]
+    warm_start: warm_start.WarmStart | None
+    born: Callable[[Variables | None], TrainState]
+    frozen_steps: int  # the first ones, which move the head alone
+    frozen_step: jax.stages.Wrapped
     train_step: jax.stages.Wrapped
+
+    def init(self) -> TrainState:
+        """The state before the first step; UserError where the file it starts from is gone."""
+        if self.warm_start is not None:
+            return self.born(meshes.on_every_device(self.warm_start.backbone, self.evaluator.mesh))
+        if self.config.init.weights:
+            raise UserError(
+                f"no file init.weights={self.config.init.weights}, nor a checkpoint yet"
+            )
+        return self.born(None)
+
+    def step_from(self, step: int) -> jax.stages.Wrapped:
+        """The step that follows after `step` steps: state and batch to state and metrics."""
+        return self.frozen_step if step < self.frozen_steps else self.train_step
 
     def batches(self, start_step: int) -> Iterator[Any]:
         """Global training batches on the devices, from the one after `start_step` on."""
@@ -94,6 +114,13 @@ class Trainer:
         """Shapes, dtypes and shardings of the state, without its arrays."""
         return self.evaluator.template()
 
+    def beginning(self) -> str:
+        """What training starts from and for how long it is frozen; empty from scratch."""
+        if self.warm_start is None:
+            return ""
+        frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
+        return self.warm_start.text + frozen
+
     def describe(self) -> str:
         """Parameters, steps, and the step's memory as XLA plans it; compiles the step."""
         state = self.template()
@@ -110,8 +137,9 @@ class Trainer:
             sum(leaf.size for leaf in jax.tree.leaves(tree))
             for tree in (state.params, state.batch_stats)
         )
+        start = f"{self.beginning()}\n" if self.beginning() else ""
         return (
-            f"{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics\n"
+            f"{start}{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics\n"
             f"{self.epoch_ends[-1]:,} steps of {batch} images at {size} x {size} pixels\n"
             f"about {mebibytes:,.0f} MiB of memory per device for one training step"
         )
@@ -134,6 +162,11 @@ def check(config: ConfigDict) -> None:
     augmentation(config)
     _read_options(config)
     _optimizer(config, total_steps=1)
+    if config.init.frozen_epochs > config.train.epochs:
+        raise UserError(
+            f"init.frozen_epochs={config.init.frozen_epochs} must be at most "
+            f"train.epochs={config.train.epochs}"
+        )
 
 
 def read_data(config: ConfigDict) -> Dataset:
@@ -166,10 +199,10 @@ def make_model(config: ConfigDict) -> Classifier:
     return Classifier(backbone, head, tuple(settings.input_mean), tuple(settings.input_std))
 
 
-def make_evaluator(config: ConfigDict) -> Evaluator:
-    """Model and jitted inference; every process gets all outputs of the global batch."""
+def make_evaluator(config: ConfigDict, model: Classifier) -> Evaluator:
+    """Jitted inference of `model`; every process gets all outputs of the global batch."""
     meshes.check_batch_size("evaluation.batch_size", config.evaluation.batch_size)
-    model, mesh = make_model(config), meshes.data_mesh()
+    mesh = meshes.data_mesh()
     whole, parts = meshes.replicated(mesh), meshes.split(mesh)
     step = jax.jit(
         functools.partial(eval_step, model=model),
@@ -181,22 +214,26 @@ def make_evaluator(config: ConfigDict) -> Evaluator:
 
 def make_trainer(config: ConfigDict, records: Records) -> Trainer:
     """Optimizer, schedule, class weights and the jitted step for the training split `records`."""
-    evaluator, size = make_evaluator(config), config.train.batch_size
+    evaluator, size = make_evaluator(config, make_model(config)), config.train.batch_size
     meshes.check_batch_size("train.batch_size", size)
     ends = epoch_ends(len(records), size, config.train.epochs)
     optimizer, schedule = _optimizer(config, ends[-1])
     _, step_key = _keys(config)
     whole, parts = meshes.replicated(evaluator.mesh), meshes.split(evaluator.mesh)
-    init = _initializer(config, evaluator.model, optimizer)
-    step = functools.partial(
-        train_step,
-        model=evaluator.model,
-        optimizer=optimizer,
-        weights=jnp.asarray(class_weights(config.loss.class_weights, records.counts())),
-        label_smoothing=config.loss.label_smoothing,
-        ema_decay=config.train.ema_decay,
-        key=step_key,
-    )
+    weights = pathlib.Path(config.init.weights)
+
+    def jitted(step: Callable[..., Any]) -> jax.stages.Wrapped:
+        bound = functools.partial(
+            step,
+            model=evaluator.model,
+            optimizer=optimizer,
+            weights=jnp.asarray(class_weights(config.loss.class_weights, records.counts())),
+            label_smoothing=config.loss.label_smoothing,
+            ema_decay=config.train.ema_decay,
+            key=step_key,
+        )
+        return jax.jit(bound, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+
     return Trainer(
         config=config,
         records=records,
@@ -204,10 +241,11 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
         optimizer=optimizer,
         schedule=schedule,
         epoch_ends=ends,
-        init=jax.jit(init, out_shardings=whole),
-        train_step=jax.jit(
-            step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0
-        ),
+        born=jax.jit(_initializer(config, evaluator.model, optimizer), out_shardings=whole),
+        warm_start=warm_start.load(weights, evaluator.model) if weights.is_file() else None,
+        frozen_steps=(0, *ends)[config.init.frozen_epochs],
+        frozen_step=jitted(frozen_step),
+        train_step=jitted(train_step),
     )
 
 
@@ -224,7 +262,7 @@ def _keys(config: ConfigDict) -> tuple[jax.Array, jax.Array]:
 
 def _initializer(
     config: ConfigDict, model: Classifier, optimizer: optax.GradientTransformation
-) -> Callable[[], TrainState]:
+) -> Callable[[Variables | None], TrainState]:
     average, (key, _) = config.train.ema_decay > 0, _keys(config)
     return functools.partial(init_state, key, model, optimizer, config.data.image_size, average)
 
@@ -236,4 +274,7 @@ def _optimizer(
         peak=config.optimizer.learning_rate, total_steps=total_steps, **config.schedule
     )
     rule = {k: v for k, v in config.optimizer.items() if k != "learning_rate"}
-    return make_optimizer(schedule=schedule, **rule), schedule
+    init = config.init
+    return make_optimizer(
+        schedule=schedule, layer_decay=init.layer_decay, apart=init.frozen_epochs > 0, **rule
+    ), schedule

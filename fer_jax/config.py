@@ -14,6 +14,7 @@ from fer_jax.errors import UserError
 
 # What may change between two starts of one run without changing its result.
 RESULT_NEUTRAL = (
+    "init.weights",  # its content counts, as a fingerprint
     "data.path",
     "data.cache_mib",
     "data.max_pixels",
@@ -24,6 +25,12 @@ RESULT_NEUTRAL = (
     "log.every_steps",
     "log.tensorboard",
 )
+
+NEWER = {  # keys that older runs lack, and what those ran by
+    "init.weights": "",
+    "init.frozen_epochs": 0,
+    "init.layer_decay": 1.0,
+}
 
 LIMITS = {  # smallest and largest legal value
     "seed": (0, 2**32 - 1),
@@ -37,6 +44,8 @@ LIMITS = {  # smallest and largest legal value
     "model.hidden": (1, 10**5),
     "model.drop_connect": (0.0, 0.99),
     "model.dropout": (0.0, 0.99),
+    "init.frozen_epochs": (0, 10**6),
+    "init.layer_decay": (0.0, 1.0),
     "optimizer.learning_rate": (0.0, 1e3),
     "optimizer.momentum": (0.0, 1.0),
     "optimizer.b2": (0.0, 1.0),
@@ -86,10 +95,26 @@ def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
 
 
 def identity(config: Mapping[str, Any], fingerprint: Mapping[str, str]) -> dict[str, Any]:
-    """All that decides a run's result, flat: `{"optimizer.name": "adam", ...}` and the data."""
+    """All that decides a run's result, flat: `{"optimizer.name": "adam", ...}` and what it reads.
+
+    `fingerprint` is of the roles and, where training starts from a file, of those `weights`.
+    """
     flat = {key: value for key, value in _flatten(config) if key not in RESULT_NEUTRAL}
-    prints = {f"fingerprint.{role}": fingerprint[role] for role in ("train", "validation")}
+    read = ("train", "validation", *(["weights"] if "weights" in fingerprint else []))
+    prints = {f"fingerprint.{name}": fingerprint[name] for name in read}
     return json.loads(json.dumps(flat | prints))
+
+
+def complete(stored: Mapping[str, Any]) -> ConfigDict:
+    """A run's stored config, with the keys that are newer than the run."""
+    config, known = ConfigDict(stored), dict(_flatten(stored))
+    for key, value in NEWER.items():
+        section, name = key.split(".")
+        if section not in config:
+            config[section] = ConfigDict()
+        if key not in known:
+            config[section][name] = value
+    return config
 
 
 def short_hash(identity: Mapping[str, Any]) -> str:
@@ -99,6 +124,7 @@ def short_hash(identity: Mapping[str, Any]) -> str:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`key: old -> new` for every key in which two identities differ."""
+    before = {key: value for key, value in NEWER.items() if key in now} | dict(before)
     keys = sorted(before.keys() | now.keys())
     absent = "(absent)"
     return [

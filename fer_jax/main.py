@@ -25,11 +25,12 @@ def main(argv: Sequence[str]) -> int:
     build.check(settings)
     mesh.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     run.say(mesh.devices_line())
+    weights = run.weights_fingerprint(settings, WORKDIR.value)
     data = build.read_data(settings)
     run.say(data.describe())
     train, _ = data.split("train"), data.split(run.SELECTED_ON)
     prints = {role: records.fingerprint for role, records in data.roles.items()}
-    identity = config.identity(settings, prints)
+    identity = config.identity(settings, prints | weights)
     default = workdir.default_workdir(cli.config_file(CONFIG).stem, identity)
     folder = pathlib.Path(WORKDIR.value or default)
     workdir.check(folder, identity)

@@ -17,7 +17,7 @@ from fer_jax.data.sources import Dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation import metrics, plots
 from fer_jax.evaluation.report import REPORT_FILE, write_report
-from fer_jax.training import loop
+from fer_jax.training import loop, mesh, warm_start
 from fer_jax.training.checkpoints import HIGHER_IS_BETTER, Checkpoints
 from fer_jax.training.logs import RunLog, read_metrics
 from fer_jax.training.state import Variables
@@ -71,7 +71,7 @@ def execute(run: Run) -> int:
     with run.checkpoints() as checkpoints:
         start = checkpoints.latest or 0
         if start == 0 and is_first():
-            _describe_data(run)
+            _describe_beginning(run)
         template = run.trainer.template()
         state = checkpoints.restore(start, template) if start else run.trainer.init()
         with loop.Stop() as stop, _open_log(run, start) as log:
@@ -121,6 +121,20 @@ def evaluate(
     return write_report(output, answers, records.image, context, bootstrap_samples=samples)
 
 
+def weights_fingerprint(config: ConfigDict, folder: str) -> dict[str, str]:
+    """{"weights": SHA-256 of the file `init.weights`}; {} where training starts from no file.
+
+    A file that is gone counts as what the run in `folder` has noted of it.
+    """
+    path = config.init.weights
+    if not path and not config.init.frozen_epochs:
+        return {}
+    file = pathlib.Path(path)
+    found = warm_start.fingerprint(file) if file.is_file() else _noted_fingerprint(config, folder)
+    mesh.check_same("init.weights", found)
+    return {"weights": found}
+
+
 def is_first() -> bool:
     """Whether this is process 0, the only one that writes and prints."""
     return jax.process_index() == 0
@@ -137,6 +151,20 @@ def results(report: Mapping[str, Any]) -> str:
     low, high = report["accuracy_95_interval"]
     figures = f"{report['accuracy']:.2%} accuracy on {report['split']}"
     return f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})\n{report['note']}"
+
+
+def _noted_fingerprint(config: ConfigDict, folder: str) -> str:
+    path, variant = config.init.weights, config.model.variant
+    resumed = path and folder and (pathlib.Path(folder) / workdir.RUN_FILE).exists()
+    identity = workdir.read(pathlib.Path(folder))["identity"] if resumed else {}
+    if "fingerprint.weights" in identity:
+        say(f"init: {path} is gone; the run in {folder} needs it no more once it has a checkpoint")
+        return identity["fingerprint.weights"]
+    output = f"weights/imagenet_{variant}.safetensors"
+    raise UserError(
+        f"init.weights={path!r} is no file: make one by python -m fer_jax.convert --source=keras "
+        f"--variant={variant} --download --output={output}, then --config.init.weights={output}"
+    )
 
 
 def _already_finished(run: Run) -> bool:
@@ -203,8 +231,10 @@ def _report(run: Run, checkpoints: Checkpoints) -> None:
         say(f"report {output}/report.md, curves {run.folder}/learning_curves.png")
 
 
-def _describe_data(run: Run) -> None:
-    """Pictures of the classes and of augmented samples, and the list of what was left out."""
+def _describe_beginning(run: Run) -> None:
+    """What training starts from; pictures of the data, and the list of what was left out."""
+    if run.trainer.beginning():
+        say(run.trainer.beginning())
     counts = {role: part.counts() for role, part in run.data.roles.items()}
     plots.class_distribution(counts, run.folder / "class_distribution.png")
     sheet = train_batches(

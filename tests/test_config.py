@@ -49,6 +49,9 @@ def test_b2_holds_the_recipes_values():
         "model.dropout": 0.3,
         "model.dtype": "float32",
         "train.ema_decay": 0.0,
+        "init.weights": "",
+        "init.frozen_epochs": 0,
+        "init.layer_decay": 1.0,
         "augment.flip": True,
     }
     assert {key: b2[key] for key in stated} == stated
@@ -173,6 +176,36 @@ def test_the_identity_changes_with_the_training_and_validation_data_alone():
     assert re.fullmatch(r"[0-9a-f]{8}", hashes[0])
 
 
+def test_the_identity_changes_with_the_file_that_training_starts_from():
+    settings = load("b2.py")
+    one, other = (
+        config.identity(settings, PRINTS | {"weights": digest}) for digest in ("cc", "dd")
+    )
+    assert config.difference(one, other) == ["fingerprint.weights: cc -> dd"]
+    settings.init.weights = "elsewhere"
+    assert config.identity(settings, PRINTS | {"weights": "cc"}) == one
+
+
+def test_a_run_of_before_a_key_is_one_of_its_neutral_value():
+    settings = load("b2.py")
+    now = config.identity(settings, PRINTS)
+    before = {key: value for key, value in now.items() if key not in config.NEWER}
+    assert len(before) < len(now)
+    assert not config.difference(before, now)
+    settings.init.layer_decay = 0.5
+    changed = config.identity(settings, PRINTS)
+    assert config.difference(before, changed) == ["init.layer_decay: 1.0 -> 0.5"]
+
+
+def test_a_run_of_before_a_key_can_still_be_evaluated():
+    stored = load("b2.py").to_dict()
+    without = {name: section for name, section in stored.items() if name != "init"}
+    assert config.complete(without).to_dict() == stored
+    stored["init"]["layer_decay"] = 0.5
+    assert config.complete(stored).to_dict() == stored
+    assert {key: flat(load("b2.py"))[key] for key in config.NEWER} == config.NEWER
+
+
 def test_absent_keys_are_named_in_a_difference():
     assert config.difference({"a": 1}, {"b": 2}) == ["a: 1 -> (absent)", "b: (absent) -> 2"]
 
@@ -233,6 +266,7 @@ def test_every_combination_of_rule_and_schedule_is_built():
         ("train.batch_size", 0),
         ("optimizer.epsilon", -1.0),
         ("seed", -1),
+        ("init.frozen_epochs", 9),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_before_anything_is_read(key, value):

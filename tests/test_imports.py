@@ -14,11 +14,13 @@ FLOORS = (  # a file may import from its own floor and from those before it
     {"labels"},
     {"config"},
     {"data", "models"},
+    {"model_file"},
+    {"conversion"},
     {"training"},
-    {"evaluation"},
+    {"evaluation", "auditing"},
     {"build", "workdir", "cli"},
-    {"run"},
-    {"main", "evaluate", "prepare"},
+    {"run", "trained"},
+    {"main", "evaluate", "prepare", "audit", "convert"},
 )
 PURE = (  # know nothing of files or flags
     "labels.py",

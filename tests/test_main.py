@@ -93,6 +93,21 @@ def test_evaluate_gives_the_same_figures(finished_run, small_csv, report, tmp_pa
     assert again["data_fingerprint"] == report["data_fingerprint"]
 
 
+def test_a_run_of_before_some_keys_is_still_known(finished_run, small_csv, report, tmp_path):
+    """Its run.json lacks them: it is evaluated, and the same command continues it."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    about = json.loads((workdir / "run.json").read_text())
+    del about["config"]["init"]
+    about["identity"] = {k: v for k, v in about["identity"].items() if not k.startswith("init.")}
+    (workdir / "run.json").write_text(json.dumps(about))
+    outcome = call("evaluate", [f"--checkpoint={workdir}", f"--output={tmp_path / 'again'}"])
+    assert outcome.status == 0, outcome.err
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert again["accuracy"] == report["accuracy"]
+    assert "already finished" in call("main", small_run(small_csv, workdir)).out
+
+
 def test_evaluate_on_the_test_split_of_data_that_has_no_other(finished_run, tmp_path, small_csv):
     """An evaluation needs no training images."""
     lines = small_csv.read_text().splitlines()

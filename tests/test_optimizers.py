@@ -1,14 +1,25 @@
 """Schedules and optimizer rules by their definitions."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import arrays, assert_identical
 
 from fer_jax.errors import UserError
-from fer_jax.training.optimizers import learning_rate_schedule, make_optimizer
+from fer_jax.models.efficientnet import block_table
+from fer_jax.training.optimizers import layer_depths, learning_rate_schedule, make_optimizer
 
-ADAM = {"momentum": 0.9, "b2": 0.999, "epsilon": 1e-7, "weight_decay": 0.0, "clip_norm": 0.0}
+ADAM = {
+    "momentum": 0.9,
+    "b2": 0.999,
+    "epsilon": 1e-7,
+    "weight_decay": 0.0,
+    "clip_norm": 0.0,
+    "layer_decay": 1.0,
+    "apart": False,
+}
 PARAMS = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}
 
 
@@ -55,3 +66,93 @@ def test_sgd_is_nesterov_and_clipping_is_global():
     np.testing.assert_allclose(clipped, -0.1 * 1.9 * 0.5, rtol=1e-5)
     with pytest.raises(UserError, match="adamw"):
         step("lion", grads)
+
+
+def test_depth_grows_from_the_top_to_the_stem():
+    blocks = [block.name for block in block_table("b2", 0.0)]
+    depths = layer_depths(["stem", "top_bn", *blocks, "stem_bn", "top"])
+    assert (depths["top"], depths["top_bn"]) == (1, 1)
+    assert [depths[name] for name in reversed(blocks)] == list(range(2, 25))
+    assert (depths["stem"], depths["stem_bn"]) == (25, 25)
+
+
+WHOLE = {
+    "backbone": {
+        name: {"kernel": jnp.full((2, 2), 2.0)}
+        for name in ("stem", "stem_bn", "block1a", "block2a", "block2b", "top", "top_bn")
+    },
+    "head": {"logits": {"kernel": jnp.full((2, 2), 2.0)}},
+}
+FACTORS = {
+    "stem": 0.5**5,
+    "stem_bn": 0.5**5,
+    "block1a": 0.5**4,
+    "block2a": 0.5**3,
+    "block2b": 0.5**2,
+    "top": 0.5,
+    "top_bn": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_layers_far_from_the_head_learn_more_slowly(name):
+    """By layer_decay ** depth, weight decay included."""
+    grads = jax.tree.map(jnp.ones_like, WHOLE)
+    updates = {}
+    for decay in (1.0, 0.5):
+        optimizer = make_optimizer(
+            name,
+            optax.constant_schedule(0.1),
+            **(ADAM | {"weight_decay": 0.1, "layer_decay": decay}),
+        )
+        updates[decay], _ = optimizer.update(grads, optimizer.init(WHOLE), WHOLE)
+    assert updates[0.5].keys() == WHOLE.keys()
+    for layer, factor in FACTORS.items():
+        even, scaled = (updates[decay]["backbone"][layer]["kernel"] for decay in (1.0, 0.5))
+        np.testing.assert_allclose(scaled, factor * even, rtol=1e-6)
+    np.testing.assert_array_equal(
+        updates[0.5]["head"]["logits"]["kernel"], updates[1.0]["head"]["logits"]["kernel"]
+    )
+
+
+def test_without_layer_decay_and_freezing_the_state_is_optaxs_own():
+    """Its tree is what checkpoints hold: those of earlier versions go on."""
+    schedule = optax.constant_schedule(0.1)
+    plain = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(schedule))
+    ours = make_optimizer("adam", schedule, **ADAM)
+    assert jax.tree.structure(ours.init(WHOLE)) == jax.tree.structure(plain.init(WHOLE))
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_apart_a_part_without_gradients_keeps_its_state_and_starts_anew(name):
+    changes = {"apart": True, "clip_norm": 10.0}
+    optimizer = make_optimizer(name, optax.constant_schedule(0.1), **(ADAM | changes))
+    grads, state = jax.tree.map(jnp.ones_like, WHOLE), optimizer.init(WHOLE)
+    first, _ = optimizer.update(grads, state, WHOLE)
+    for _ in range(3):
+        head = {"head": grads["head"]}
+        updates, state = optimizer.update(head, state, {"head": WHOLE["head"]})
+        assert updates.keys() == {"head"}
+    late, _ = optimizer.update(grads, state, WHOLE)
+    assert_identical(late["backbone"], first["backbone"])
+    assert (name == "adam") == (
+        np.abs(late["head"]["logits"]["kernel"] - first["head"]["logits"]["kernel"]).max() < 1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_apart_changes_no_update_of_a_whole_model(name):
+    draw = np.random.default_rng(0)
+    grads = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), WHOLE)
+    settings = ADAM | {"weight_decay": 0.1, "clip_norm": 1.0, "layer_decay": 0.9}
+    found = []
+    for apart in (False, True):
+        schedule = optax.linear_schedule(0.0, 0.1, 3)
+        optimizer = make_optimizer(name, schedule, **(settings | {"apart": apart}))
+        state = optimizer.init(WHOLE)
+        for _ in range(2):
+            updates, state = optimizer.update(grads, state, WHOLE)
+        found.append(updates)
+    one, other = map(arrays, found)
+    for name in one:
+        np.testing.assert_allclose(other[name], one[name], rtol=1e-6, err_msg=name)

@@ -70,7 +70,7 @@ class Memory:
 def check_input_is_scaled_once(places):
     """A white image is 1 everywhere in the first convolution: its answer is the kernel's sum."""
     white = Memory(np.full((8, 32, 32, 1), 255, np.uint8))
-    evaluator = build.make_evaluator(small_config(""))
+    evaluator = build.make_evaluator(small_config(""), build.make_model(small_config("")))
     batches = build.eval_batches(white, image_size=32, batch_size=8, shard=build.shard(), workers=0)
     images = jnp.asarray(next(batches)["image"])
     variables = evaluator.model.init(jax.random.key(0), images, train=False)
@@ -119,7 +119,7 @@ def check_evaluation_looks_at_each_image_alone(places):
     draw = np.random.default_rng(1)
     images = draw.integers(0, 256, (8, 32, 32, 1), np.uint8)
     others = np.concatenate([images[:1], images[1:] // 4])
-    evaluator = build.make_evaluator(small_config(""))
+    evaluator = build.make_evaluator(small_config(""), build.make_model(small_config("")))
     variables = evaluator.model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8), False)
     one, other = (evaluator.predict(variables, Memory(part), False) for part in (images, others))
     np.testing.assert_allclose(one.probabilities[0], other.probabilities[0], rtol=1e-5)
@@ -129,7 +129,7 @@ def check_every_image_is_answered(places):
     """All of a split whose last batch is not full, each by its own key and once."""
     config = plain(places[0])
     records = build.read_data(config).roles["validation"]
-    evaluator = build.make_evaluator(config)
+    evaluator = build.make_evaluator(config, build.make_model(config))
     variables = evaluator.model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8), False)
     answers = evaluator.predict(variables, records, progress=False)
     assert answers.probabilities.shape == (IMAGES["validation"], 7)

@@ -32,7 +32,9 @@ def final_state(workdir, data):
     config = small_config(data)
     with Checkpoints(workdir, "accuracy") as checkpoints:
         assert checkpoints.latest == EPOCH_ENDS[-1]
-        return checkpoints.restore(checkpoints.latest, build.make_evaluator(config).template())
+        return checkpoints.restore(
+            checkpoints.latest, build.make_evaluator(config, build.make_model(config)).template()
+        )
 
 
 def last_step(workdir):

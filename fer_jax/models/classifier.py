@@ -1,12 +1,16 @@
 """Faces to logits: input scaling, the EfficientNet backbone, and a head."""
 
+import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
-from fer_jax.models.efficientnet import EfficientNet, feature_size
+from fer_jax.models.efficientnet import EfficientNet, Style, at_least_float32, feature_size
 
 HEAD_KERNEL = 3
 
@@ -33,7 +37,7 @@ class FerHead(nn.Module):
             kernel_init=glorot,
             name="conv",
         )
-        x = jnp.mean(nn.relu(conv(x)), axis=(1, 2), dtype=jnp.float32)
+        x = jnp.mean(nn.relu(conv(x)), axis=(1, 2), dtype=at_least_float32(self.dtype))
         x = nn.relu(nn.Dense(self.hidden, kernel_init=glorot, name="hidden")(x))
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         return nn.Dense(self.classes, kernel_init=glorot, name="logits")(x)
@@ -48,7 +52,7 @@ class ImagenetHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Feature map [B, H, W, C] -> float32 logits [B, classes]."""
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        x = jnp.mean(x, axis=(1, 2), dtype=at_least_float32(x.dtype))
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
         return nn.Dense(self.classes, kernel_init=init, name="logits")(x)
@@ -58,20 +62,74 @@ class Classifier(nn.Module):
     """uint8 images to logits; scales its input itself, so callers never do."""
 
     backbone: EfficientNet
-    head: FerHead | ImagenetHead
+    head: FerHead | ImagenetHead | None
     input_mean: tuple[float, ...]
     input_std: tuple[float, ...]
 
-    @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """uint8 [B, H, W, 3] -> float32 logits [B, classes]; mean and std are on the scale 0..1."""
+        """uint8 [B, H, W, 3] -> float32 logits [B, classes]; without a head, the feature map."""
+        features = self.features(images, train)
+        return features if self.head is None else self.head(features, train)
+
+    def features(self, images: jax.Array, train: bool) -> jax.Array:
+        """uint8 [B, H, W, 3] -> [B, ceil(H/32), ceil(W/32), C]; mean, std are on the scale 0..1."""
         if images.dtype != jnp.uint8:
             raise TypeError(
                 f"images must be uint8 0..255, got {images.dtype}: the model scales them"
             )
-        mean, std = jnp.asarray(self.input_mean), jnp.asarray(self.input_std)
-        x = (images.astype(jnp.float32) / 255 - mean) / std
-        return self.head(self.backbone(x.astype(self.backbone.style.dtype), train), train)
+        dtype = self.backbone.style.dtype
+        wide = at_least_float32(dtype)
+        mean, std = jnp.asarray(self.input_mean, wide), jnp.asarray(self.input_std, wide)
+        x = (images.astype(wide) / 255 - mean) / std
+        return self.backbone(x.astype(dtype), train)
+
+
+HEADS: dict[str, Any] = {"fer": FerHead, "imagenet": ImagenetHead}
+
+
+def describe(model: Classifier) -> dict[str, Any]:
+    """All that rebuilds the model but the compute precision, as JSON holds it."""
+    backbone, head = model.backbone, model.head
+    style = {k: v for k, v in dataclasses.asdict(backbone.style).items() if k != "dtype"}
+    kind = next((name for name, module in HEADS.items() if isinstance(head, module)), None)
+    settings = {} if head is None else {name: getattr(head, name) for name in _settings(type(head))}
+    return {
+        "variant": backbone.variant,
+        **style,
+        "drop_connect": backbone.drop_connect,
+        "input_mean": list(model.input_mean),
+        "input_std": list(model.input_std),
+        "head": None if kind is None else {"kind": kind, **settings},
+    }
+
+
+def rebuild(description: Mapping[str, Any], dtype: Any) -> Classifier:
+    """The model that `describe` described; KeyError or TypeError where it describes none."""
+    style = {f.name: description[f.name] for f in dataclasses.fields(Style) if f.name != "dtype"}
+    backbone = EfficientNet(
+        description["variant"], Style(**style, dtype=dtype), description["drop_connect"]
+    )
+    mean, std = tuple(description["input_mean"]), tuple(description["input_std"])
+    if description["head"] is None:
+        return Classifier(backbone, None, mean, std)
+    settings = dict(description["head"])
+    module = HEADS[settings.pop("kind")]
+    if "dtype" in module.__dataclass_fields__:
+        settings["dtype"] = dtype
+    return Classifier(backbone, module(**settings), mean, std)
+
+
+def variable_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
+    """`params/backbone/stem/kernel` and so on to shapes: all that the model's variables hold."""
+    images = jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.uint8)
+    init = functools.partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), images)
+    return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
+
+
+def _settings(module: Any) -> list[str]:
+    """Names of a module's own fields, without those that Linen adds."""
+    return [name for name in module.__annotations__ if name not in ("dtype", "parent", "name")]
 
 
 def smallest_image_size(padding: str) -> int:

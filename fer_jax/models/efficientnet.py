@@ -188,7 +188,8 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]."""
-        pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
+        wide = at_least_float32(x.dtype)
+        pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=wide).astype(self.dtype)
         squeezed = nn.swish(Conv1x1(self.filters, True, self.dtype, name="reduce")(pooled))
         return x * nn.sigmoid(Conv1x1(x.shape[-1], True, self.dtype, name="expand")(squeezed))
 
@@ -246,6 +247,11 @@ class EfficientNet(nn.Module):
             x = MBConv(block, style, name=block.name)(x, train)
         x = Conv1x1(round_filters(TOP_FILTERS, width), False, style.dtype, name="top")(x)
         return BatchNorm(style, swish=True, name="top_bn")(x, train)
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The type to take means in: float32, or float64 where the model computes in it."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def feature_size(image_size: int) -> int:

@@ -99,9 +99,8 @@ class Steps(Protocol):
         """Step to learning rate."""
         ...
 
-    @property
-    def train_step(self) -> Callable[[TrainState, Any], Any]:
-        """State and batch to state and metrics."""
+    def step_from(self, step: int) -> Callable[[TrainState, Any], Any]:
+        """After `step` steps: state and batch to state and metrics."""
         ...
 
 
@@ -134,7 +133,7 @@ def train(
     late = LateMetrics(log, rhythm.log, steps.schedule, good)
     first, last = int(state.step) + 1, steps.epoch_ends[-1]
     for step in range(first, last + 1):
-        state, metrics = steps.train_step(state, next(batches))
+        state, metrics = steps.step_from(step - 1)(state, next(batches))
         late.push(step, metrics)
         log.progress(step)
         stopping = stop.requested(step)

@@ -2,9 +2,11 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fer_jax.errors import UserError
@@ -40,6 +42,20 @@ def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+def on_every_device(tree: Any, mesh: Mesh) -> Any:
+    """Host arrays, the same in every process -> global arrays, whole on every device."""
+    whole = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(whole, x), tree)
+
+
+def check_same(name: str, digest: str) -> None:
+    """UserError unless the hexadecimal `digest` is the same in every process; all must call."""
+    if jax.process_count() > 1:
+        own = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        if (multihost_utils.process_allgather(own) != own).any():
+            raise UserError(f"{name} is not the same file for every process: copy one to all")
 
 
 def start(coordinator: str, processes: int, process: int) -> None:

@@ -9,6 +9,7 @@ import optax
 from flax.linen import Module
 
 Variables = dict[str, Any]
+BACKBONE, HEAD = "backbone", "head"  # the model's two parts, by which its variables are grouped
 
 
 @flax.struct.dataclass
@@ -38,10 +39,17 @@ def init_state(
     optimizer: optax.GradientTransformation,
     image_size: int,
     ema: bool,
+    backbone: Variables | None,
 ) -> TrainState:
-    """A fresh state; to be jitted with shardings, so that it is born where it lives."""
+    """A fresh state; to be jitted with shardings, so that it is born where it lives.
+
+    `backbone` {"params", "batch_stats"} takes the place of the random one.
+    """
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     variables = model.init(key, images, train=False)
+    if backbone is not None:
+        given = jax.tree.map(jnp.copy, backbone)  # the first step takes the state's buffers
+        variables = {name: {**tree, BACKBONE: given[name]} for name, tree in variables.items()}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

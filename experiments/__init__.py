@@ -1,0 +1,1 @@
+"""What is measured, tried and compared, beside the package."""

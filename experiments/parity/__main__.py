@@ -1,0 +1,109 @@
+"""Prints the table of differences: `python -m experiments.parity [--variants=b0,b2]`."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("JAX_ENABLE_X64", "1")  # float64 beside float32: both state their types
+
+import dataclasses
+import json
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from absl import app, flags
+
+from experiments.parity import compare, whole_models
+from experiments.parity.peers import KerasPeer, TorchPeer, without_random_depth
+from fer_jax.model_file import ModelFile
+from fer_jax.models.efficientnet import VARIANTS
+
+ALL = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
+SYMMETRIC, TRAINED, OWN_SIZE = ("b0", "b2", "b7"), ("b0", "b2"), ("b0", "b1", "b2", "b3")
+SIZES, TRAINING_SIZE = (96, 97), 64
+CHOSEN = flags.DEFINE_list("variants", list(ALL), "Which of b0 to b7.")
+SOURCES = flags.DEFINE_list("sources", ["keras", "timm", "torchvision"], "Which libraries.")
+OUTPUT = flags.DEFINE_string("output", "runs/parity/parity.json", "The table as JSON.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the random weights.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run all comparisons, print each as it is made, exit 1 if one is beyond its limit."""
+    del argv
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for row in comparisons(pathlib.Path(folder)):
+            rows.append(row)
+            print(line(row), flush=True)
+    output = pathlib.Path(OUTPUT.value)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    table = [{**dataclasses.asdict(row), "passed": row.passed} for row in rows]
+    output.write_text(json.dumps(table, indent=1) + "\n")
+    failed = sum(not row.passed for row in rows)
+    print(f"{len(rows)} comparisons, {failed} beyond their limit; {output}")
+    sys.exit(failed > 0)
+
+
+def line(row: compare.Row) -> str:
+    """One line of the table."""
+    contrast = "" if row.contrast is None else f"  images differ by {row.contrast:.0%}"
+    return (
+        f"{row.source:<12}{row.variant:<4}{row.padding:<10}{row.size:>4} px  {row.mode:<9}"
+        f"{row.what:<21}{row.difference:.1e} of {row.limit:.0e}  "
+        f"{'ok' if row.passed else 'FAILED'}{contrast}"
+    )
+
+
+def comparisons(folder: pathlib.Path) -> Iterator[compare.Row]:
+    """Every library, variant, padding, size and precision."""
+    for variant in CHOSEN.value:
+        if "keras" in SOURCES.value:
+            yield from keras(folder, variant)
+        for source, padding in (
+            ("timm", "same"), ("timm", "symmetric"), ("torchvision", "symmetric")
+        ):  # fmt: skip
+            if source in SOURCES.value and (padding == "same" or variant in SYMMETRIC):
+                yield from torch(folder, source, variant, padding)
+        if variant in TRAINED and "keras" in SOURCES.value:
+            yield from whole_models.rows(folder, variant, SEED.value)
+
+
+def keras(folder: pathlib.Path, variant: str) -> Iterator[compare.Row]:
+    """Keras builds its model for one size: a new one for each."""
+    for size in sizes(variant):
+        for double in (False, True) if size == SIZES[0] else (False,):
+            peer = KerasPeer(variant, size, double)
+            file = prepare(peer, folder)
+            yield from compare.inference(peer, file, size, double)
+    if variant in TRAINED:
+        # Not double: XLA's grouped convolutions in float64 take minutes on a CPU.
+        peer = without_random_depth(KerasPeer(variant, TRAINING_SIZE, double=False))
+        file = prepare(peer, folder)
+        yield from compare.training(peer, file, TRAINING_SIZE)
+
+
+def torch(folder: pathlib.Path, source: str, variant: str, padding: str) -> Iterator[compare.Row]:
+    """One model for all sizes."""
+    peer = TorchPeer(source, variant, padding)
+    file = prepare(peer, folder)
+    for size in sizes(variant):
+        yield from compare.inference(peer, file, size, double=False)
+    yield from compare.inference(peer, file, SIZES[0], double=True)
+    if variant in TRAINED:
+        yield from compare.training(peer, file, TRAINING_SIZE)
+
+
+def prepare(peer: compare.Peer, folder: pathlib.Path) -> ModelFile:
+    """Random weights and statistics, saved by the peer's library and converted."""
+    peer.randomize(SEED.value)
+    return compare.convert(peer, peer.save(folder))
+
+
+def sizes(variant: str) -> tuple[int, ...]:
+    """96 and 97 pixels, and the variant's own where it is small enough for two cores."""
+    return SIZES + ((VARIANTS[variant].image_size,) if variant in OWN_SIZE else ())
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,45 @@
+"""Weights, statistics and images drawn by name: the same here and beside the peers."""
+
+import zlib
+
+import numpy as np
+
+# Of the random kernels: less, and a signal dies on its way; more, and rounding errors explode.
+GAINS = {"b0": 1.42, "b1": 1.38, "b2": 1.37, "b3": 1.32} | {
+    "b4": 1.27, "b5": 1.25, "b6": 1.23, "b7": 1.2
+}  # fmt: skip
+
+
+def random_array(
+    name: str, shape: tuple[int, ...], kind: str, gain: float, seed: int
+) -> np.ndarray:
+    """What a variable of this kind holds: decided by its name, so that any order gives the same."""
+    draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if kind == "kernel":
+        fan_in = np.prod(shape) / max(shape[0] if _torch(name) else shape[-1], 1)
+        fan_in = np.prod(shape[:2]) if "dw" in name and not _torch(name) else fan_in
+        values = draw.normal(0, gain / np.sqrt(fan_in), shape)
+    elif kind == "positive":
+        values = draw.uniform(0.5, 1.5, shape)
+    else:
+        values = draw.normal(0, 0.2, shape)
+    return values.astype(np.float32)
+
+
+def _torch(name: str) -> bool:
+    return name.endswith(".weight")
+
+
+def images(size: int, count: int = 2) -> np.ndarray:
+    """uint8 [count, size, size, 3]: noise over a slope, another one in each."""
+    draw = np.random.default_rng(size)
+    slope = np.linspace(0, 1, size)[:, None, None] * draw.uniform(-120, 120, (count, 1, 1, 3))
+    noise = draw.uniform(0, 160, (count, size, size, 3))
+    return np.clip(noise + slope + 50, 0, 255).astype(np.uint8)
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray, floor: float = 0.0) -> float:
+    """Largest difference over the largest magnitude of `theirs`, at least `floor`."""
+    if ours.shape != theirs.shape:
+        raise ValueError(f"{ours.shape} and {theirs.shape}")
+    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), floor))

@@ -1,0 +1,58 @@
+"""The seed's head in PyTorch, for models that `fer_jax.convert --target=timm` writes."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+class FerHead(nn.Module):
+    """[B, C, h, w] -> logits [B, classes]; its state dict is the file's `fer_head.*`."""
+
+    def __init__(self, features: int, classes: int = 7, filters: int = 128, hidden: int = 128):
+        super().__init__()
+        self.conv = nn.Conv2d(features, filters, 3)
+        self.hidden = nn.Linear(filters, hidden)
+        self.logits = nn.Linear(hidden, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolution, ReLU, mean over the map, Dense, ReLU, Dense."""
+        x = self.conv(x).relu().mean((2, 3))
+        return self.logits(self.hidden(x).relu())
+
+
+class FerNet(nn.Module):
+    """timm's backbone and the head: `load_state_dict` takes the exported file."""
+
+    def __init__(self, backbone: nn.Module, head: FerHead):
+        super().__init__()
+        self.backbone, self.fer_head = backbone, head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scaled images [B, 3, H, W] -> logits [B, classes]."""
+        return self.fer_head(self.backbone.forward_features(x))
+
+    def load_file(self, state: dict[str, torch.Tensor]) -> None:
+        """Strictly, the backbone's part and the head's."""
+        prefix = "fer_head."
+        head = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self.fer_head.load_state_dict(head)
+        self.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith(prefix)})
+
+
+@contextlib.contextmanager
+def torchvision_without_operators() -> Iterator[None]:
+    """Within: torchvision imports beside a CPU-only torch, without its compiled operators."""
+    original = torch.library.register_fake
+
+    def register(op: object, *args: object, **kwargs: object) -> object:
+        if isinstance(op, str) and op.startswith("torchvision::"):
+            return lambda function: function
+        return original(op, *args, **kwargs)  # type: ignore[arg-type]
+
+    torch.library.register_fake = register
+    try:
+        yield
+    finally:
+        torch.library.register_fake = original

@@ -1,0 +1,135 @@
+"""Keras' published files, the seed's whole model in every format, and the way back to the peers."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import h5py
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import safetensors.torch
+import torch
+from keras import layers
+from keras.src.legacy.saving import legacy_h5_format
+
+from experiments.parity.compare import LIMITS, Row, wanted
+from experiments.parity.peers import KerasPeer, published_weights, timm
+from experiments.parity.random_weights import images, relative
+from experiments.parity.torch_head import FerHead, FerNet
+from fer_jax import model_file
+from fer_jax.conversion.exporting import export_keras, export_timm
+from fer_jax.conversion.importing import IMAGENET_MEAN, IMAGENET_STD, import_file
+from fer_jax.models.efficientnet import TOP_FILTERS, VARIANTS, round_filters
+
+SIZE = 96
+
+
+def rows(folder: pathlib.Path, variant: str, seed: int) -> Iterator[Row]:
+    """Everything about one variant."""
+    for top in (True, False):
+        yield published(folder, variant, seed, top)
+    peer = random_peer(variant, seed, top=False)
+    model = seed_model(peer)
+    for suffix in (".keras", ".h5", ".weights.h5"):
+        path = folder / f"seed-{variant}{suffix}"
+        model.save_weights(path) if suffix == ".weights.h5" else model.save(path)
+        file = import_file(path, wanted(peer))
+        yield probabilities(peer, file, f"seed {suffix}", model_answer(model))
+    yield from back(folder, peer, file)
+
+
+def published(folder: pathlib.Path, variant: str, seed: int, top: bool) -> Row:
+    """A file as Keras publishes them, loaded by Keras' own weights='imagenet'."""
+    path = folder / f"published-{variant}-{top}.h5"
+    size = VARIANTS[variant].image_size if top else SIZE  # Keras insists
+    peer = random_peer(variant, seed, top, size)
+    normalization = next(x for x in peer.model.layers if isinstance(x, layers.Normalization))
+    normalization.set_weights([np.array(IMAGENET_MEAN), np.array(IMAGENET_STD), np.array(0)])
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, peer.model)
+    build = getattr(keras.applications, f"EfficientNet{variant.upper()}")
+    options: dict[str, Any] = {"classifier_activation": "softmax"} if top else {}
+    with published_weights(path):
+        model = build(include_top=top, input_shape=(size, size, 3), **options)
+    file = import_file(path, wanted(peer))
+    what = f"published {'with' if top else 'without'} top"
+    return probabilities(peer, file, what, model_answer(model), size)
+
+
+def random_peer(variant: str, seed: int, top: bool, size: int = SIZE) -> KerasPeer:
+    """A Keras model with random weights, its input scaling as weights=None has it."""
+    peer = KerasPeer(variant, size, double=False, top=top)
+    peer.randomize(seed)
+    normalization = next(x for x in peer.model.layers if isinstance(x, layers.Normalization))
+    normalization.set_weights([np.zeros(3), np.ones(3), np.array(0)])
+    normalization.finalize_state()
+    return peer
+
+
+def seed_model(peer: KerasPeer) -> Any:
+    """The seed's Sequential around the peer's backbone."""
+    return keras.Sequential(
+        [
+            peer.model,
+            layers.Conv2D(128, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.3),
+            layers.Dense(7, activation="softmax"),
+        ]
+    )
+
+
+def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> Iterator[Row]:
+    """Our seed-headed model into a fresh Keras model, and into timm's backbone with our head."""
+    path = folder / "back.h5"
+    export_keras(path, file)
+    keras.backend.clear_session()
+    fresh = seed_model(KerasPeer(peer.variant, SIZE, double=False, top=False))
+    fresh.load_weights(path)
+    yield probabilities(peer, file, "back to Keras", model_answer(fresh))
+    path = folder / "back.safetensors"
+    export_timm(path, file)
+    width = round_filters(TOP_FILTERS, VARIANTS[peer.variant].width)
+    backbone = timm.create_model(f"tf_efficientnet_{peer.variant}", num_classes=0)
+    net = FerNet(backbone, FerHead(width)).eval()
+    net.load_file(safetensors.torch.load_file(path))
+    about = file.about.architecture
+    scaling = about["input_mean"], about["input_std"]
+    yield probabilities(peer, file, "back to timm", torch_answer(net, *scaling))
+
+
+def model_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images to Keras' output."""
+    return lambda batch: np.asarray(model(batch.astype(np.float32), training=False))
+
+
+def torch_answer(net: torch.nn.Module, mean: Any, std: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images to PyTorch's probabilities."""
+
+    def answer(batch: np.ndarray) -> np.ndarray:
+        x = (batch / 255 - np.asarray(mean)) / np.asarray(std)
+        with torch.no_grad():
+            return net(torch.from_numpy(x.transpose(0, 3, 1, 2)).float()).softmax(-1).numpy()
+
+    return answer
+
+
+def probabilities(
+    peer: KerasPeer,
+    file: model_file.ModelFile,
+    what: str,
+    theirs: Callable[[np.ndarray], np.ndarray],
+    size: int = SIZE,
+) -> Row:
+    """Two uint8 images to both: probabilities, or the feature map where there is no head."""
+    batch, model = images(size), file.model()
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), file.variables)
+    ours = model.apply(variables, batch, train=False)
+    ours = np.asarray(jax.nn.softmax(ours) if model.head is not None else ours)
+    other = theirs(batch)
+    where = (peer.source, peer.variant, peer.padding, size, "float32")
+    contrast = relative(other[0], other[1])
+    return Row(*where, what, relative(ours, other), LIMITS["float32"], contrast)

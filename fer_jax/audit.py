@@ -1,0 +1,47 @@
+"""Front door: what is wrong with a data set, `python -m fer_jax.audit --data=PATH`.
+
+Copies within and across splits, labels that conflict, class folders exchanged by mistake, files
+that are unreadable or show nothing: as a report with pictures, and as lists of keys.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from fer_jax import cli
+from fer_jax.data.sources import ReadOptions, open_dataset
+
+DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
+OUTPUT = flags.DEFINE_string(
+    "output", "audit", "The report's folder; an earlier audit is replaced."
+)
+FERPLUS = flags.DEFINE_string("ferplus", "", "FER+'s fer2013new.csv: votes, joined by row number.")
+LABEL_ORDER = flags.DEFINE_string("label_order", "", "What numeric classes mean: angry,disgust,...")
+MAX_PIXELS = flags.DEFINE_integer("max_pixels", 2**24, "Larger images count as unreadable.")
+CACHE_MIB = flags.DEFINE_integer("cache_mib", 1024, "Decoded pixels kept in memory, MiB.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read --data and --ferplus, examine every image, write --output."""
+    del argv
+    from fer_jax.auditing import findings, report, votes  # scikit-learn: refusals of flags first
+
+    output = report.check_output(OUTPUT.value)
+    ballots = votes.read(FERPLUS.value) if FERPLUS.value else None
+    options = ReadOptions(
+        label_order=LABEL_ORDER.value,
+        on_corrupt="skip",
+        validation_fraction=0.0,  # splits as they lie there
+        split_seed=0,
+        max_pixels=MAX_PIXELS.value,
+        cache_mib=CACHE_MIB.value,
+    )
+    dataset = open_dataset(DATA.value, options)
+    print(dataset.describe(), flush=True)
+    found = findings.examine(dataset, ballots, lambda line: print(line, flush=True))
+    facts = report.write(found, DATA.value, output)
+    print(f"{report.summary(facts)}\nreport {output}/report.md")
+
+
+if __name__ == "__main__":
+    cli.run(main)

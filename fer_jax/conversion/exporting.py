@@ -1,0 +1,104 @@
+"""Our models to a timm state dict or to Keras weights, for users of PyTorch and Keras."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from fer_jax.conversion import names
+from fer_jax.conversion.importing import KERAS_EPSILON
+from fer_jax.conversion.keras_files import write_keras
+from fer_jax.conversion.layout import Arrays, export_variables
+from fer_jax.conversion.torch_files import write_torch
+from fer_jax.errors import UserError
+from fer_jax.model_file import ModelFile, in_one_step
+from fer_jax.models.classifier import FerHead
+
+SEED_LAYERS = ("conv2d", "dense", "dense_1")  # as Keras numbers the seed's head in a fresh process
+
+
+def export_timm(path: pathlib.Path, file: ModelFile) -> None:
+    """A state dict under timm's names; the seed's head lies under `fer_head.`.
+
+    Without a head, or with ImageNet's, timm.create_model takes it as it is. Its header names the
+    timm model, its bn_eps, and the scaling of the input, which PyTorch users do themselves.
+    """
+    description = file.about.architecture
+    same = description["padding"] == "same"
+    header = {
+        "architecture": f"{'tf_' if same else ''}efficientnet_{description['variant']}",
+        "bn_eps": str(description["bn_epsilon"]),
+        "input_mean": str(description["input_mean"]),
+        "input_std": str(description["input_std"]),
+        "labels": ",".join(file.about.labels or ()),
+    }
+    arrays = export_variables(file.model(), "timm", file.variables)
+    in_one_step(path, lambda temporary: write_torch(temporary, arrays, header))
+
+
+def export_keras(path: pathlib.Path, file: ModelFile) -> None:
+    """Weights for `load_weights` of the same model built by keras.applications, weights=None.
+
+    The scaling of the input goes into its Normalization; the seed's head follows the backbone as
+    in the seed's Sequential.
+    """
+    description, model = file.about.architecture, file.model()
+    if description["padding"] != "same" or description["bn_epsilon"] != KERAS_EPSILON:
+        raise UserError(
+            f"Keras' EfficientNet has padding=same, epsilon {KERAS_EPSILON}; this model has "
+            f"{description['padding']} and {description['bn_epsilon']}: export it to timm"
+        )
+    ours = names.foreign_names(model, "keras")
+    arrays = export_variables(model, "keras", file.variables)
+    ordered = {name: arrays[name] for name in sorted(ours.values(), key=_build_order(ours))}
+    ordered = _normalization(description) | ordered
+    layers = _nested(ordered, description["variant"]) if isinstance(model.head, FerHead) else None
+    if layers is None:
+        layers = _flat(ordered)
+    in_one_step(path, lambda temporary: write_keras(temporary, layers))
+
+
+def _normalization(description: dict) -> Arrays:
+    variance = np.square(np.asarray(description["input_std"], np.float64))
+    return {
+        "normalization/mean": np.asarray(description["input_mean"], np.float32),
+        "normalization/variance": variance.astype(np.float32),
+        "normalization/count": np.zeros((), np.int32),
+    }
+
+
+def _build_order(ours: dict[str, str]) -> Callable[[str], tuple[int, int]]:
+    """Stem, blocks, top, head: the order in which Keras builds its layers."""
+    layers = list(dict.fromkeys(name.split("/")[0] for name in ours.values()))
+    rank = {layer: (_part(layer), number) for number, layer in enumerate(layers)}
+    return lambda name: rank[name.split("/")[0]]
+
+
+def _part(layer: str) -> int:
+    prefixes = ("stem", "block", "top")
+    found = (i for i, prefix in enumerate(prefixes) if layer.startswith(prefix))
+    return next(found, len(prefixes))
+
+
+def _flat(ordered: Arrays) -> dict[str, Arrays]:
+    layers: dict[str, Arrays] = {}
+    for name, array in ordered.items():
+        layers.setdefault(name.split("/")[0], {})[name] = array
+    return layers
+
+
+def _nested(ordered: Arrays, variant: str) -> dict[str, Arrays]:
+    """The backbone as one layer, what is trained before what is not, then the seed's head."""
+    backbone = {k: v for k, v in ordered.items() if not k.startswith(names.FER_HEAD)}
+    still = {k: v for k, v in backbone.items() if _is_statistic(k)}
+    trained = {k: v for k, v in backbone.items() if k not in still}
+    layers = {f"efficientnet{variant}": trained | still}
+    for layer, row in zip(SEED_LAYERS, names.SEED_HEAD, strict=True):
+        layers[layer] = {
+            f"{layer}/{name}": ordered[f"{row[1]}/{name}"] for name in ("kernel", "bias")
+        }
+    return layers
+
+
+def _is_statistic(name: str) -> bool:
+    return name.startswith("normalization/") or name.split("/")[1].startswith("moving_")

@@ -1,0 +1,173 @@
+"""One safetensors file is one model: its variables, and in the header all that explains them."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save_file
+
+from fer_jax.errors import UserError
+from fer_jax.models.classifier import (
+    Classifier,
+    describe,
+    rebuild,
+    smallest_image_size,
+    variable_shapes,
+)
+from fer_jax.models.efficientnet import VARIANTS
+
+VERSION = 1
+KEY = "fer_jax"
+LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
+HINT = "convert other people's files with python -m fer_jax.convert"
+PREPROCESSING = (
+    "uint8 RGB 0..255; resized to a square of image_size, bilinear when enlarging and "
+    "area-averaged when shrinking; scaled by (x / 255 - input_mean) / input_std inside the model"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What the header says of the variables; None where it does not apply."""
+
+    architecture: dict[str, Any]  # as models.classifier.describe gives it
+    image_size: int  # pixels, at which the metrics were measured or the weights trained
+    labels: list[str] | None  # names of the logits, in their order
+    origin: dict[str, Any]  # where the variables come from: source, file, sha256, ...
+    licence: str
+    training_data: dict[str, str] | None  # fingerprint per role
+    metrics: dict[str, float] | None
+    preprocessing: str = PREPROCESSING
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """A model with its variables {"params", "batch_stats"} as NumPy arrays."""
+
+    about: About
+    variables: dict[str, Any]
+
+    def model(self, dtype: Any = jnp.float32) -> Classifier:
+        """The Linen module that takes the variables, computing in `dtype`."""
+        return rebuild(self.about.architecture, dtype)
+
+
+def save(path: pathlib.Path, file: ModelFile) -> None:
+    """Write the file in one step; UserError where the folder cannot be written."""
+    flat = flatten_dict(file.variables, sep="/")
+    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
+    header = json.dumps({"version": VERSION, **dataclasses.asdict(file.about)})
+    in_one_step(path, lambda temporary: save_file(tensors, temporary, metadata={KEY: header}))
+
+
+def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+    """`write` to a file beside `path` that then takes its name: whole, or as if never begun."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # HDF5's are Runtime...
+        raise UserError(f"cannot write {path}: {_one_line(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def load(path: pathlib.Path) -> ModelFile:
+    """Read and check a file; UserError where it is broken, foreign, newer, or incomplete."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as tensors:
+            about = _about(path, (tensors.metadata() or {}).get(KEY))
+            _check(path, about, tensors)
+            flat = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot read {path} as a model: {_one_line(error)}; {HINT}") from error
+    return ModelFile(about, unflatten_dict(flat, sep="/"))
+
+
+def _about(path: pathlib.Path, header: str | None) -> About:
+    if header is None:
+        raise UserError(f"{path} is not a fer_jax model: {HINT}")
+    try:
+        if len(header) > LARGEST_HEADER:
+            raise ValueError(f"{len(header):,} characters, at most {LARGEST_HEADER:,}")
+        fields = json.loads(header)
+        version = fields.pop("version")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} has a broken header: {_one_line(error)}") from error
+    if version != VERSION:
+        raise UserError(
+            f"{path} has format version {version!r}, this fer_jax reads {VERSION}: "
+            "convert the model again, or use the fer_jax that wrote it"
+        )
+    try:
+        about = About(**fields)
+        wrong = [name for name, right in _checks(about).items() if not right]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} has a broken header: {_one_line(error)}") from error
+    if wrong:
+        raise UserError(f"{path} has a broken header: no model has such {', '.join(wrong)}")
+    return about
+
+
+def _checks(about: About) -> dict[str, bool]:
+    """Which values can be those of a model; what Linen itself would not find."""
+    settings, labels, head = about.architecture, about.labels, about.architecture["head"]
+    smallest = smallest_image_size(head.get("padding", "SAME") if head else "SAME")
+    described = describe(rebuild(settings, jnp.float32))
+    return {
+        "architecture": described == settings and settings["variant"] in VARIANTS,
+        "padding": settings["padding"] in ("same", "symmetric")
+        and (head or {}).get("padding", "SAME") in ("SAME", "VALID"),
+        "bn_epsilon": _numbers([settings["bn_epsilon"]], 1, above=0.0),
+        "input_mean": _numbers(settings["input_mean"], 3),
+        "input_std": _numbers(settings["input_std"], 3, above=0.0),
+        "image_size": type(about.image_size) is int
+        and smallest <= about.image_size <= LARGEST_IMAGE,
+        "labels": labels is None
+        or (all(isinstance(name, str) for name in labels) and len(labels) == head["classes"]),
+        "origin": isinstance(about.origin, dict),
+        "licence": isinstance(about.licence, str),
+    }
+
+
+def _numbers(values: list[Any], count: int, above: float = -math.inf) -> bool:
+    return len(values) == count and all(math.isfinite(value) and value > above for value in values)
+
+
+def _check(path: pathlib.Path, about: About, tensors: Any) -> None:
+    """UserError unless the tensors' names and shapes are those of the model, and float32."""
+    try:
+        expected = variable_shapes(rebuild(about.architecture, jnp.float32))
+    except Exception as error:  # whatever Linen makes of impossible settings
+        raise UserError(f"{path} describes no model: {_one_line(error)}") from error
+    found = {name: _shape(tensors.get_slice(name)) for name in tensors.keys()}  # noqa: SIM118
+    wrong = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{path} does not hold the model of its header: {len(wrong)} tensors differ, first "
+            f"{name}: {expected.get(name, 'nothing')} expected, {found.get(name, 'nothing')} found"
+        )
+
+
+def _shape(tensor: Any) -> tuple[int, ...] | str:
+    """Its shape, or its type where that is not float32."""
+    kind = tensor.get_dtype()
+    return tuple(tensor.get_shape()) if kind == "F32" else kind
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{error or error!r}".split())[:300]

@@ -1,0 +1,354 @@
+"""Keras' files from strangers: they are data, at most so large, and lead to no other file."""
+
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+from made_models import RESCALING, write_weights
+from support import ROOT
+
+from fer_jax.conversion import keras_files
+from fer_jax.conversion.keras_files import natural, read_keras, write_keras
+from fer_jax.errors import UserError
+
+KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def refusal(path):
+    with pytest.raises(UserError) as caught:
+        read_keras(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert len(line) < 700
+    assert str(path) in line
+    return line
+
+
+def legacy(path, fill, name="dense/kernel"):
+    """A weights-only .h5 of one layer, whose group `fill` fills."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["dense"]
+        group = file.create_group("dense")
+        group.attrs["weight_names"] = [name]
+        fill(group)
+    return path
+
+
+def archive(path, config='{"config": {"layers": []}}', weights=None, kind=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", kind) as file:
+        file.writestr("config.json", config)
+        if weights is None:
+            buffer = io.BytesIO()
+            with h5py.File(buffer, "w") as inner:
+                inner["layers/dense/vars/0"] = KERNEL
+            weights = buffer.getvalue()
+        file.writestr("model.weights.h5", weights)
+    return path
+
+
+def test_what_is_written_is_read(tmp_path):
+    layers = {
+        "stem": {"stem/kernel": KERNEL},
+        "top": {"top/kernel": KERNEL.T, "top/bias": KERNEL[0]},
+    }
+    write_keras(tmp_path / "w.h5", layers)
+    file = read_keras(tmp_path / "w.h5")
+    assert list(file.layers) == ["stem", "top"]
+    assert file.config is None
+    for name, array in {**layers["stem"], **layers["top"]}.items():
+        np.testing.assert_array_equal(file.arrays()[name], array)
+
+
+def test_an_archive_is_read_without_keras(tmp_path):
+    file = read_keras(
+        archive(tmp_path / "m.keras", json.dumps({"config": {"layers": [RESCALING]}}))
+    )
+    np.testing.assert_array_equal(file.arrays()["layers/dense/kernel"], KERNEL)
+    assert not file.named
+    assert file.configured() == [("Rescaling", RESCALING["config"])]
+
+
+def test_layers_are_sorted_by_number():
+    assert sorted(["conv2d_10", "conv2d_9", "conv2d"], key=natural) == [
+        "conv2d",
+        "conv2d_9",
+        "conv2d_10",
+    ]
+
+
+def test_two_layers_of_one_name_are_both_kept(tmp_path):
+    with h5py.File(tmp_path / "w.weights.h5", "w") as file:
+        for number, place in enumerate(("layers/dense", "layers/functional/layers/dense")):
+            group = file.create_group(f"{place}/vars")
+            group.attrs["name"], group["0"] = "dense", KERNEL + number
+    file = read_keras(tmp_path / "w.weights.h5")
+    assert [float(arrays[0][0, 0]) for arrays in file.layers.values()] == [0, 1]
+
+
+def external_link(group):
+    group["dense/kernel"] = h5py.ExternalLink("other.h5", "/secret")
+
+
+def soft_link_to_an_external_one(group):
+    group.file["elsewhere"] = h5py.ExternalLink("other.h5", "/")
+    group["dense/kernel"] = h5py.SoftLink("/elsewhere/secret")
+
+
+def external_group(group):
+    del group.file["dense"]
+    group.file["dense"] = h5py.ExternalLink("other.h5", "/dense")
+
+
+def external_root(group):
+    group.file["model_weights"] = h5py.ExternalLink("other.h5", "/")
+
+
+def external_data(group):
+    group.create_dataset("dense/kernel", (4,), "f4", external=[("other.h5", 0, 16)])
+
+
+def virtual(group):
+    source = h5py.VirtualSource("other.h5", "secret", (3,))
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = source
+    group.create_virtual_dataset("dense/kernel", layout)
+
+
+def terabytes(group):
+    group.create_dataset("dense/kernel", (2**20, 2**20), "f4", chunks=(64, 64), compression="gzip")
+
+
+def overflowing(group):
+    """Its number of values is 2^64, which NumPy's integers count as 0."""
+    group.create_dataset("dense/kernel", (2**32, 2**32), "f4", chunks=(64, 64), compression="gzip")
+
+
+def objects(group):
+    group.create_dataset("dense/kernel", data=["import os"], dtype=h5py.string_dtype())
+
+
+def references(group):
+    group.create_dataset("dense/kernel", data=[group.ref], dtype=h5py.ref_dtype)
+
+
+def empty(group):
+    group["dense/kernel"] = h5py.Empty("f4")
+
+
+def a_group(group):
+    group.create_group("dense/kernel")
+
+
+def absent(group):
+    pass
+
+
+def names_of_nothing(group):
+    group.attrs["weight_names"] = h5py.Empty("f4")
+    group.file.attrs["layer_names"] = h5py.Empty("f4")
+
+
+LEGACY = [
+    (external_link, "lies elsewhere"),
+    (soft_link_to_an_external_one, "lies elsewhere"),
+    (external_group, "lies elsewhere"),
+    (external_root, "lies elsewhere"),
+    (external_data, "another file"),
+    (virtual, "another file"),
+    (terabytes, "more than"),
+    (overflowing, "more than"),
+    (objects, "no array of numbers"),
+    (references, "no array of numbers"),
+    (empty, "is empty"),
+    (a_group, "no array of numbers"),
+    (absent, "no 'dense'"),
+    (names_of_nothing, "cannot read"),
+]
+
+
+@pytest.fixture
+def other(tmp_path, monkeypatch):
+    """Another file beside, full of what links may lead to."""
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["secret"] = np.ones(3, np.float32)
+        file["dense/dense/kernel"] = KERNEL
+        file["dense"].attrs["weight_names"] = ["dense/kernel"]
+        file.attrs["layer_names"] = ["dense"]
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "other.h5"
+
+
+@pytest.mark.parametrize(("fill", "word"), LEGACY, ids=[fill.__name__ for fill, _ in LEGACY])
+def test_a_malicious_h5_is_refused(fill, word, other, tmp_path):
+    path = legacy(tmp_path / "w.h5", fill)
+    os.remove(other)
+    os.mkfifo(other)  # whoever opens it waits for ever
+    assert word in refusal(path)
+
+
+@pytest.mark.parametrize("fill", [external_link, external_data, virtual])
+def test_links_in_weights_h5_are_refused(fill, other, tmp_path):
+    path = tmp_path / "w.weights.h5"
+    with h5py.File(path, "w") as file:
+        fill(file.create_group("hidden"))
+        file["layers/dense/vars/0"] = h5py.SoftLink("/hidden/dense/kernel")
+        file["layers/conv2d/vars"] = h5py.ExternalLink("other.h5", "/dense")
+        file["layers/none"] = h5py.ExternalLink("other.h5", "/dense")
+    os.remove(other)
+    os.mkfifo(other)
+    assert "elsewhere" in refusal(path)
+
+
+def test_arrays_that_are_too_large_together_are_refused(tmp_path, monkeypatch):
+    layers = {name: {f"{name}/kernel": np.ones((100, 100), np.float32)} for name in "abc"}
+    write_keras(tmp_path / "w.h5", layers)
+    assert len(read_keras(tmp_path / "w.h5").layers) == 3
+    monkeypatch.setattr(keras_files, "LARGEST", 100_000)
+    assert "more than 100,000 bytes" in refusal(tmp_path / "w.h5")
+
+
+def test_data_in_the_place_of_a_group_are_not_listed(other, tmp_path):
+    """Listing them would read them, wherever they lie."""
+    path = tmp_path / "w.weights.h5"
+    with h5py.File(path, "w") as file:
+        virtual(file.create_group("hidden"))
+        file.create_group("layers")
+        file.move("hidden/dense/kernel", "layers/kernel")
+    os.remove(other)
+    os.mkfifo(other)
+    assert "kernel is no group" in refusal(path)
+
+
+def test_hard_links_in_a_circle_end(tmp_path):
+    path = tmp_path / "w.weights.h5"
+    with h5py.File(path, "w") as file:
+        layers = file.create_group("layers")
+        for number in range(300):
+            layers[f"functional_{number}"] = file["/"]
+    assert "no end" in refusal(path)
+
+
+def test_models_within_models_without_end_are_refused(tmp_path):
+    path = tmp_path / "w.weights.h5"
+    with h5py.File(path, "w") as file:
+        group = file
+        for _ in range(2000):
+            group = group.create_group("layers/functional")
+    assert "no end" in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["x", "0.5", "1e3"])
+def test_variables_without_a_number_are_refused(key, tmp_path):
+    with h5py.File(tmp_path / "w.weights.h5", "w") as file:
+        file[f"layers/dense/vars/{key}"] = KERNEL
+    refusal(tmp_path / "w.weights.h5")
+
+
+def test_h5_files_without_layers_are_refused(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["weights"] = KERNEL
+    assert "holds no layers" in refusal(tmp_path / "w.h5")
+
+
+@pytest.mark.parametrize("config", [b"\xff\xfe", "[" * 100_000, "no json", "1" * 2**24])
+def test_a_broken_config_is_refused(config, tmp_path):
+    refusal(archive(tmp_path / "m.keras", config))
+    path = legacy(
+        tmp_path / "w.h5", lambda group: group.create_dataset("dense/kernel", data=KERNEL)
+    )
+    with h5py.File(path, "a") as file:
+        if len(config) < 1000:
+            file.attrs["model_config"] = np.bytes_(config)
+        else:
+            file.create_group("model_weights").attrs["layer_names"] = ["dense"]
+            file.move("dense", "model_weights/dense")
+            file.attrs.create("model_config", config, dtype=h5py.string_dtype())
+    refusal(path)
+
+
+def lines_of_damage(path, data, steps, width):
+    """What is said of `data` with `width` bytes overwritten at so many places, one at a time."""
+    said = []
+    for start in range(0, len(data) - width, len(data) // steps):
+        path.write_bytes(data[:start] + b"\xff" * width + data[start + width :])
+        try:
+            read_keras(path)
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_archives_are_refused_or_read(kind, tmp_path):
+    data = archive(tmp_path / "m.keras", "{}", kind=kind).read_bytes()
+    said = lines_of_damage(tmp_path / "broken.keras", data, 30, 8)
+    assert len(said) > 10
+    assert not any("\n" in line for line in said)
+
+
+def test_damaged_h5_files_are_refused_or_read(tmp_path):
+    path = tmp_path / "w.weights.h5"
+    write_weights(path, [])
+    with h5py.File(path, "a") as file:
+        for name, number in itertools.product("abcd", range(3)):
+            file[f"layers/{name}/vars/{number}"] = KERNEL
+    said = lines_of_damage(path, path.read_bytes(), 60, 6)
+    assert len(said) > 5
+    assert not any("\n" in line for line in said)
+
+
+@pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
+def test_an_archive_without_a_part_is_refused(member, tmp_path):
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as file:
+        file.writestr(member, "{}")
+    refusal(tmp_path / "m.keras")
+
+
+def test_truncated_files_are_refused(tmp_path):
+    path = tmp_path / "w.h5"
+    write_keras(path, {"dense": {"dense/kernel": np.ones((100, 100), np.float32)}})
+    data = path.read_bytes()
+    for kept in (0, 7, 8, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:kept])
+        refusal(path)
+
+
+MEASURE = """
+import pathlib, resource, sys
+from fer_jax.conversion.keras_files import read_keras
+from fer_jax.errors import UserError
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = used()
+resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        read_keras(path)
+    except UserError as error:
+        print(path.name, "refused")
+print(used() - before)
+"""
+
+
+def test_bombs_take_no_memory(tmp_path):
+    """In a process of its own, whose largest size tells."""
+    legacy(tmp_path / "a.h5", terabytes)
+    legacy(tmp_path / "b.h5", overflowing)
+    archive(tmp_path / "c.keras", " " * (keras_files.LARGEST_CONFIG + 1), kind=zipfile.ZIP_DEFLATED)
+    archive(tmp_path / "d.keras", weights=bytes(2**20), kind=zipfile.ZIP_DEFLATED)
+    data = bytearray((tmp_path / "d.keras").read_bytes())
+    entry = data.rindex(b"PK\x01\x02")  # of the weights, in the list at the end
+    data[entry + 24 : entry + 28] = (keras_files.LARGEST + 1).to_bytes(4, "little")
+    (tmp_path / "d.keras").write_bytes(data)
+    assert all(path.stat().st_size < 2**23 for path in tmp_path.iterdir())
+    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    *lines, mebibytes = out.splitlines()
+    assert len(lines) == 4
+    assert int(mebibytes) < 100

@@ -1,0 +1,117 @@
+"""FER+'s votes are joined by row, and tell what is no face and which names are exchanged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_data import SKIP, csv_text, make_rows, opened
+
+from fer_jax.auditing import votes
+from fer_jax.auditing.pool import gather
+from fer_jax.errors import UserError
+from fer_jax.labels import LABELS
+
+ROWS = make_rows(84)
+HEAD = ("Usage", "Image name", *votes.COLUMNS)
+OWN = dict(
+    zip(
+        LABELS,
+        ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
+        strict=True,
+    )
+)
+
+
+def ballot(name: str, **counts: int) -> list[str]:
+    """One line: six votes for the class `name` unless `counts` say otherwise."""
+    counts = counts or {OWN[name]: 6, "contempt": 2, "unknown": 2}
+    return ["Training", "", *(str(counts.get(column, 0)) for column in votes.COLUMNS)]
+
+
+def write(path, lines, head=HEAD):
+    path.write_text("".join(",".join(line) + "\n" for line in [head, *lines]))
+    return str(path)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    (tmp_path / "fer2013.csv").write_text(csv_text(ROWS))
+    return gather(opened(tmp_path / "fer2013.csv", SKIP))
+
+
+@pytest.fixture
+def ferplus(tmp_path):
+    lines = [ballot(name) for _, name, _ in ROWS]
+    lines[3] = ballot("", NF=6, neutral=4)
+    lines[4] = ballot("", NF=5, neutral=5)
+    return write(tmp_path / "fer2013new.csv", lines)
+
+
+def test_columns_are_found_by_name(pool, tmp_path):
+    backwards = [list(reversed(ballot(name))) for _, name, _ in ROWS]
+    path = write(tmp_path / "votes.csv", backwards, tuple(reversed(HEAD)))
+    found = votes.judge(votes.read(path), pool)
+    assert found.joined == found.judged == found.agreeing == len(ROWS)
+    assert not found.no_face.any()
+
+
+def test_no_face_is_a_majority(pool, ferplus):
+    found = votes.judge(votes.read(ferplus), pool)
+    assert [int(pool.rows[i]) for i in np.flatnonzero(found.no_face)] == [3]
+
+
+def test_exchanged_names_show_in_the_split_where_they_are(pool, ferplus):
+    labels = pool.labels.copy()
+    validation = pool.within("validation")
+    labels[validation & (pool.labels == 3)] = 5
+    labels[validation & (pool.labels == 5)] = 3
+    found = votes.judge(votes.read(ferplus), replace(pool, labels=labels))
+    assert found.fits["validation"] is None  # four images of a class are too few to say
+    twice = gather_twice(replace(pool, labels=labels))
+    found = votes.judge(votes.read(ferplus), twice)
+    assert found.fits["validation"].exchanged
+    assert found.fits["validation"].moved == {"happy": "sad", "sad": "happy"}
+    assert found.fits["train"].moved == {}
+
+
+def gather_twice(pool):
+    """Every image two times."""
+    return replace(
+        pool,
+        images=np.repeat(pool.images, 2, axis=0),
+        splits=tuple(np.repeat(pool.splits, 2).tolist()),
+        keys=tuple(np.repeat(pool.keys, 2).tolist()),
+        labels=np.repeat(pool.labels, 2),
+        rows=np.repeat(pool.rows, 2),
+        copies=np.repeat(pool.copies, 2),
+    )
+
+
+def test_unknown_rows_are_not_joined(pool, ferplus):
+    found = votes.judge(votes.read(ferplus), replace(pool, rows=np.full(len(pool), -1, np.int32)))
+    assert found.joined == 0
+    assert not found.no_face.any()
+    assert not any(found.fits.values())
+
+
+def test_refusals(pool, tmp_path):
+    lines = [ballot(name) for _, name, _ in ROWS]
+    with pytest.raises(UserError, match="has 83 rows and the data a row 83"):
+        votes.judge(votes.read(write(tmp_path / "short.csv", lines[:-1])), pool)
+    with pytest.raises(UserError, match="lacks the column 'NF'"):
+        votes.read(write(tmp_path / "cut.csv", [line[:-1] for line in lines], HEAD[:-1]))
+    lines[2][3] = "many"
+    with pytest.raises(UserError, match="line 4: a vote is no whole number"):
+        votes.read(write(tmp_path / "words.csv", lines))
+    with pytest.raises(UserError, match="cannot read --ferplus"):
+        votes.read(str(tmp_path / "nothing.csv"))
+
+
+def test_real_votes(fer2013):
+    pool = gather(opened(fer2013, SKIP))
+    found = votes.judge(votes.read(str(fer2013 / "ferplus.csv")), pool)
+    assert found.joined == len(pool)
+    assert 0.6 < found.agreeing / found.judged < 0.7  # rows that drift would end near a fifth
+    assert all(fit.agreed for fit in found.fits.values())
+    assert found.no_face[pool.blank()].all()
+    assert 100 < found.no_face.sum() < 200
