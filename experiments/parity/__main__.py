@@ -21,9 +21,10 @@ from fer_jax.models.efficientnet import VARIANTS
 
 ALL = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
 SYMMETRIC, TRAINED, OWN_SIZE = ("b0", "b2", "b7"), ("b0", "b2"), ("b0", "b1", "b2", "b3")
-SIZES, TRAINING_SIZE = (96, 97), 64
+FIRST_SIZE, TRAINING_SIZE = 96, 64
 CHOSEN = flags.DEFINE_list("variants", list(ALL), "Which of b0 to b7.")
 SOURCES = flags.DEFINE_list("sources", ["keras", "timm", "torchvision"], "Which libraries.")
+SIZES = flags.DEFINE_list("sizes", ["96", "97", "own"], "Pixels; own: the variant's, of b0 to b3.")
 OUTPUT = flags.DEFINE_string("output", "runs/parity/parity.json", "The table as JSON.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the random weights.")
 
@@ -50,7 +51,7 @@ def line(row: compare.Row) -> str:
     contrast = "" if row.contrast is None else f"  images differ by {row.contrast:.0%}"
     return (
         f"{row.source:<12}{row.variant:<4}{row.padding:<10}{row.size:>4} px  {row.mode:<9}"
-        f"{row.what:<21}{row.difference:.1e} of {row.limit:.0e}  "
+        f"{row.what:<22}{row.difference:.1e} of {row.limit:.0e}  "
         f"{'ok' if row.passed else 'FAILED'}{contrast}"
     )
 
@@ -72,13 +73,10 @@ def comparisons(folder: pathlib.Path) -> Iterator[compare.Row]:
 def keras(folder: pathlib.Path, variant: str) -> Iterator[compare.Row]:
     """Keras builds its model for one size: a new one for each."""
     for size in sizes(variant):
-        for double in (False, True) if size == SIZES[0] else (False,):
-            peer = KerasPeer(variant, size, double)
-            file = prepare(peer, folder)
-            yield from compare.inference(peer, file, size, double)
+        peer = KerasPeer(variant, size)
+        yield from compare.inference(peer, prepare(peer, folder), size, double=False)
     if variant in TRAINED:
-        # Not double: XLA's grouped convolutions in float64 take minutes on a CPU.
-        peer = without_random_depth(KerasPeer(variant, TRAINING_SIZE, double=False))
+        peer = without_random_depth(KerasPeer(variant, TRAINING_SIZE))
         file = prepare(peer, folder)
         yield from compare.training(peer, file, TRAINING_SIZE)
 
@@ -89,7 +87,7 @@ def torch(folder: pathlib.Path, source: str, variant: str, padding: str) -> Iter
     file = prepare(peer, folder)
     for size in sizes(variant):
         yield from compare.inference(peer, file, size, double=False)
-    yield from compare.inference(peer, file, SIZES[0], double=True)
+    yield from compare.inference(peer, file, FIRST_SIZE, double=True)
     if variant in TRAINED:
         yield from compare.training(peer, file, TRAINING_SIZE)
 
@@ -100,9 +98,11 @@ def prepare(peer: compare.Peer, folder: pathlib.Path) -> ModelFile:
     return compare.convert(peer, peer.save(folder))
 
 
-def sizes(variant: str) -> tuple[int, ...]:
-    """96 and 97 pixels, and the variant's own where it is small enough for two cores."""
-    return SIZES + ((VARIANTS[variant].image_size,) if variant in OWN_SIZE else ())
+def sizes(variant: str) -> list[int]:
+    """Those asked for; the variant's own only where it is small enough for two cores."""
+    own = VARIANTS[variant].image_size
+    asked = [own if size == "own" else int(size) for size in SIZES.value]
+    return [size for size in asked if size != own or variant in OWN_SIZE]
 
 
 if __name__ == "__main__":

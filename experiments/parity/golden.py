@@ -18,7 +18,7 @@ VARIANT, SIZE, SEED = "b0", 96, 0
 
 def main() -> None:
     """One table of variables and one file of answers per library."""
-    keras = KerasPeer(VARIANT, SIZE, double=False)
+    keras = KerasPeer(VARIANT, SIZE)
     torch = [TorchPeer("timm", VARIANT, "same"), TorchPeer("torchvision", VARIANT, "symmetric")]
     for peer in (keras, *torch):
         peer.randomize(SEED)

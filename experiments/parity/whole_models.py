@@ -15,7 +15,7 @@ from keras import layers
 from keras.src.legacy.saving import legacy_h5_format
 
 from experiments.parity.compare import LIMITS, Row, wanted
-from experiments.parity.peers import KerasPeer, published_weights, timm
+from experiments.parity.peers import KerasPeer, keras_answer, published_weights, timm, undrawn
 from experiments.parity.random_weights import images, relative
 from experiments.parity.torch_head import FerHead, FerNet
 from fer_jax import model_file
@@ -51,7 +51,7 @@ def published(folder: pathlib.Path, variant: str, seed: int, top: bool) -> Row:
         legacy_h5_format.save_weights_to_hdf5_group(file, peer.model)
     build = getattr(keras.applications, f"EfficientNet{variant.upper()}")
     options: dict[str, Any] = {"classifier_activation": "softmax"} if top else {}
-    with published_weights(path):
+    with published_weights(path), undrawn():
         model = build(include_top=top, input_shape=(size, size, 3), **options)
     file = import_file(path, wanted(peer))
     what = f"published {'with' if top else 'without'} top"
@@ -60,7 +60,7 @@ def published(folder: pathlib.Path, variant: str, seed: int, top: bool) -> Row:
 
 def random_peer(variant: str, seed: int, top: bool, size: int = SIZE) -> KerasPeer:
     """A Keras model with random weights, its input scaling as weights=None has it."""
-    peer = KerasPeer(variant, size, double=False, top=top)
+    peer = KerasPeer(variant, size, top=top)
     peer.randomize(seed)
     normalization = next(x for x in peer.model.layers if isinstance(x, layers.Normalization))
     normalization.set_weights([np.zeros(3), np.ones(3), np.array(0)])
@@ -87,7 +87,7 @@ def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> I
     path = folder / "back.h5"
     export_keras(path, file)
     keras.backend.clear_session()
-    fresh = seed_model(KerasPeer(peer.variant, SIZE, double=False, top=False))
+    fresh = seed_model(KerasPeer(peer.variant, SIZE, top=False))
     fresh.load_weights(path)
     yield probabilities(peer, file, "back to Keras", model_answer(fresh))
     path = folder / "back.safetensors"
@@ -103,7 +103,7 @@ def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> I
 
 def model_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     """uint8 images to Keras' output."""
-    return lambda batch: np.asarray(model(batch.astype(np.float32), training=False))
+    return lambda batch: keras_answer(model, batch.astype(np.float32))
 
 
 def torch_answer(net: torch.nn.Module, mean: Any, std: Any) -> Callable[[np.ndarray], np.ndarray]:
