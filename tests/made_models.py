@@ -5,6 +5,7 @@ are laid out was read off files of tf.keras 2.15 and Keras 3.0.5, 3.3.3 and 3.15
 """
 
 import contextlib
+import functools
 import io
 import json
 import re
@@ -20,6 +21,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from fer_jax import model_file
+from fer_jax.conversion import layout
 from fer_jax.conversion.importing import Wanted
 from fer_jax.labels import LABELS
 from fer_jax.model_file import About, ModelFile
@@ -39,10 +42,25 @@ SEED_NAMES = ("conv2d", "dense", "dense_1")
 
 @contextlib.contextmanager
 def two_stages() -> Iterator[None]:
-    """Backbones of two stages: five blocks of B2, with and without expansion, two of one shape."""
+    """Backbones of two stages: five blocks of B2, with and without expansion, two of one shape.
+
+    Shapes are worked out once per model, which is most of what a test takes.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+        for module in (layout, model_file):
+            patch.setattr(module, "variable_shapes", shapes_of)
         yield
+
+
+def shapes_of(model: Classifier) -> dict[str, tuple[int, ...]]:
+    """`variable_shapes`, kept."""
+    return dict(_shapes(model, efficientnet.STAGES))
+
+
+@functools.cache
+def _shapes(model: Classifier, _: object) -> dict[str, tuple[int, ...]]:
+    return variable_shapes(model)
 
 
 def made_model(
@@ -61,7 +79,7 @@ def made_variables(model: Classifier, seed: int = 0) -> dict[str, Any]:
     draw = np.random.default_rng(seed)
     flat = {
         name: draw.uniform(0.1, 2.0, shape).astype(np.float32)
-        for name, shape in variable_shapes(model).items()
+        for name, shape in shapes_of(model).items()
     }
     return unflatten_dict(flat, sep="/")
 
@@ -223,9 +241,10 @@ def write_legacy(
                 place.create_dataset(weight, data=array)
         listed = [name.encode() for name, _ in outer]
         if split:
-            group.attrs["layer_names0"], group.attrs["layer_names1"] = listed[:3], listed[3:]
+            group.attrs["layer_names0"] = np.array(listed[:3])
+            group.attrs["layer_names1"] = np.array(listed[3:])
         else:
-            group.attrs["layer_names"] = listed
+            group.attrs["layer_names"] = np.array(listed)
         group.create_group("top_level_model_weights").attrs["weight_names"] = np.array([])
     return path
 

@@ -1,13 +1,14 @@
 """Our models to a timm state dict or to Keras weights, for users of PyTorch and Keras."""
 
+import collections
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
 from fer_jax.conversion import names
-from fer_jax.conversion.importing import KERAS_EPSILON
-from fer_jax.conversion.keras_files import write_keras
+from fer_jax.conversion.importing import KERAS_EPSILON, KINDS
+from fer_jax.conversion.keras_files import write_keras, write_weights
 from fer_jax.conversion.layout import Arrays, export_variables
 from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
@@ -39,8 +40,9 @@ def export_timm(path: pathlib.Path, file: ModelFile) -> None:
 def export_keras(path: pathlib.Path, file: ModelFile) -> None:
     """Weights for `load_weights` of the same model built by keras.applications, weights=None.
 
-    The scaling of the input goes into its Normalization; the seed's head follows the backbone as
-    in the seed's Sequential.
+    In the format that Keras expects under the name of `path`: .weights.h5, or the older .h5. The
+    scaling of the input goes into its Normalization; the seed's head follows the backbone as in
+    the seed's Sequential.
     """
     description, model = file.about.architecture, file.model()
     if description["padding"] != "same" or description["bn_epsilon"] != KERAS_EPSILON:
@@ -51,10 +53,16 @@ def export_keras(path: pathlib.Path, file: ModelFile) -> None:
     ours = names.foreign_names(model, "keras")
     arrays = export_variables(model, "keras", file.variables)
     ordered = {name: arrays[name] for name in sorted(ours.values(), key=_build_order(ours))}
-    ordered = _normalization(description) | ordered
-    layers = _nested(ordered, description["variant"]) if isinstance(model.head, FerHead) else None
-    if layers is None:
-        layers = _flat(ordered)
+    ordered, seed = _normalization(description) | ordered, isinstance(model.head, FerHead)
+    if path.name.endswith(".weights.h5"):
+        places = _places(_flat(ordered), seed)
+        return in_one_step(path, lambda temporary: write_weights(temporary, places))
+    if seed and {*description["input_mean"]} | {1 - x for x in description["input_std"]} != {0}:
+        raise UserError(
+            f"{path}: of a .h5 with a model within a model Keras overlooks the scaling of the "
+            "input (Normalization.finalize_state is not called): name it .weights.h5"
+        )
+    layers = _nested(ordered, description["variant"]) if seed else _flat(ordered)
     in_one_step(path, lambda temporary: write_keras(temporary, layers))
 
 
@@ -85,6 +93,24 @@ def _flat(ordered: Arrays) -> dict[str, Arrays]:
     for name, array in ordered.items():
         layers.setdefault(name.split("/")[0], {})[name] = array
     return layers
+
+
+def _places(layers: dict[str, Arrays], seed: bool) -> dict[str, Arrays]:
+    """Where Keras 3 looks for each layer: class and number, per model within the model."""
+    counts: collections.Counter[str] = collections.Counter()
+    places = {}
+    for layer, arrays in layers.items():
+        inner = seed and not layer.startswith(names.FER_HEAD)
+        kind = f"layers/{'functional/layers/' * inner}{_kind(layer)}"
+        places[f"{kind}_{counts[kind]}" if counts[kind] else kind] = arrays
+        counts[kind] += 1
+    return places
+
+
+def _kind(layer: str) -> str:
+    """`block2a_bn` -> `batch_normalization`."""
+    found = (kind for kind, endings in KINDS.items() if layer.endswith(endings))
+    return next(found, "normalization" if layer == "normalization" else "dense")
 
 
 def _nested(ordered: Arrays, variant: str) -> dict[str, Arrays]:

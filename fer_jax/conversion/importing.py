@@ -163,7 +163,7 @@ _LAYERS = {  # of the backbone, its scaling of the input, and the heads; Random.
 _ACTIVATED = {"Conv2D", "DepthwiseConv2D", "Activation", "Dense"}
 _BACKBONE = re.compile(r"(stem|top|block\d[a-z])(_\w+)?_(activation|\w*conv|se_reduce|se_expand)")
 
-_KINDS = {  # Keras' class names in files, and how the layers of each are called in the backbone
+KINDS = {  # Keras' class names in files, and how the layers of each are called in the backbone
     "conv2d": ("_conv", "_se_reduce", "_se_expand"),
     "depthwise_conv2d": ("_dwconv",),
     "batch_normalization": ("_bn",),
@@ -172,7 +172,7 @@ _KINDS = {  # Keras' class names in files, and how the layers of each are called
 
 def _name_by_order(file: KerasFile, variant: str) -> KerasFile:
     """Names for a file that has only class names and numbers: per class, in the model's order."""
-    waiting = {kind: list(_layers_of(variant, kind)) for kind in _KINDS}
+    waiting = {kind: list(_layers_of(variant, kind)) for kind in KINDS}
     depth = max(path.count("layers/") for path in file.layers)
     dense = [path for path in file.layers if path.split("/")[-1].startswith("dense")]
     layers = {}
@@ -195,7 +195,7 @@ def _layers_of(variant: str, kind: str) -> list[str]:
         for row in (names.BLOCK if block.expansion != 1 else names.BLOCK_WITHOUT_EXPANSION)
     )
     every = ["stem_conv", "stem_bn", *per_block, "top_conv", "top_bn"]
-    return [name for name in every if name.endswith(_KINDS[kind])]
+    return [name for name in every if name.endswith(KINDS[kind])]
 
 
 def _check_config(file: KerasFile) -> None:

@@ -72,6 +72,16 @@ def write_keras(path: pathlib.Path, layers: dict[str, dict[str, np.ndarray]]) ->
                 group.create_dataset(name, data=array)
 
 
+def write_weights(path: pathlib.Path, places: dict[str, dict[str, np.ndarray]]) -> None:
+    """The .weights.h5 of Keras 3: `layers/functional/layers/conv2d_3` -> `stem_conv/kernel`, ..."""
+    with h5py.File(path, "w") as file:
+        for place, arrays in places.items():
+            group = file.create_group(f"{place}/vars")
+            group.attrs["name"] = next(iter(arrays)).split("/")[0]
+            for number, array in enumerate(arrays.values()):
+                group.create_dataset(str(number), data=array)
+
+
 def natural(name: str) -> list[Any]:
     """A sort key by which conv2d_10 follows conv2d_9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

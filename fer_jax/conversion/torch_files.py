@@ -65,7 +65,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
-    return array if array.dtype.kind == "i" else np.asarray(array, np.float32)
+    return array if array.dtype.kind in "fi" else np.asarray(array, np.float32)  # bfloat16
 
 
 def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:

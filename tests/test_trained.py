@@ -1,0 +1,107 @@
+"""A run's folder and the file made of it: the same model, the same score, or one line."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from made_models import made_file, made_model, two_stages
+from support import REPORT_FILES, assert_identical, call
+
+from fer_jax import model_file, trained
+from fer_jax.errors import UserError
+from fer_jax.labels import LABELS
+
+
+@pytest.fixture(scope="module")
+def converted(finished_run, tmp_path_factory):
+    """The model file of `finished_run`, and what the converter said."""
+    path = tmp_path_factory.mktemp("converted") / "model.safetensors"
+    flags = ["--source=fer_jax", f"--input={finished_run}", f"--output={path}", "--licence=MIT"]
+    outcome = call("convert", flags)
+    assert outcome.status == 0, outcome.err
+    return path, outcome.out
+
+
+def test_the_file_holds_the_variables_of_the_best_checkpoint(converted, finished_run):
+    path, _ = converted
+    run, file = trained.load(finished_run), trained.load(path)
+    assert_identical(file.variables, jax.tree.map(np.asarray, dict(run.variables)))
+    assert file.about == model_file.load(path).about
+    assert file.about.labels == list(LABELS)
+    assert file.about.licence == "MIT"
+    assert file.about.origin == run.about.origin
+    assert file.about.training_data == run.about.training_data
+    assert file.about.metrics == run.about.metrics
+    assert file.about.metrics["accuracy"] == run.about.metrics["accuracy"]
+
+
+def test_the_file_scores_as_the_run_to_the_last_digit(converted, finished_run, small_csv, tmp_path):
+    reports = {}
+    for name, checkpoint in (("run", finished_run), ("file", converted[0])):
+        output = tmp_path / name
+        flags = [f"--checkpoint={checkpoint}", f"--data={small_csv}", f"--output={output}"]
+        outcome = call("evaluate", flags)
+        assert outcome.status == 0, outcome.err
+        assert sorted(path.name for path in output.iterdir()) == sorted(REPORT_FILES)
+        reports[name] = json.loads((output / "report.json").read_text())
+    run, file = reports["run"], reports["file"]
+    assert file["accuracy"] == run["accuracy"]
+    assert file["confusion_matrix"] == run["confusion_matrix"]
+    assert file["checkpoint_step"] == run["checkpoint_step"]
+    assert file["selected_on"] == run["selected_on"] == "validation"
+    assert file["loss"] == pytest.approx(run["loss"], rel=1e-6)  # in other batches
+    assert file["checkpoint"] == str(converted[0])
+
+
+def test_the_report_of_a_file_lies_beside_it(converted, small_csv, tmp_path):
+    path = tmp_path / "model.safetensors"
+    shutil.copy(converted[0], path)
+    outcome = call("evaluate", [f"--checkpoint={path}", f"--data={small_csv}", "--split=test"])
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "model" / "report-test" / "report.json").exists()
+    assert f"{tmp_path}/model/report-test/report.md" in outcome.out
+
+
+def test_what_the_converter_says(converted):
+    said = converted[1]
+    assert "EfficientNet-TINY, fer head of 7 classes (padding SAME), " in said
+    assert f"labels {','.join(LABELS)}" in said
+    assert "licence MIT" in said
+    assert f"wrote {converted[0]}" in said
+
+
+def test_a_file_is_evaluated_only_on_told_data(converted):
+    line = call("evaluate", [f"--checkpoint={converted[0]}"]).refusal()
+    assert "no data path" in line
+
+
+@pytest.mark.parametrize(
+    ("labels", "head", "words"),
+    [
+        (["happy", "angry", *LABELS[1:3], *LABELS[4:]], "fer", ["happy,angry", "read wrongly"]),
+        (None, "fer", ["(none)"]),
+        (None, "none", ["(none)"]),
+        (list("abcdefghij"), "imagenet", ["a,b,c"]),
+    ],
+)
+def test_other_labels_are_refused(labels, head, words, tmp_path):
+    with two_stages():
+        path = tmp_path / "m.safetensors"
+        model_file.save(path, made_file(made_model(head=head), labels=labels))
+        with pytest.raises(UserError) as caught:
+            trained.load(path)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("name", ["none", "none.safetensors", "a" * 300])
+def test_what_is_not_there_is_refused(name, tmp_path):
+    line = call("evaluate", [f"--checkpoint={tmp_path / name}"]).refusal()
+    assert str(tmp_path) in line
+
+
+def test_another_librarys_file_is_refused_with_the_way_to_convert_it(tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert "fer_jax.convert" in call("evaluate", [f"--checkpoint={path}"]).refusal()
