@@ -29,6 +29,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 parity: $(PEERS)/.installed
+	$(PEERS)/bin/python -m pytest -q tests/test_torch_files.py
 	$(PEERS)/bin/python -m experiments.parity $(FLAGS)
 
 $(PEERS)/.installed: pyproject.toml constraints.txt
