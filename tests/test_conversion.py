@@ -588,10 +588,20 @@ def test_a_planted_fault_is_found(fault, red, tmp_path):
 @pytest.mark.parametrize("scale", [UNIT, PUBLISHED, ((0.1, 0.2, 0.3), (0.9, 0.5, 0.25))])
 def test_keras_and_back(head, scale, tmp_path):
     file = made_file(made_model(head=head, scaling=scale))
-    export_keras(tmp_path / "m.h5", file)
-    again = import_file(tmp_path / "m.h5", wanted())
-    assert_identical(again.variables, file.variables)
-    np.testing.assert_allclose(scaling(again), scale, rtol=1e-6)
+    for name in ("m.weights.h5", "m.h5") if scale == UNIT else ("m.weights.h5",):
+        export_keras(tmp_path / name, file)
+        again = import_file(tmp_path / name, wanted())
+        assert_identical(again.variables, file.variables)
+        np.testing.assert_allclose(scaling(again), scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["none", "fer"])
+def test_keras_would_overlook_the_scaling_of_an_old_file(head, tmp_path):
+    """Seen with a nested model in 3.15.1 and with any in 3.3.3: answers are silently others."""
+    file = made_file(made_model(head=head, scaling=((0.0, 0.0, 0.0), (1.0, 0.5, 1.0))))
+    with pytest.raises(UserError, match=r"name it \.weights\.h5"):
+        export_keras(tmp_path / "m.h5", file)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("head", ["none", "imagenet", "fer"])
@@ -635,6 +645,33 @@ def test_exported_weights_lie_as_keras_writes_them(head, tmp_path):
         ]
         for (name, found), (_, expected) in zip(ours[layer], theirs[layer], strict=True):
             np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+@pytest.mark.parametrize("head", ["imagenet", "fer"])
+def test_exported_weights_h5_lie_as_keras_3_writes_them(head, tmp_path):
+    file = made_file(made_model(head=head))
+    export_keras(tmp_path / "ours.weights.h5", file)
+    layers = keras_layers(made_model(head=head), file.variables)
+    write_weights(tmp_path / "theirs.weights.h5", layers, nested=head == "fer")
+    ours, theirs = tree(tmp_path / "ours.weights.h5"), tree(tmp_path / "theirs.weights.h5")
+    absent = {name for name in theirs.keys() - ours.keys() if theirs[name] is not None}
+    assert not {name for name in absent if "seed_generator" not in name and "optim" not in name}
+    assert ours.keys() <= theirs.keys()
+    assert {"vars"} | ({"layers/functional/vars"} if head == "fer" else set()) <= ours.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def tree(path):
+    """Path of every group and array -> None, or the values."""
+    found = {}
+
+    def visit(name, item):
+        found[name] = item[()] if isinstance(item, h5py.Dataset) else None
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
 
 
 def listing(path):

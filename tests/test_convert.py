@@ -81,21 +81,16 @@ def test_keras_to_ours(place):
 def test_timm_to_keras(place):
     """From one library to the other, by way of ours."""
     flags = ["--source=timm", f"--input={place / 'timm.safetensors'}", "--target=keras"]
-    outcome = call("convert", [*flags, f"--output={place / 'new.h5'}"])
+    outcome = call("convert", [*flags, f"--output={place / 'new.weights.h5'}"])
     assert outcome.status == 0, outcome.err
-    expected = {
-        f"{layer.name}/{name}": array
-        for layer in keras_layers(
-            made_model(head="none"),
-            made_variables(made_model(head="none")),
-            mean=PUBLISHED[0],
-            variance=np.square(PUBLISHED[1]),
-        )
-        for name, array in layer.arrays.items()
-    }
-    with h5py.File(place / "new.h5") as file:
-        for name, array in expected.items():
-            np.testing.assert_array_equal(file[name.split("/")[0]][name], array, err_msg=name)
+    model, scaling = made_model(head="none"), {"mean": PUBLISHED[0]}
+    scaling["variance"] = np.square(PUBLISHED[1])
+    with h5py.File(place / "new.weights.h5") as file:
+        groups = (layer["vars"] for layer in file["layers"].values())
+        stored = {group.attrs["name"]: group for group in groups}
+        for layer in keras_layers(model, made_variables(model), **scaling):
+            for number, array in enumerate(layer.arrays.values()):
+                np.testing.assert_array_equal(stored[layer.name][str(number)], array, layer.name)
 
 
 def test_ours_to_timm_with_another_licence(place):
@@ -167,6 +162,7 @@ OURS = ("--source=fer_jax", "--input=ours.safetensors")
             [OURS[0], "--input=symmetric.safetensors", "--target=keras", "--output=out.h5"],
             ["symmetric", "export it to timm"],
         ),
+        ([*TIMM, "--target=keras", "--output=out.h5"], ["out.h5", "name it .weights.h5"]),
         (["--source=keras", "--download", "--variant=tiny"], ["tiny", "b0"]),
     ],
 )  # fmt: skip

@@ -57,10 +57,10 @@ def export_keras(path: pathlib.Path, file: ModelFile) -> None:
     if path.name.endswith(".weights.h5"):
         places = _places(_flat(ordered), seed)
         return in_one_step(path, lambda temporary: write_weights(temporary, places))
-    if seed and {*description["input_mean"]} | {1 - x for x in description["input_std"]} != {0}:
+    if (set(description["input_mean"]), set(description["input_std"])) != ({0.0}, {1.0}):
         raise UserError(
-            f"{path}: of a .h5 with a model within a model Keras overlooks the scaling of the "
-            "input (Normalization.finalize_state is not called): name it .weights.h5"
+            f"{path}: Keras can overlook the scaling of the input that a .h5 holds (it does not "
+            "call Normalization.finalize_state): name it .weights.h5"
         )
     layers = _nested(ordered, description["variant"]) if seed else _flat(ordered)
     in_one_step(path, lambda temporary: write_keras(temporary, layers))

@@ -75,6 +75,8 @@ def write_keras(path: pathlib.Path, layers: dict[str, dict[str, np.ndarray]]) ->
 def write_weights(path: pathlib.Path, places: dict[str, dict[str, np.ndarray]]) -> None:
     """The .weights.h5 of Keras 3: `layers/functional/layers/conv2d_3` -> `stem_conv/kernel`, ..."""
     with h5py.File(path, "w") as file:
+        for model in dict.fromkeys(place.rpartition("layers/")[0] for place in places):
+            file.create_group(f"{model}vars")  # a model has none of its own, but the group
         for place, arrays in places.items():
             group = file.create_group(f"{place}/vars")
             group.attrs["name"] = next(iter(arrays)).split("/")[0]
