@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from fer_jax import memory
-from fer_jax.errors import FerError, UserError
+from fer_jax.errors import FerError, UserError, one_line
 
 
 def define_config(help_string: str) -> flags.FlagHolder:
@@ -29,7 +29,7 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     try:
         config.items()  # what could not be loaded says so only now
     except Exception as error:
-        raise UserError(f"cannot load the config: {_one_line(error.__cause__ or error)}") from error
+        raise UserError(f"cannot load the config: {one_line(error.__cause__ or error)}") from error
     return config
 
 
@@ -72,12 +72,8 @@ def _flag_mistake(error: Exception) -> str:
     if near:
         return f"no config key {near[2]!r}: did you mean {near[1]!r}?"
     if isinstance(error, KeyError | AttributeError):
-        return f"no config key {_one_line(error)}"
-    return _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).strip("\"'") or type(error).__name__
+        return f"no config key {one_line(error)}"
+    return one_line(error)
 
 
 def _fail(message: str, status: int = UserError.status) -> NoReturn:

@@ -106,8 +106,8 @@ def _three(flag: str, texts: list[str] | None, above: float) -> tuple[float, ...
 
 def _check_flags(output: pathlib.Path) -> None:
     """UserError for flags that contradict each other, before anything is read or fetched."""
-    suffix = ".h5" if TARGET.value == "keras" else ".safetensors"
-    if output.suffix != suffix:
+    suffix = ".weights.h5" if TARGET.value == "keras" else ".safetensors"
+    if not output.name.endswith(suffix):
         raise UserError(f"--output={output}: a file for {TARGET.value} ends in {suffix}")
     if DOWNLOAD.value and (SOURCE.value != "keras" or INPUT.value):
         raise UserError("--download fetches Keras' files: --source=keras, and no --input")

@@ -1,5 +1,7 @@
 """The exceptions that front doors turn into one line and an exit status."""
 
+LONGEST = 300  # characters of other libraries' messages
+
 
 class FerError(Exception):
     """Ends a command with its message, in one line, and `status`."""
@@ -15,3 +17,12 @@ class UserError(FerError):
 
 class NonFiniteLoss(FerError):
     """Training diverged: says at which step, and where the last good checkpoint is."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception of another library says, in one line; its class where it says nothing."""
+    text = " ".join(str(error).split())
+    quote = text[:1]
+    if quote in ("'", '"') and text.endswith(quote) and text.count(quote) == 2:
+        text = text[1:-1]  # KeyError shows its message as Python would write it
+    return text[:LONGEST] or type(error).__name__

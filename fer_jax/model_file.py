@@ -15,7 +15,7 @@ import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 from fer_jax.models.classifier import (
     Classifier,
     describe,
@@ -77,7 +77,7 @@ def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> No
         write(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # HDF5's are Runtime...
-        raise UserError(f"cannot write {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def load(path: pathlib.Path) -> ModelFile:
             _check(path, about, tensors)
             flat = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot read {path} as a model: {_one_line(error)}; {HINT}") from error
+        raise UserError(f"cannot read {path} as a model: {one_line(error)}; {HINT}") from error
     return ModelFile(about, unflatten_dict(flat, sep="/"))
 
 
@@ -104,7 +104,7 @@ def _about(path: pathlib.Path, header: str | None) -> About:
         fields = json.loads(header)
         version = fields.pop("version")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} has a broken header: {_one_line(error)}") from error
+        raise UserError(f"{path} has a broken header: {one_line(error)}") from error
     if version != VERSION:
         raise UserError(
             f"{path} has format version {version!r}, this fer_jax reads {VERSION}: "
@@ -114,7 +114,7 @@ def _about(path: pathlib.Path, header: str | None) -> About:
         about = About(**fields)
         wrong = [name for name, right in _checks(about).items() if not right]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} has a broken header: {_one_line(error)}") from error
+        raise UserError(f"{path} has a broken header: {one_line(error)}") from error
     if wrong:
         raise UserError(f"{path} has a broken header: no model has such {', '.join(wrong)}")
     return about
@@ -150,7 +150,7 @@ def _check(path: pathlib.Path, about: About, tensors: Any) -> None:
     try:
         expected = variable_shapes(rebuild(about.architecture, jnp.float32))
     except Exception as error:  # whatever Linen makes of impossible settings
-        raise UserError(f"{path} describes no model: {_one_line(error)}") from error
+        raise UserError(f"{path} describes no model: {one_line(error)}") from error
     found = {name: _shape(tensors.get_slice(name)) for name in tensors.keys()}  # noqa: SIM118
     wrong = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
@@ -167,7 +167,3 @@ def _shape(tensor: Any) -> tuple[int, ...] | str:
     """Its shape, or its type where that is not float32."""
     kind = tensor.get_dtype()
     return tuple(tensor.get_shape()) if kind == "F32" else kind
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{error or error!r}".split())[:300]

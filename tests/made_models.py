@@ -23,7 +23,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fer_jax import model_file
 from fer_jax.conversion import layout
-from fer_jax.conversion.importing import Wanted
+from fer_jax.conversion.importing import Wanted, import_file
+from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 from fer_jax.model_file import About, ModelFile
 from fer_jax.models import efficientnet
@@ -396,3 +397,16 @@ def _torch_axes(array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
         return np.ascontiguousarray(np.einsum("hwio->oihw", array))
     return np.ascontiguousarray(array.T)
+
+
+def refused_import(path, as_told):
+    """The line with which a file is refused."""
+    with pytest.raises(UserError) as caught:
+        import_file(path, as_told)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def scaling(file):
+    """Mean and deviation of a model file's input."""
+    return file.about.architecture["input_mean"], file.about.architecture["input_std"]

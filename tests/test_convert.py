@@ -159,10 +159,10 @@ OURS = ("--source=fer_jax", "--input=ours.safetensors")
         ([*OURS, "--labels=a,b,c,d,e,f,g"], ["--labels"]),
         ([*OURS, "--variant=b2"], ["--variant"]),
         (
-            [OURS[0], "--input=symmetric.safetensors", "--target=keras", "--output=out.h5"],
+            [OURS[0], "--input=symmetric.safetensors", "--target=keras", "--output=out.weights.h5"],
             ["symmetric", "export it to timm"],
         ),
-        ([*TIMM, "--target=keras", "--output=out.h5"], ["out.h5", "name it .weights.h5"]),
+        ([*TIMM, "--target=keras", "--output=out.h5"], ["out.h5", "ends in .weights.h5"]),
         (["--source=keras", "--download", "--variant=tiny"], ["tiny", "b0"]),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from made_models import RESCALING, write_weights
 from support import ROOT
 
 from fer_jax.conversion import keras_files
-from fer_jax.conversion.keras_files import natural, read_keras, write_keras
+from fer_jax.conversion.keras_files import natural, read_keras
 from fer_jax.errors import UserError
 
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -54,15 +54,13 @@ def archive(path, config='{"config": {"layers": []}}', weights=None, kind=zipfil
 
 
 def test_what_is_written_is_read(tmp_path):
-    layers = {
-        "stem": {"stem/kernel": KERNEL},
-        "top": {"top/kernel": KERNEL.T, "top/bias": KERNEL[0]},
-    }
-    write_keras(tmp_path / "w.h5", layers)
-    file = read_keras(tmp_path / "w.h5")
+    stem, top = {"stem/kernel": KERNEL}, {"top/kernel": KERNEL.T, "top/bias": KERNEL[0]}
+    places = {"layers/conv2d": stem, "layers/conv2d_1": top}
+    keras_files.write_weights(tmp_path / "w.weights.h5", places)
+    file = read_keras(tmp_path / "w.weights.h5")
     assert list(file.layers) == ["stem", "top"]
     assert file.config is None
-    for name, array in {**layers["stem"], **layers["top"]}.items():
+    for name, array in {**stem, **top}.items():
         np.testing.assert_array_equal(file.arrays()[name], array)
 
 
@@ -262,8 +260,8 @@ def test_no_other_file_is_opened(other, tmp_path):
 
 
 def test_arrays_that_are_too_large_together_are_refused(tmp_path, monkeypatch):
-    layers = {name: {f"{name}/kernel": np.ones((100, 100), np.float32)} for name in "abc"}
-    write_keras(tmp_path / "w.h5", layers)
+    places = {f"layers/{a}": {f"{a}/kernel": np.ones((100, 100), np.float32)} for a in "abc"}
+    keras_files.write_weights(tmp_path / "w.h5", places)
     assert len(read_keras(tmp_path / "w.h5").layers) == 3
     monkeypatch.setattr(keras_files, "LARGEST", 100_000)
     assert "more than 100,000 bytes" in refusal(tmp_path / "w.h5")
@@ -356,7 +354,8 @@ def test_an_archive_without_a_part_is_refused(member, tmp_path):
 
 def test_truncated_files_are_refused(tmp_path):
     path = tmp_path / "w.h5"
-    write_keras(path, {"dense": {"dense/kernel": np.ones((100, 100), np.float32)}})
+    places = {"layers/dense": {"dense/kernel": np.ones((100, 100), np.float32)}}
+    keras_files.write_weights(path, places)
     data = path.read_bytes()
     for kept in (0, 7, 8, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:kept])

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from planted_conversion import exchanged_blocks, exchanged_rows, transposed_kernels
 
 from experiments.parity.random_weights import GAINS, images, random_array, relative
-from fer_jax.conversion import importing, layout, names
+from fer_jax.conversion import keras_models, layout, names
 from fer_jax.models.classifier import Classifier, ImagenetHead
 from fer_jax.models.efficientnet import EfficientNet, Style
 
@@ -38,7 +39,7 @@ def golden(source: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 def model(source: str, arrays: dict[str, np.ndarray]) -> Classifier:
     padding, epsilon = STYLES[source]
-    mean, std = importing.IMAGENET_MEAN, importing.IMAGENET_STD
+    mean, std = keras_models.IMAGENET_MEAN, keras_models.IMAGENET_STD
     if source == "keras":
         mean = arrays["normalization/mean"].tolist()
         std = np.sqrt(arrays["normalization/variance"]).tolist()
@@ -72,35 +73,10 @@ def test_the_same_weights_give_the_same_answers(source):
     assert logits <= LIMIT
 
 
-def transposed(monkeypatch):
-    axes = layout._axes
-
-    def swapped(ours: str, column: str) -> tuple[int, ...]:
-        a, b, *rest = axes(ours, column)
-        return (b, a, *rest) if ours.endswith("depthwise/kernel") else (a, b, *rest)
-
-    monkeypatch.setattr(layout, "_axes", swapped)
+FAULTS = [transposed_kernels, exchanged_rows(2, 3), exchanged_blocks("block6c", "block6d")]
 
 
-def swapped_statistics(monkeypatch):
-    *rows, mean, var = names.NORMALIZATION
-    swapped = (*rows, (mean[0], *var[1:]), (var[0], *mean[1:]))
-    monkeypatch.setattr(names, "NORMALIZATION", swapped)
-
-
-def block_order_off_by_one(monkeypatch):
-    """The third and fourth block of the sixth stage have the same shapes: nothing else tells."""
-    original = names._block
-
-    def block(entry, column):
-        other = {"block6c": "block6d", "block6d": "block6c"}.get(entry.name, entry.name)
-        for ours, foreign in original(entry, column):
-            yield ours.replace(entry.name, other), foreign
-
-    monkeypatch.setattr(names, "_block", block)
-
-
-@pytest.mark.parametrize("fault", [transposed, swapped_statistics, block_order_off_by_one])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault, monkeypatch):
     fault(monkeypatch)
     features, logits = differences("timm")

@@ -20,7 +20,8 @@ from experiments.parity.random_weights import images, relative
 from experiments.parity.torch_head import FerHead, FerNet
 from fer_jax import model_file
 from fer_jax.conversion.exporting import export_keras, export_timm
-from fer_jax.conversion.importing import IMAGENET_MEAN, IMAGENET_STD, import_file
+from fer_jax.conversion.importing import import_file
+from fer_jax.conversion.keras_models import IMAGENET_MEAN, IMAGENET_STD
 from fer_jax.models.efficientnet import TOP_FILTERS, VARIANTS, round_filters
 
 SIZE = 96
@@ -84,7 +85,7 @@ def seed_model(peer: KerasPeer) -> Any:
 
 def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> Iterator[Row]:
     """Our seed-headed model into a fresh Keras model, and into timm's backbone with our head."""
-    path = folder / "back.h5"
+    path = folder / "back.weights.h5"
     export_keras(path, file)
     keras.backend.clear_session()
     fresh = seed_model(KerasPeer(peer.variant, SIZE, top=False))

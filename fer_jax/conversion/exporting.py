@@ -7,15 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from fer_jax.conversion import names
-from fer_jax.conversion.importing import KERAS_EPSILON, KINDS
-from fer_jax.conversion.keras_files import write_keras, write_weights
+from fer_jax.conversion.keras_files import write_weights
+from fer_jax.conversion.keras_models import KERAS_EPSILON, KINDS
 from fer_jax.conversion.layout import Arrays, export_variables
 from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
 from fer_jax.model_file import ModelFile, in_one_step
 from fer_jax.models.classifier import FerHead
-
-SEED_LAYERS = ("conv2d", "dense", "dense_1")  # as Keras numbers the seed's head in a fresh process
 
 
 def export_timm(path: pathlib.Path, file: ModelFile) -> None:
@@ -38,11 +36,11 @@ def export_timm(path: pathlib.Path, file: ModelFile) -> None:
 
 
 def export_keras(path: pathlib.Path, file: ModelFile) -> None:
-    """Weights for `load_weights` of the same model built by keras.applications, weights=None.
+    """A .weights.h5 for `load_weights` of the same model of keras.applications, weights=None.
 
-    In the format that Keras expects under the name of `path`: .weights.h5, or the older .h5. The
-    scaling of the input goes into its Normalization; the seed's head follows the backbone as in
-    the seed's Sequential.
+    The scaling of the input goes into its Normalization, which is why the older .h5 is not
+    written: from it Keras takes the statistics, but does not call Normalization.finalize_state.
+    The seed's head follows the backbone as in the seed's Sequential.
     """
     description, model = file.about.architecture, file.model()
     if description["padding"] != "same" or description["bn_epsilon"] != KERAS_EPSILON:
@@ -53,17 +51,9 @@ def export_keras(path: pathlib.Path, file: ModelFile) -> None:
     ours = names.foreign_names(model, "keras")
     arrays = export_variables(model, "keras", file.variables)
     ordered = {name: arrays[name] for name in sorted(ours.values(), key=_build_order(ours))}
-    ordered, seed = _normalization(description) | ordered, isinstance(model.head, FerHead)
-    if path.name.endswith(".weights.h5"):
-        places = _places(_flat(ordered), seed)
-        return in_one_step(path, lambda temporary: write_weights(temporary, places))
-    if (set(description["input_mean"]), set(description["input_std"])) != ({0.0}, {1.0}):
-        raise UserError(
-            f"{path}: Keras can overlook the scaling of the input that a .h5 holds (it does not "
-            "call Normalization.finalize_state): name it .weights.h5"
-        )
-    layers = _nested(ordered, description["variant"]) if seed else _flat(ordered)
-    in_one_step(path, lambda temporary: write_keras(temporary, layers))
+    ordered = _normalization(description) | ordered
+    places = _places(_flat(ordered), isinstance(model.head, FerHead))
+    in_one_step(path, lambda temporary: write_weights(temporary, places))
 
 
 def _normalization(description: dict) -> Arrays:
@@ -111,20 +101,3 @@ def _kind(layer: str) -> str:
     """`block2a_bn` -> `batch_normalization`."""
     found = (kind for kind, endings in KINDS.items() if layer.endswith(endings))
     return next(found, "normalization" if layer == "normalization" else "dense")
-
-
-def _nested(ordered: Arrays, variant: str) -> dict[str, Arrays]:
-    """The backbone as one layer, what is trained before what is not, then the seed's head."""
-    backbone = {k: v for k, v in ordered.items() if not k.startswith(names.FER_HEAD)}
-    still = {k: v for k, v in backbone.items() if _is_statistic(k)}
-    trained = {k: v for k, v in backbone.items() if k not in still}
-    layers = {f"efficientnet{variant}": trained | still}
-    for layer, row in zip(SEED_LAYERS, names.SEED_HEAD, strict=True):
-        layers[layer] = {
-            f"{layer}/{name}": ordered[f"{row[1]}/{name}"] for name in ("kernel", "bias")
-        }
-    return layers
-
-
-def _is_statistic(name: str) -> bool:
-    return name.startswith("normalization/") or name.split("/")[1].startswith("moving_")

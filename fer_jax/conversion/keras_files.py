@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 
 LARGEST = 2**30  # bytes of an archive's weights, and of all arrays that are read from a file
 LARGEST_CONFIG = 2**23  # bytes; B7's has a twentieth
@@ -56,20 +56,7 @@ def read_keras(path: pathlib.Path) -> KerasFile:
         with h5py.File(path, "r") as file:
             return _read_legacy(file) if _legacy_group(file) else _read_weights(file, None)
     except Exception as error:  # whatever HDF5, zip and JSON make of a broken file
-        reason = " ".join(str(error).split()).strip('"')[:300]
-        raise UserError(f"cannot read {path} as a Keras file: {reason}") from error
-
-
-def write_keras(path: pathlib.Path, layers: dict[str, dict[str, np.ndarray]]) -> None:
-    """Weights-only .h5 for Keras' `load_weights`: layers and their weights, in order."""
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = np.array([name.encode() for name in layers])
-        file.attrs["backend"], file.attrs["keras_version"] = b"jax", b"3.0.0"
-        for layer, arrays in layers.items():
-            group = file.create_group(layer)
-            group.attrs["weight_names"] = np.array([name.encode() for name in arrays])
-            for name, array in arrays.items():
-                group.create_dataset(name, data=array)
+        raise UserError(f"cannot read {path} as a Keras file: {one_line(error)}") from error
 
 
 def write_weights(path: pathlib.Path, places: dict[str, dict[str, np.ndarray]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts put it
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
@@ -60,8 +60,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
                 raise UserError(f"{path}: {strange[0]} is of {kinds[strange[0]]}, not of floats")
             return {name: _widen(file.get_tensor(name)) for name in kinds}
     except (OSError, safetensors.SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"cannot read {path} as safetensors: {reason}") from error
+        raise UserError(f"cannot read {path} as safetensors: {one_line(error)}") from error
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
@@ -83,8 +82,7 @@ def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} holds more than tensors, and reading it would run its code: {RESAVE}"
         ) from error
     except Exception as error:  # whatever PyTorch makes of a broken file
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read {path} as a PyTorch file: {reason}") from error
+        raise UserError(f"cannot read {path} as a PyTorch file: {one_line(error)}") from error
     return _arrays(path, _state_dict(path, content))
 
 
@@ -106,7 +104,7 @@ def _arrays(path: pathlib.Path, tensors: Mapping[str, Any]) -> dict[str, np.ndar
     try:
         return {name: _array(tensor.detach()) for name, tensor in tensors.items()}
     except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{path} holds tensors without plain values: {reason}") from error
 
 

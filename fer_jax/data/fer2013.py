@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fer_jax.data import images
 from fer_jax.data.files import printable
 from fer_jax.data.records import BLOCK, ROLES, Entry, Records
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, index
 
 INFO_FILE = "dataset_info.json"
@@ -167,7 +167,7 @@ def read(path: Path, max_pixels: int, cache_mib: int) -> Prepared:
     except UserError:
         raise
     except Exception as error:  # protobuf, array_record and TFDS each raise their own kinds
-        reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
+        reason = printable(one_line(error))
         raise UserError(
             f"{path} is no whole prepared directory ({reason}); prepare it anew"
         ) from None

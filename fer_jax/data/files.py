@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from fer_jax.data.images import UnreadableImage
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 
 BROKEN = (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
 """What reading a damaged, encrypted or oddly packed file raises."""
@@ -120,7 +120,7 @@ def read(tree: Tree, name: str, limit: int) -> bytes:
         with tree.open(name) as stream:
             return stream.read(limit + 1)
     except BROKEN as error:
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableImage(one_line(error)) from error
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from fer_jax.errors import one_line
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """What Pillow may try: pixels only, no formats that start other programs (EPS)."""
 
@@ -128,7 +130,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image of a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _visible(image: Image.Image) -> np.ndarray:

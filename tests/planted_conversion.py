@@ -1,0 +1,42 @@
+"""Faults of conversion for tests to plant: the shapes fit, nothing but the values tells."""
+
+from fer_jax.conversion import layout, names
+
+
+def transposed_kernels(patch):
+    """Height and width exchanged."""
+    axes = layout._axes
+
+    def planted(ours, column):
+        first, second, *rest = axes(ours, column)
+        return (second, first, *rest)
+
+    patch.setattr(layout, "_axes", planted)
+
+
+def exchanged_rows(first, second):
+    """Two variables of BatchNorm, such as 2 and 3, mean and variance."""
+
+    def plant(patch):
+        rows = list(names.NORMALIZATION)
+        a, b = rows[first], rows[second]
+        rows[first], rows[second] = (a[0], *b[1:]), (b[0], *a[1:])
+        patch.setattr(names, "NORMALIZATION", tuple(rows))
+
+    return plant
+
+
+def exchanged_blocks(first, second):
+    """Two blocks of one stage, as an off-by-one in their order does."""
+
+    def plant(patch):
+        original = names._block
+
+        def planted(block, column):
+            name = {first: second, second: first}.get(block.name, block.name)
+            for ours, foreign in original(block, column):
+                yield ours.replace(block.name, name), foreign
+
+        patch.setattr(names, "_block", planted)
+
+    return plant
