@@ -11,8 +11,8 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict
 
-from fer_jax import cli, model_file, trained
-from fer_jax.conversion.download import default_cache, fetch_keras
+from fer_jax import cache, cli, model_file, trained
+from fer_jax.conversion.download import fetch_keras
 from fer_jax.conversion.exporting import export_keras, export_timm
 from fer_jax.conversion.importing import Wanted, import_file
 from fer_jax.errors import UserError
@@ -76,7 +76,7 @@ def _foreign() -> model_file.ModelFile:
     mean = _three("input_mean", MEAN.value, above=-math.inf)
     std = _three("input_std", STD.value, above=0.0)
     if DOWNLOAD.value:
-        path, licence = fetch_keras(VARIANT.value, TOP.value, default_cache()), "Apache-2.0"
+        path, licence = fetch_keras(VARIANT.value, TOP.value, cache.folder("weights")), "Apache-2.0"
     names = tuple(LABELS.value) if LABELS.value else None
     source: Any = SOURCE.value
     padding: Any = PADDING.value

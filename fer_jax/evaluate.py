@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import build, cli, run, trained
+from fer_jax import build, cache, cli, run, trained
 from fer_jax.training import mesh
 
 CHECKPOINT = flags.DEFINE_string(
@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> None:
     """Load a trained model, answer every image of the split, write the report."""
     del argv
     path = pathlib.Path(CHECKPOINT.value)
+    cache.keep_programs()
     mesh.start("", 1, 0)
     run.say(mesh.devices_line())
     model = trained.load(path)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import build, cli, config, run, workdir
+from fer_jax import build, cache, cli, config, run, workdir
 from fer_jax.training import mesh
 
 CONFIG = cli.define_config("Python file with get_config(); override with --config.key=value.")
@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     settings = cli.config_of(CONFIG)
     build.check(settings)
+    cache.keep_programs()
     mesh.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     run.say(mesh.devices_line())
     weights = run.weights_fingerprint(settings, WORKDIR.value)

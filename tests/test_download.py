@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from fer_jax.conversion import download
-from fer_jax.conversion.download import CHUNK, default_cache, fetch, fetch_keras, keras_file
+from fer_jax.conversion.download import CHUNK, fetch, fetch_keras, keras_file
 from fer_jax.errors import UserError
 
 SIZE, HALF = 16 * CHUNK, 8 * CHUNK
@@ -542,27 +542,3 @@ def test_a_keras_file_comes_to_lie_in_the_cache(server, tmp_path, monkeypatch):
 def test_a_variant_that_keras_does_not_publish(variant, tmp_path):
     with pytest.raises(UserError, match="choose of b0, b1"):
         fetch_keras(variant, True, tmp_path)
-
-
-def test_the_cache_folder(monkeypatch):
-    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "FER_JAX_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert default_cache() == Path("/home/me/.cache/fer_jax/weights")
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert default_cache() == Path("/home/me/.cache/fer_jax/weights")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/cache")
-    assert default_cache() == Path("/scratch/cache/fer_jax/weights")
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert default_cache() == Path("/home/me/Library/Caches/fer_jax/weights")
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert default_cache() == Path("/home/me/AppData/Local/fer_jax/Cache/weights")
-    monkeypatch.setenv("FER_JAX_CACHE", "/data/weights")
-    assert default_cache() == Path("/data/weights")
-
-
-def test_no_home_is_one_line(monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", "~nobody-of-that-name/weights")
-    with pytest.raises(UserError, match="set FER_JAX_CACHE"):
-        default_cache()

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "fer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a file may import from its own floor and from those before it
     {"errors", "memory"},
-    {"labels"},
+    {"labels", "cache"},
     {"config"},
     {"data", "models"},
     {"model_file"},

@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from tqdm import tqdm
 
+from fer_jax import cache
 from fer_jax.errors import UserError
 
 KERAS_ADDRESS = "https://storage.googleapis.com/keras-applications/"
@@ -29,7 +30,6 @@ KERAS_MD5 = {  # keras/src/applications/efficientnet.py: with top, without top
     "b6": ("165f6e37dce68623721b423839de8be5", "9ecce42647a20130c1f39a5d4cb75743"),
     "b7": ("8c03f828fec3ef71311cd463b6759d99", "cbcfe4450ddf6f3ad90b1b398090fe4a"),
 }
-CACHE_VARIABLE = "FER_JAX_CACHE"
 CHUNK = 64 * 1024  # bytes; what a cut or a kill may lose
 REDIRECTS = 5
 TRANSIENT = (
@@ -40,10 +40,10 @@ TRANSIENT = (
 )
 
 
-def fetch_keras(variant: str, top: bool, cache: Path) -> Path:
-    """The official .h5 of `variant` (b0 to b7) in `cache`, fetched where it is not there yet."""
+def fetch_keras(variant: str, top: bool, folder: Path) -> Path:
+    """The official .h5 of `variant` (b0 to b7) in `folder`, fetched where it is not there yet."""
     url, md5 = keras_file(variant, top)
-    return fetch(url, md5, cache / url.rpartition("/")[2])
+    return fetch(url, md5, folder / url.rpartition("/")[2])
 
 
 def keras_file(variant: str, top: bool) -> tuple[str, str]:
@@ -54,26 +54,6 @@ def keras_file(variant: str, top: bool) -> tuple[str, str]:
         )
     name = f"efficientnet{variant}{'' if top else '_notop'}.h5"
     return KERAS_ADDRESS + name, KERAS_MD5[variant][0 if top else 1]
-
-
-def default_cache() -> Path:
-    """The folder that FER_JAX_CACHE names, or the platform's for caches; need not exist."""
-    named = os.environ.get(CACHE_VARIABLE)
-    try:
-        return Path(named).expanduser() if named else _platform_cache()
-    except RuntimeError:
-        raise UserError(f"no home folder: set {CACHE_VARIABLE} to a folder for weights") from None
-
-
-def _platform_cache() -> Path:
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-        return (Path(base) if base else Path.home() / "AppData/Local") / "fer_jax/Cache/weights"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/fer_jax/weights"
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    absolute = os.path.isabs(base)  # the specification has relative ones ignored
-    return (Path(base) if absolute else Path.home() / ".cache") / "fer_jax/weights"
 
 
 def fetch(
@@ -101,7 +81,7 @@ def fetch(
     except OSError as error:
         raise UserError(
             f"cannot store {error.filename or destination} ({error.strerror or error}): free space "
-            f"or mend it there, or choose another folder with {CACHE_VARIABLE}"
+            f"or mend it there, or choose another folder with {cache.VARIABLE}"
         ) from error
     return destination
 

@@ -1,0 +1,51 @@
+"""What is kept between runs, where the platform keeps caches: weights, compiled programs."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+import platformdirs
+
+from fer_jax.errors import UserError
+
+VARIABLE = "FER_JAX_CACHE"
+PROCESSORS = Path("/proc/cpuinfo")  # where Linux lists what the processor can do
+
+
+def folder(name: str) -> Path:
+    """Where `name` is kept: in FER_JAX_CACHE, or the platform's cache folder; need not exist."""
+    named = os.environ.get(VARIABLE)
+    try:
+        base = Path(named).expanduser() if named else platformdirs.user_cache_path("fer_jax", False)
+    except RuntimeError:
+        raise UserError(f"no home folder: set {VARIABLE} to a folder for caches") from None
+    return base / name
+
+
+def keep_programs() -> None:
+    """Have JAX keep what it compiles, unless JAX_COMPILATION_CACHE_DIR says where already.
+
+    Apart for each kind of processor: a program may use instructions that another one lacks.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        return
+    place = folder("programs") / processor()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # nothing is lost but time
+    if os.access(place, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(place))
+
+
+def processor() -> str:
+    """A short name, equal for processors that can run the same programs."""
+    try:
+        lines = PROCESSORS.read_text(encoding="utf-8").splitlines()
+        features = sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
+    except OSError:
+        features = [platform.processor()]
+    digest = hashlib.sha256("\n".join([platform.machine(), *features]).encode())
+    return f"{platform.machine()}-{digest.hexdigest()[:12]}"

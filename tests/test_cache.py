@@ -1,0 +1,95 @@
+"""Where caches lie, and that a second process does not compile what the first one has."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+from fer_jax import cache
+from fer_jax.errors import UserError
+
+
+def test_the_platforms_folder(monkeypatch):
+    monkeypatch.delenv("FER_JAX_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/cache")
+    if sys.platform == "linux":
+        assert cache.folder("weights") == Path("/scratch/cache/fer_jax/weights")
+    monkeypatch.setenv("FER_JAX_CACHE", "/data")
+    assert cache.folder("weights") == Path("/data/weights")
+    monkeypatch.setenv("FER_JAX_CACHE", "~/kept")
+    assert cache.folder("programs") == Path.home() / "kept/programs"
+
+
+def test_no_home_is_one_line(monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", "~nobody-of-that-name/weights")
+    with pytest.raises(UserError, match="set FER_JAX_CACHE"):
+        cache.folder("weights")
+
+
+def test_processors_of_other_abilities_have_other_names(tmp_path, monkeypatch):
+    """The clock's speed changes while one looks; flags and model do not."""
+    texts = (
+        "model name\t: A\ncpu MHz\t: 2000.1\nflags\t: sse avx\n" * 2,
+        "model name\t: A\ncpu MHz\t: 3000.7\nflags\t: sse avx\n",
+        "model name\t: A\ncpu MHz\t: 2000.1\nflags\t: sse avx avx512f\n",
+        "model name\t: B\ncpu MHz\t: 2000.1\nflags\t: sse avx\n",
+    )
+    names = []
+    for number, text in enumerate(texts):
+        place = tmp_path / str(number)
+        place.write_text(text)
+        monkeypatch.setattr(cache, "PROCESSORS", place)
+        names.append(cache.processor())
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+    monkeypatch.setattr(cache, "PROCESSORS", tmp_path / "absent")
+    assert cache.processor() == cache.processor()
+
+
+COMPILE = """
+import json, jax
+from fer_jax import cache
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+cache.keep_programs()
+jax.block_until_ready(jax.jit(lambda x: x * 2 + 1)(1.0))
+print(json.dumps(jax.config.jax_compilation_cache_dir))
+"""
+
+
+def compiled(**environment):
+    """The folder that a process of its own keeps its programs in."""
+    kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    out = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert not out.stderr
+    return json.loads(out.stdout)
+
+
+def test_programs_are_kept(tmp_path):
+    place = compiled(FER_JAX_CACHE=str(tmp_path))
+    assert place == str(tmp_path / "programs" / cache.processor())
+    programs = sorted(path.name for path in Path(place).iterdir())
+    assert programs
+    assert compiled(FER_JAX_CACHE=str(tmp_path)) == place
+    assert sorted(path.name for path in Path(place).iterdir()) == programs
+
+
+def test_the_users_own_folder_is_left_alone(tmp_path):
+    own = str(tmp_path / "own")
+    assert compiled(JAX_COMPILATION_CACHE_DIR=own, FER_JAX_CACHE=str(tmp_path / "ours")) == own
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert compiled(FER_JAX_CACHE=str(tmp_path / "file")) is None
