@@ -12,6 +12,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fer_jax.errors import UserError
 
 AXIS = "data"
+NVIDIA, PCI = pathlib.Path("/proc/driver/nvidia/gpus"), pathlib.Path("/sys/bus/pci/devices")
+TPUS = {  # vendor:device, from jax/_src/hardware_utils.py: v2 and v3, v4, v5p, v5e, v6e, 7x
+    f"0x1ae0:{device}" for device in ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+}
 
 
 def data_mesh() -> Mesh:
@@ -84,9 +88,12 @@ def devices_line() -> str:
 def _unused_accelerator(platform: str) -> str | None:
     if platform != "cpu":
         return None
-    nvidia, dev = pathlib.Path("/proc/driver/nvidia/gpus"), pathlib.Path("/dev")
-    if nvidia.is_dir() and any(nvidia.iterdir()):
+    if NVIDIA.is_dir() and any(NVIDIA.iterdir()):
         return "an NVIDIA GPU is present but JAX does not use it: make run ACCELERATOR=cuda13"
-    if any(dev.glob("accel[0-9]*")):
+    if any(_pci_name(device) in TPUS for device in PCI.glob("*")):
         return "a TPU is present but JAX does not use it: make run ACCELERATOR=tpu"
     return None
+
+
+def _pci_name(device: pathlib.Path) -> str:
+    return ":".join((device / part).read_text().strip() for part in ("vendor", "device"))
