@@ -20,7 +20,7 @@ FLOORS = (  # a file may import from its own floor and from those before it
     {"evaluation", "auditing"},
     {"build", "workdir", "cli"},
     {"run", "trained"},
-    {"main", "evaluate", "prepare", "audit", "convert"},
+    {"main", "evaluate", "compare", "prepare", "audit", "convert"},
 )
 PURE = (  # know nothing of files or flags
     "labels.py",
@@ -33,6 +33,7 @@ PURE = (  # know nothing of files or flags
     "training/step.py",
     "evaluation/metrics.py",
     "evaluation/calibration.py",
+    "evaluation/comparison.py",
 )
 OF_FILES_AND_FLAGS = {
     "absl",

@@ -10,6 +10,7 @@ import numpy as np
 
 from fer_jax.errors import UserError
 
+PREDICTIONS_FILE = "predictions.npz"
 _ARRAYS = ("key", "label", "probabilities", "loss")
 
 

@@ -13,7 +13,7 @@ from fer_jax.errors import UserError
 from fer_jax.evaluation import plots
 from fer_jax.evaluation.calibration import Reliability, reliability
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, summary
-from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, Predictions
 
 REPORT_FILE = "report.json"
 MISTAKES_SHOWN = 24
@@ -101,7 +101,7 @@ def selection_note(split: str, selected_on: str | None) -> str:
 
 def _write_files(folder: Path, predictions: Predictions, report: Mapping[str, Any]) -> None:
     names = report["label_names"]
-    predictions.save(folder / "predictions.npz")
+    predictions.save(folder / PREDICTIONS_FILE)
     matrix = np.array(report["confusion_matrix"])
     plots.confusion_matrix(matrix, names, folder / "confusion_matrix.png")
     plots.reliability_diagram(_table(predictions), folder / "reliability.png")
