@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax import build, labels, workdir
+from fer_jax.data.duplicates import copy_groups
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.sources import Dataset
 from fer_jax.errors import UserError
@@ -118,7 +119,10 @@ def evaluate(
         "label_names": list(labels.LABELS),
     }
     samples = evaluator.config.evaluation.bootstrap_samples
-    return write_report(output, answers, records.image, context, bootstrap_samples=samples)
+    copies = copy_groups(records.digests)
+    return write_report(
+        output, answers, records.image, context, bootstrap_samples=samples, copies=copies
+    )
 
 
 def weights_fingerprint(config: ConfigDict, folder: str) -> dict[str, str]:

@@ -74,6 +74,33 @@ def test_calibration_of_the_report_agrees_with_its_table(tmp_path):
     assert written["expected_calibration_error"] == pytest.approx(gaps / 140)
 
 
+def test_temperature_scaling_is_reported_before_and_after(tmp_path):
+    """The made logits tell half of what they know; times 3 they are to be divided by 1.5."""
+    honest = some_predictions(n=1400)
+    cubed = honest.probabilities.astype(float) ** 3
+    sure = (cubed / cubed.sum(1, keepdims=True)).astype(np.float32)
+    losses = -np.log(sure[np.arange(1400), honest.labels])
+    given = Predictions(honest.keys, honest.labels, sure, losses)
+    written = report.write_report(tmp_path, given, image, context())
+    scaling, plain = written["temperature_scaling"], report.make_report(honest, context(), None)
+    assert plain["temperature_scaling"] is None
+    error = scaling["expected_calibration_error"]
+    assert error["before"] == written["expected_calibration_error"] > 2 * error["after"]
+    assert scaling["loss"]["before"] == pytest.approx(written["loss"], rel=1e-5)
+    assert scaling["loss"]["after"] < scaling["loss"]["before"]
+    assert sum(row["count"] for row in scaling["reliability"]) == sum(scaling["images"]) == 1400
+    for value in (*scaling["temperatures"], scaling["temperature"]):
+        assert value == pytest.approx(1.5, rel=0.1)
+        assert f"{value:.3f}" in (tmp_path / "report.md").read_text()
+    assert f"| after | {error['after']:.2%} |" in (tmp_path / "report.md").read_text()
+
+
+def test_one_image_has_a_report_without_temperature_scaling(tmp_path):
+    written = report.write_report(tmp_path, some_predictions(n=1), image, context())
+    assert written["temperature_scaling"] is None
+    assert "Too few images" in (tmp_path / "report.md").read_text()
+
+
 def test_markdown_is_readable_and_complete(tmp_path):
     written = report.write_report(tmp_path, some_predictions(), image, context())
     text = (tmp_path / "report.md").read_text()

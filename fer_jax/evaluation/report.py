@@ -11,7 +11,14 @@ import numpy as np
 
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots
-from fer_jax.evaluation.calibration import Reliability, reliability
+from fer_jax.evaluation.calibration import (
+    Reliability,
+    Scaled,
+    cross_fitted,
+    fit_temperature,
+    mean_loss,
+    reliability,
+)
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, summary
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, Predictions
 
@@ -37,14 +44,24 @@ def write_report(
     *,
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
+    copies: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Writes all files of the report into `output_dir` and returns what report.json holds.
 
-    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS.
+    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS;
+    `copies` int [N] is equal for images with the same pixels, None if there are none.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
     measured or written.
     """
-    report = make_report(predictions, context, bootstrap_samples=bootstrap_samples, seed=seed)
+    scaled = cross_fitted(
+        predictions.probabilities,
+        predictions.labels,
+        np.arange(len(predictions)) if copies is None else copies,
+        seed,
+    )
+    report = make_report(
+        predictions, context, scaled, bootstrap_samples=bootstrap_samples, seed=seed
+    )
     worst = most_confident_mistakes(predictions)
     pictures = [images_of(int(i)) for i in worst]
     folder = Path(output_dir)
@@ -52,7 +69,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
             unfinished = Path(name)
-            _write_files(unfinished, predictions, report)
+            _write_files(unfinished, predictions, report, scaled)
             _write_mistakes(unfinished, predictions, worst, pictures, report["label_names"])
             _publish(unfinished, folder)
     except OSError as error:
@@ -67,11 +84,12 @@ def write_report(
 def make_report(
     predictions: Predictions,
     context: Mapping[str, Any],
+    scaled: Scaled | None,
     *,
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What report.json holds: `context`, the summary, the reliability table and a note."""
+    """What report.json holds: `context`, the summary, reliability and its mending, and a note."""
     if set(context) != set(CONTEXT_KEYS):
         raise ValueError(f"context has {sorted(context)}, not {sorted(CONTEXT_KEYS)}")
     names = list(context["label_names"])
@@ -84,6 +102,7 @@ def make_report(
         "note": selection_note(context["split"], context["selected_on"]),
         **figures,
         "reliability": _table(predictions).rows(),
+        "temperature_scaling": None if scaled is None else _scaling(predictions, scaled, seed),
     }
 
 
@@ -99,12 +118,37 @@ def selection_note(split: str, selected_on: str | None) -> str:
     return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
 
 
-def _write_files(folder: Path, predictions: Predictions, report: Mapping[str, Any]) -> None:
+def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, Any]:
+    """The `temperature_scaling` of report.json; `temperature` is for use on other images."""
+    raw, labels = predictions.probabilities, predictions.labels
+    after = reliability(scaled.probabilities, labels)
+    return {
+        "method": "two halves, each scaled by the temperature fitted on the other",
+        "images": np.bincount(scaled.fold, minlength=2).tolist(),
+        "seed": seed,
+        "temperatures": list(scaled.temperatures),
+        "temperature": fit_temperature(raw, labels),
+        "expected_calibration_error": {
+            "before": _table(predictions).expected_calibration_error,
+            "after": after.expected_calibration_error,
+        },
+        "loss": {
+            "before": mean_loss(raw, labels),
+            "after": mean_loss(scaled.probabilities, labels),
+        },
+        "reliability": after.rows(),
+    }
+
+
+def _write_files(
+    folder: Path, predictions: Predictions, report: Mapping[str, Any], scaled: Scaled | None
+) -> None:
     names = report["label_names"]
     predictions.save(folder / PREDICTIONS_FILE)
     matrix = np.array(report["confusion_matrix"])
     plots.confusion_matrix(matrix, names, folder / "confusion_matrix.png")
-    plots.reliability_diagram(_table(predictions), folder / "reliability.png")
+    after = None if scaled is None else reliability(scaled.probabilities, predictions.labels)
+    plots.reliability_diagram(_table(predictions), folder / "reliability.png", after)
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     (folder / REPORT_FILE).write_text(text, encoding="utf-8")
@@ -156,6 +200,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
         "![Confusion matrix](confusion_matrix.png)",
         _confusions(report),
         "## Calibration",
+        _calibration(report),
         "![Reliability diagram](reliability.png)",
         "## Most confident mistakes",
         "![Most confident mistakes](mistakes.png)",
@@ -190,6 +235,24 @@ def _classes(report: Mapping[str, Any]) -> str:
         ]
         rows.append((name, *figures, f"{row['support']:,}", f"{answers:,}"))
     return _markdown_table(("class", "precision", "recall", "F1", "images", "predicted"), rows)
+
+
+def _calibration(report: Mapping[str, Any]) -> str:
+    scaling = report["temperature_scaling"]
+    if scaling is None:
+        return "Too few images to fit a temperature on some and to measure on others."
+    first, second = scaling["temperatures"]
+    rows = [
+        (name, f"{error:.2%}", f"{scaling['loss'][name]:.4f}")
+        for name, error in scaling["expected_calibration_error"].items()
+    ]
+    text = (
+        f"Temperature scaling by two random halves: each is scaled by what was fitted on the "
+        f"other (T = {first:.3f} and {second:.3f}). On other images use "
+        f"T = {scaling['temperature']:.3f}, fitted on all of these."
+    )
+    head = ("temperature scaling", "expected calibration error", "cross-entropy (nats)")
+    return f"{text}\n\n{_markdown_table(head, rows)}"
 
 
 def _absent(report: Mapping[str, Any]) -> list[str]:
