@@ -15,7 +15,7 @@ from absl import flags
 from fer_jax import cli
 from fer_jax.errors import UserError
 from fer_jax.evaluation import comparison
-from fer_jax.evaluation.predictions import PREDICTIONS_FILE, Predictions
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
 
 OUTPUT = flags.DEFINE_string("output", "", "Folder for comparison.json and comparison.md.")
 SEEDS = flags.DEFINE_bool("seeds", False, "All arguments are runs of one recipe.")
@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{twice} is given twice: it would count as two runs")
     correct = comparison.correct_answers({path: Predictions.load(file_of(path)) for path in paths})
     models = {",".join(group): np.stack([correct[path] for path in group]) for group in groups}
-    result = comparison.compare(models, SAMPLES.value, SEED.value)
+    answers = {",".join(group): answers_of(group) for group in groups}
+    result = comparison.compare(models, answers, SAMPLES.value, SEED.value)
     text = comparison.markdown(result)
     print(text, end="")
     if OUTPUT.value:
@@ -45,6 +46,27 @@ def file_of(path: str) -> Path:
     """The predictions of a report's folder, or the file itself."""
     place = Path(path).expanduser()
     return place / PREDICTIONS_FILE if place.is_dir() else place
+
+
+def answers_of(group: Sequence[str]) -> str | None:
+    """What the reports beside one recipe's predictions call their answers; None without reports.
+
+    UserError where they differ: plain and test-time augmented runs have no common mean.
+    """
+    beside = [file_of(path).parent / REPORT_FILE for path in group]
+    ways = {}
+    for path, report in zip(group, beside, strict=True):
+        try:
+            ways[json.loads(report.read_text(encoding="utf-8")).get("answers")] = path
+        except (OSError, ValueError, AttributeError):
+            ways[None] = path
+    if len(ways) > 1:
+        (one, path), (other, another) = list(ways.items())[:2]
+        raise UserError(
+            f"{path} ({one or 'no report'}) and {another} ({other or 'no report'}) are no runs of "
+            "one recipe: give them as models of their own"
+        )
+    return next(iter(ways))
 
 
 def write(folder: Path, text: str, result: dict[str, Any]) -> None:

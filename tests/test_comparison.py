@@ -28,7 +28,7 @@ def drawn(n, accuracy, seed) -> np.ndarray:
 
 
 def compared(**models):
-    return comparison.compare(models, samples=4000, seed=0)
+    return comparison.compare(models, dict.fromkeys(models), samples=4000, seed=0)
 
 
 def test_mcnemar_by_hand():
@@ -192,6 +192,21 @@ def test_three_models_make_three_pairs_and_a_warning(reports):
     assert outcome.status == 0, outcome.err
     assert outcome.out.count(" minus ") == 3
     assert "several pairs" in outcome.out
+
+
+def test_plain_and_augmented_runs_are_told_apart(reports):
+    for name, way in (("a", "plain"), ("b", "plain"), ("c", "test-time augmentation flip")):
+        (reports / name / "report.json").write_text(json.dumps({"answers": way}))
+    a, b, c = (reports / name for name in "abc")
+    line = call("compare", [a, f"{b},{c}"]).refusal()
+    assert "(plain)" in line
+    assert "(test-time augmentation flip)" in line
+    outcome = call("compare", [f"{a},{b}", c])
+    assert outcome.status == 0, outcome.err
+    rows = [line.split("|")[2].strip() for line in outcome.out.splitlines()[2:4]]
+    assert rows == ["plain", "test-time augmentation flip"]
+    (reports / "b" / "report.json").unlink()
+    assert "(no report)" in call("compare", [f"{a},{b}", c]).refusal()
 
 
 @pytest.mark.parametrize(

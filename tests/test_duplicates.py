@@ -66,3 +66,20 @@ def test_a_digest_tells_shapes_apart():
     pixels = np.zeros((2, 6, 1), np.uint8)
     assert digest(pixels) != digest(pixels.reshape(6, 2, 1))
     assert digest(pixels) == digest(pixels.copy())
+
+
+def test_short_hashes_tell_copies_as_digests_do(dataset):
+    roles = dataset.roles
+    hashes = duplicates.short_hashes(roles["train"].digests)
+    assert hashes.dtype == np.uint64
+    assert (np.diff(hashes.astype(object)) > 0).all()
+    assert len(hashes) == len(roles["train"]) - 1  # two of them are copies
+    for role in ("train", "validation", "test"):
+        expected = duplicates.has_copy_in(roles[role], roles["train"])
+        found = duplicates.has_hash_in(roles[role].digests, hashes)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_short_hash_is_the_first_eight_bytes_little_endian():
+    digests = np.arange(32, dtype=np.uint8)[None]
+    assert duplicates.short_hashes(digests).tolist() == [0x0706050403020100]

@@ -33,8 +33,12 @@ def correct_answers(files: Mapping[str, Predictions]) -> dict[str, np.ndarray]:
     return found
 
 
-def compare(models: Mapping[str, np.ndarray], samples: int, seed: int) -> dict[str, Any]:
+def compare(
+    models: Mapping[str, np.ndarray], answers: Mapping[str, str | None], samples: int, seed: int
+) -> dict[str, Any]:
     """Name -> bool [R, N] (R runs of one recipe, N images) -> all figures, ready for strict JSON.
+
+    `answers` says of each how they were made ("plain", "ensemble of 5"), None where nobody knows.
 
     Accuracy is the mean over the runs, the standard deviation is theirs (R - 1). Intervals are
     bootstrap percentiles: one drawing of images for all models, so that differences are paired,
@@ -46,7 +50,10 @@ def compare(models: Mapping[str, np.ndarray], samples: int, seed: int) -> dict[s
     return {
         "n": next(iter(models.values())).shape[1],
         "bootstrap": {"samples": samples, "seed": seed},
-        "models": [_figures(name, runs, drawn[name]) for name, runs in models.items()],
+        "models": [
+            {"name": name, "answers": answers[name], **_figures(runs, drawn[name])}
+            for name, runs in models.items()
+        ],
         "pairs": [
             _pair((a, models[a], drawn[a]), (b, models[b], drawn[b]))
             for a, b in itertools.combinations(models, 2)
@@ -121,10 +128,9 @@ def _drawn_means(
     return drawn
 
 
-def _figures(name: str, runs: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+def _figures(runs: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
     accuracies = [int(run.sum()) / runs.shape[1] for run in runs]
     return {
-        "name": name,
         "runs": len(runs),
         "accuracies": accuracies,
         "accuracy": float(np.mean(accuracies)),
@@ -161,6 +167,7 @@ def _models_table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         (
             row["name"],
+            row["answers"] or "–",
             str(row["runs"]),
             f"{row['accuracy']:.2%}",
             "–" if row["standard_deviation"] is None else f"{100 * row['standard_deviation']:.2f}",
@@ -168,7 +175,7 @@ def _models_table(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return _table(("model", "runs", "accuracy", "sd (points)", "95 % interval"), cells)
+    return _table(("model", "answers", "runs", "accuracy", "sd (points)", "95 % interval"), cells)
 
 
 def _pairs_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -19,10 +19,12 @@ from fer_jax.evaluation.calibration import (
     mean_loss,
     reliability,
 )
+from fer_jax.evaluation.clean import Copied
+from fer_jax.evaluation.clean import figures as clean_figures
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, summary
-from fer_jax.evaluation.predictions import PREDICTIONS_FILE, Predictions
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
+from fer_jax.evaluation.tta import VIEWS
 
-REPORT_FILE = "report.json"
 MISTAKES_SHOWN = 24
 CONTEXT_KEYS = (
     "checkpoint",
@@ -33,6 +35,8 @@ CONTEXT_KEYS = (
     "data_fingerprint",
     "label_names",
     "command",
+    "tta",
+    "members",
 )
 
 
@@ -45,11 +49,14 @@ def write_report(
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
     copies: np.ndarray | None = None,
+    copied: Copied | None = None,
 ) -> dict[str, Any]:
     """Writes all files of the report into `output_dir` and returns what report.json holds.
 
-    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS;
-    `copies` int [N] is equal for images with the same pixels, None if there are none.
+    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS,
+    of them `members` a list of {checkpoint, checkpoint_step, selected_on}, one for each model;
+    `copies` int [N] is equal for images with the same pixels, None if there are none; `copied`
+    tells those that were in training, None if nobody knows.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
     measured or written.
     """
@@ -60,7 +67,7 @@ def write_report(
         seed,
     )
     report = make_report(
-        predictions, context, scaled, bootstrap_samples=bootstrap_samples, seed=seed
+        predictions, context, scaled, copied, bootstrap_samples=bootstrap_samples, seed=seed
     )
     worst = most_confident_mistakes(predictions)
     pictures = [images_of(int(i)) for i in worst]
@@ -85,6 +92,7 @@ def make_report(
     predictions: Predictions,
     context: Mapping[str, Any],
     scaled: Scaled | None,
+    copied: Copied | None,
     *,
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
@@ -99,8 +107,10 @@ def make_report(
     return {
         **{key: context[key] for key in CONTEXT_KEYS},
         "label_names": names,
+        "answers": way(len(context["members"]), context["tta"]),
         "note": selection_note(context["split"], context["selected_on"]),
         **figures,
+        "clean": clean_figures(predictions, copied, bootstrap_samples, seed) if copied else None,
         "reliability": _table(predictions).rows(),
         "temperature_scaling": None if scaled is None else _scaling(predictions, scaled, seed),
     }
@@ -116,6 +126,15 @@ def selection_note(split: str, selected_on: str | None) -> str:
             "split that chose nothing gives an honest estimate."
         )
     return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
+
+
+def way(members: int, tta: str) -> str:
+    """How many models and views made each answer: what must not be mixed up; "plain" for one."""
+    if tta not in VIEWS:
+        raise ValueError(f"tta={tta!r} is not one of {', '.join(VIEWS)}")
+    parts = [f"ensemble of {members}"] if members > 1 else []
+    parts += [f"test-time augmentation {tta}, {VIEWS[tta]} views"] if tta != "none" else []
+    return ", ".join(parts) or "plain"
 
 
 def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, Any]:
@@ -190,10 +209,11 @@ def _table(predictions: Predictions) -> Reliability:
 
 def _markdown(report: Mapping[str, Any]) -> str:
     parts = [
-        f"# {report['accuracy']:.2%} accuracy on `{report['split']}`",
+        f"# {report['accuracy']:.2%} accuracy on `{report['split']}`{in_brackets(report)}",
         *(f"> **Warning:** {text}." for text in report["warnings"]),
         f"> {report['note']}",
         _figures(report),
+        _clean(report),
         "## Classes",
         _classes(report),
         *_absent(report),
@@ -208,6 +228,11 @@ def _markdown(report: Mapping[str, Any]) -> str:
         _origin(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def in_brackets(report: Mapping[str, Any]) -> str:
+    """` (ensemble of 5)` or the like to follow a figure; empty for a plain one."""
+    return "" if report["answers"] == "plain" else f" ({report['answers']})"
 
 
 def _figures(report: Mapping[str, Any]) -> str:
@@ -230,11 +255,33 @@ def _classes(report: Mapping[str, Any]) -> str:
     predicted = np.sum(report["confusion_matrix"], axis=0)
     rows = []
     for (name, row), answers in zip(report["per_class"].items(), predicted, strict=True):
-        figures = [
-            "–" if row[key] is None else f"{row[key]:.2%}" for key in ("precision", "recall", "f1")
-        ]
+        figures = [_share(row[key]) for key in ("precision", "recall", "f1")]
         rows.append((name, *figures, f"{row['support']:,}", f"{answers:,}"))
     return _markdown_table(("class", "precision", "recall", "F1", "images", "predicted"), rows)
+
+
+def _clean(report: Mapping[str, Any]) -> str:
+    clean = report["clean"]
+    if clean is None:
+        return (
+            "How many of these images were also in training is not known: give "
+            "`--clean_against=PATH` of the training data, of its audit, or of a list of keys."
+        )
+    rows = [
+        ("with a copy in training", f"{clean['copies']:,}", _share(clean["copies_accuracy"]), ""),
+        (
+            "without (clean)",
+            f"{clean['n']:,}",
+            _share(clean["accuracy"]),
+            "{:.2%} to {:.2%}".format(*clean["accuracy_interval"]) if clean["n"] else "",
+        ),
+    ]
+    head = ("images", "number", "accuracy", "95 % bootstrap interval")
+    return f"{_markdown_table(head, rows)}\n\nCopies are {clean['against']}."
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
 
 
 def _calibration(report: Mapping[str, Any]) -> str:
@@ -281,8 +328,15 @@ def _origin(report: Mapping[str, Any]) -> str:
     chosen = report["selected_on"] or "unknown"
     boot = report["bootstrap"]
     rows = [
-        ("checkpoint", f"`{report['checkpoint']}`"),
-        ("step", str(report["checkpoint_step"])),
+        *(
+            row
+            for member in report["members"]
+            for row in (
+                ("checkpoint", f"`{member['checkpoint']}`"),
+                ("step", str(member["checkpoint_step"])),
+            )
+        ),
+        ("answers", report["answers"]),
         ("chosen on", chosen),
         ("evaluated on", report["split"]),
         ("data", f"`{report['data_path']}`"),
