@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_data import OPTIONS, make_rows, seed_files, write_folder
+from made_data import OPTIONS, SKIP, make_rows, opened, seed_files, write_folder
 
 from fer_jax.data import duplicates
 from fer_jax.data.records import digest
@@ -83,3 +83,9 @@ def test_short_hashes_tell_copies_as_digests_do(dataset):
 def test_a_short_hash_is_the_first_eight_bytes_little_endian():
     digests = np.arange(32, dtype=np.uint8)[None]
     assert duplicates.short_hashes(digests).tolist() == [0x0706050403020100]
+
+
+def test_short_hashes_find_the_280_known_copies_in_public_test(fer2013):
+    roles = opened(fer2013, SKIP).roles
+    hashes = duplicates.short_hashes(roles["train"].digests)
+    assert duplicates.has_hash_in(roles["validation"].digests, hashes).sum() == 280

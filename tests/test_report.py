@@ -164,25 +164,29 @@ def test_markdown_is_readable_and_complete(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("split", "selected_on", "said", "unsaid"),
+    ("split", "selected_on", "chose", "said", "unsaid"),
     [
         (
             "validation",
             "validation",
+            True,
             "chose this checkpoint, so its figures are optimistic",
             "no part",
         ),
-        ("test", "validation", "took no part in the choice", "optimistic"),
-        ("test", None, "not known which split chose this checkpoint", "no part"),
+        ("test", "validation", False, "took no part in the choice", "optimistic"),
+        ("test", None, None, "not known which split chose this checkpoint", "no part"),
     ],
 )
-def test_note_says_which_split_chose_the_checkpoint(tmp_path, split, selected_on, said, unsaid):
+def test_note_says_which_split_chose_the_checkpoint(
+    tmp_path, split, selected_on, chose, said, unsaid
+):
     given = context(split=split, selected_on=selected_on)
     written = report.write_report(tmp_path, some_predictions(), image, given)
     assert said in written["note"]
     assert unsaid not in written["note"]
     assert written["note"] in (tmp_path / "report.md").read_text()
-    assert json.loads((tmp_path / "report.json").read_text())["note"] == written["note"]
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert (read["note"], read["split_chose_checkpoint"]) == (written["note"], chose)
 
 
 def test_collapse_and_absent_classes_are_said_in_the_markdown(tmp_path):

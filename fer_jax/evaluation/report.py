@@ -109,11 +109,17 @@ def make_report(
         "label_names": names,
         "answers": way(len(context["members"]), context["tta"]),
         "note": selection_note(context["split"], context["selected_on"]),
+        "split_chose_checkpoint": split_chose(context["split"], context["selected_on"]),
         **figures,
         "clean": clean_figures(predictions, copied, bootstrap_samples, seed) if copied else None,
         "reliability": _table(predictions).rows(),
         "temperature_scaling": None if scaled is None else _scaling(predictions, scaled, seed),
     }
+
+
+def split_chose(split: str, selected_on: str | None) -> bool | None:
+    """Whether the scored split chose the checkpoint, and so flatters it; None if nobody knows."""
+    return None if selected_on is None else split == selected_on
 
 
 def selection_note(split: str, selected_on: str | None) -> str:
