@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.data.split_seed = 0
     config.data.max_pixels = 16_777_216  # per image; larger ones are refused unread
     config.data.cache_mib = 2048  # decoded pixels kept in memory; beyond, decoded when needed
+    config.data.exclude = ""  # a list of keys, as the audit writes them, to leave out of train
     config.data.workers = 0  # Grain processes; 0 augments in this process
 
     config.augment = ConfigDict()

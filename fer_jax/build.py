@@ -19,7 +19,8 @@ from fer_jax.data.augment import Augmentation
 from fer_jax.data.pipeline import Shard, eval_batches, train_batches
 from fer_jax.data.sources import Dataset, ReadOptions, Records, open_dataset
 from fer_jax.errors import UserError
-from fer_jax.evaluation.inference import predict
+from fer_jax.evaluation import tta as augmented
+from fer_jax.evaluation.inference import EvalStep, average, predict
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.models.classifier import Classifier, FerHead, smallest_image_size
 from fer_jax.models.efficientnet import VARIANTS, EfficientNet, Style
@@ -40,10 +41,15 @@ class Evaluator:
     config: ConfigDict
     model: Classifier
     mesh: Mesh
-    eval_step: Callable[[Variables, Any], tuple[jax.Array, jax.Array]]
+    eval_step: EvalStep
 
-    def predict(self, variables: Variables, records: Records, progress: bool) -> Predictions:
-        """Probabilities and losses for every record of a split, in their order."""
+    def predict(
+        self, variables: Variables, records: Records, progress: bool, tta: str = "none"
+    ) -> Predictions:
+        """Probabilities and losses for every record of a split, in their order.
+
+        With `tta`, one of evaluation.tta.VIEWS, means over the views of each image.
+        """
         batches = eval_batches(
             records,
             image_size=self.config.data.image_size,
@@ -56,7 +62,20 @@ class Evaluator:
             meshes.to_devices({k: batch[k] for k in ("image", "label")}, sharding)
             for batch in batches
         )
-        return predict(self.eval_step, variables, on_devices, records, progress)
+        step = self.eval_step if tta == "none" else self._over_views(tta)
+        return predict(step, variables, on_devices, records, progress)
+
+    def _over_views(self, tta: str) -> EvalStep:
+        """The same compiled inference for each view, then the mean: nothing is compiled anew."""
+        whole, parts = meshes.replicated(self.mesh), meshes.split(self.mesh)
+        views = jax.jit(functools.partial(augmented.views, kind=tta), out_shardings=parts)
+        mean = jax.jit(average, out_shardings=whole)
+
+        def step(variables: Variables, batch: Any) -> tuple[jax.Array, jax.Array]:
+            images = views(batch["image"])
+            return mean([self.eval_step(variables, {**batch, "image": view}) for view in images])
+
+        return step
 
     def template(self) -> TrainState:
         """Shapes, dtypes and shardings of a training state of this model: no data is needed."""

@@ -1,5 +1,6 @@
 """What every front door shares: flags in, one call down, and a user's mistake as one line."""
 
+import functools
 import os
 import pathlib
 import re
@@ -38,18 +39,22 @@ def config_file(flag: flags.FlagHolder) -> pathlib.Path:
     return pathlib.Path(flags.FLAGS[flag.name].config_filename)  # type: ignore[attr-defined]
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Run `main(argv)` under absl; bad flags and `UserError` print one line and exit 2."""
+def run(main: Callable[[Sequence[str]], int | None], arguments: bool = False) -> None:
+    """Run `main(argv)` under absl; bad flags and `UserError` print one line and exit 2.
+
+    Only with `arguments` may there be others than flags.
+    """
     memory.restart_with_huge_pages()
-    app.run(lambda argv: _exit(main, argv), flags_parser=_parse)
+    parse = functools.partial(_parse, arguments=arguments)
+    app.run(lambda argv: _exit(main, argv), flags_parser=parse)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
     except Exception as error:  # a config file is the user's code: it may raise anything
         _fail(_flag_mistake(error))
-    if len(rest) > 1:
+    if len(rest) > 1 and not arguments:
         _fail(f"unexpected argument {rest[1]!r}: flags are written --name=value")
     return rest
 

@@ -16,6 +16,7 @@ from fer_jax.errors import UserError
 RESULT_NEUTRAL = (
     "init.weights",  # its content counts, as a fingerprint
     "data.path",
+    "data.exclude",  # what it leaves of train counts, as that fingerprint
     "data.cache_mib",
     "data.max_pixels",
     "data.workers",
@@ -27,6 +28,7 @@ RESULT_NEUTRAL = (
 )
 
 NEWER = {  # keys that older runs lack, and what those ran by
+    "data.exclude": "",
     "init.weights": "",
     "init.frozen_epochs": 0,
     "init.layer_decay": 1.0,

@@ -1,4 +1,7 @@
-"""Evaluate a model on a split: `python -m fer_jax.evaluate --checkpoint=RUN --data=PATH`."""
+"""Evaluate a model on a split: `python -m fer_jax.evaluate --checkpoint=RUN --data=PATH`.
+
+Several --checkpoint are one ensemble; --tta averages over views of each image. Reports say so.
+"""
 
 import pathlib
 import shlex
@@ -7,35 +10,70 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import build, cache, cli, run, trained
+from fer_jax import build, cache, cli, leakage, run, trained
+from fer_jax.errors import UserError
+from fer_jax.evaluation.tta import VIEWS
 from fer_jax.training import mesh
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Folder of a run, or a model file .safetensors.", required=True
+CHECKPOINT = flags.DEFINE_multi_string(
+    "checkpoint",
+    None,
+    "Folder of a run, or a model file .safetensors; several are an ensemble.",
+    required=True,
 )
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout; the run's own if empty.")
 SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "What to score.")
-OUTPUT = flags.DEFINE_string("output", "", "The report's folder; CHECKPOINT/report-SPLIT if empty.")
+TTA = flags.DEFINE_enum("tta", "none", list(VIEWS), "Views of each image to average over.")
+CLEAN = flags.DEFINE_string(
+    "clean_against",
+    "",
+    "What tells the images that have a copy in training, to report without them too: a data path "
+    "to compare with, an audit's folder, or a list of keys. If empty, the model's exact copies.",
+)
+OUTPUT = flags.DEFINE_string(
+    "output", "", "The report's folder; CHECKPOINT/report-SPLIT[-TTA] if empty."
+)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Load a trained model, answer every image of the split, write the report."""
+    """Load trained models, answer every image of the split, write the report."""
     del argv
-    path = pathlib.Path(CHECKPOINT.value)
+    paths = [pathlib.Path(given) for given in CHECKPOINT.value]
+    output = output_folder(paths)
     cache.keep_programs()
     mesh.start("", 1, 0)
     run.say(mesh.devices_line())
-    model = trained.load(path)
-    config = model.evaluator.config
+    models = trained.load_all(paths)
+    config = models[0].evaluator.config
     config.data.path = DATA.value or config.data.path
+    if SPLIT.value != "train":
+        config.data.exclude = ""  # it is about training images, and may be gone
     data = build.read_data(config)
     run.say(data.describe())
-    beside = path if path.is_dir() else path.with_suffix("")
-    output = pathlib.Path(OUTPUT.value or beside / f"report-{SPLIT.value}")
     command = shlex.join(["python", "-m", "fer_jax.evaluate", *sys.argv[1:]])
-    origin = {**model.origin, "command": command}
-    report = run.evaluate(model.evaluator, model.variables, data, SPLIT.value, output, origin)
+    origin = {**trained.origin_of(models, SPLIT.value), "command": command}
+    members = [(model.evaluator, model.variables) for model in models]
+    copied = (
+        leakage.by_path(CLEAN.value, config, data, SPLIT.value)
+        if CLEAN.value
+        else leakage.by_models(models, data, data.split(SPLIT.value))
+    )
+    report = run.evaluate(members, data, SPLIT.value, output, origin, TTA.value, copied)
     run.say(f"{run.results(report)}\nreport {output}/report.md")
+
+
+def output_folder(paths: Sequence[pathlib.Path]) -> pathlib.Path:
+    """--output, or beside the only checkpoint; UserError where an ensemble has none."""
+    given = [str(path) for path in paths]
+    twice = next((path for path in given if given.count(path) > 1), None)
+    if twice is not None:
+        raise UserError(f"--checkpoint={twice} is given twice: an ensemble has different members")
+    if OUTPUT.value:
+        return pathlib.Path(OUTPUT.value)
+    if len(paths) > 1:
+        raise UserError(f"an ensemble of {len(paths)} lies nowhere by itself: give --output=DIR")
+    beside = paths[0] if paths[0].is_dir() else paths[0].with_suffix("")
+    return beside / "-".join(["report", SPLIT.value, *([TTA.value] * (TTA.value != "none"))])
 
 
 if __name__ == "__main__":

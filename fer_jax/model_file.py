@@ -1,5 +1,6 @@
 """One safetensors file is one model: its variables, and in the header all that explains them."""
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -26,7 +27,7 @@ from fer_jax.models.classifier import (
 from fer_jax.models.efficientnet import VARIANTS
 
 VERSION = 1
-KEY = "fer_jax"
+KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
 PREPROCESSING = (
@@ -55,6 +56,7 @@ class ModelFile:
 
     about: About
     variables: dict[str, Any]
+    train_hashes: np.ndarray | None = None  # uint64 [M], data.duplicates.short_hashes
 
     def model(self, dtype: Any = jnp.float32) -> Classifier:
         """The Linen module that takes the variables, computing in `dtype`."""
@@ -66,7 +68,10 @@ def save(path: pathlib.Path, file: ModelFile) -> None:
     flat = flatten_dict(file.variables, sep="/")
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
     header = json.dumps({"version": VERSION, **dataclasses.asdict(file.about)})
-    in_one_step(path, lambda temporary: save_file(tensors, temporary, metadata={KEY: header}))
+    metadata = {KEY: header}
+    if file.train_hashes is not None:
+        metadata[HASHES_KEY] = base64.b64encode(file.train_hashes.astype("<u8").tobytes()).decode()
+    in_one_step(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
 def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
@@ -87,12 +92,23 @@ def load(path: pathlib.Path) -> ModelFile:
     """Read and check a file; UserError where it is broken, foreign, newer, or incomplete."""
     try:
         with safetensors.safe_open(path, framework="numpy") as tensors:
-            about = _about(path, (tensors.metadata() or {}).get(KEY))
+            metadata = tensors.metadata() or {}
+            about = _about(path, metadata.get(KEY))
+            hashes = _hashes(path, metadata.get(HASHES_KEY))
             _check(path, about, tensors)
             flat = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot read {path} as a model: {one_line(error)}; {HINT}") from error
-    return ModelFile(about, unflatten_dict(flat, sep="/"))
+    return ModelFile(about, unflatten_dict(flat, sep="/"), hashes)
+
+
+def _hashes(path: pathlib.Path, text: str | None) -> np.ndarray | None:
+    if text is None:
+        return None
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), "<u8").astype(np.uint64)
+    except ValueError as error:
+        raise UserError(f"{path} has broken training hashes: {one_line(error)}") from error
 
 
 def _about(path: pathlib.Path, header: str | None) -> About:

@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
         split_seed=0,
         max_pixels=MAX_PIXELS.value,
         cache_mib=CACHE_MIB.value,
+        exclude="",
     )
     dataset = read_dataset(SOURCE.value, options)
     print(dataset.describe(), flush=True)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax import build, labels, workdir
+from fer_jax.data.duplicates import copy_groups, short_hashes
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.sources import Dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation import metrics, plots
-from fer_jax.evaluation.report import REPORT_FILE, write_report
+from fer_jax.evaluation.clean import Copied, exact_copies
+from fer_jax.evaluation.inference import ensemble
+from fer_jax.evaluation.predictions import REPORT_FILE
+from fer_jax.evaluation.report import in_brackets, write_report
 from fer_jax.training import loop, mesh, warm_start
 from fer_jax.training.checkpoints import HIGHER_IS_BETTER, Checkpoints
 from fer_jax.training.logs import RunLog, read_metrics
@@ -67,7 +71,8 @@ def execute(run: Run) -> int:
     if _already_finished(run):
         return 0
     if is_first():
-        workdir.claim(run.folder, run.about)
+        train = run.trainer.records
+        workdir.claim(run.folder, run.about, short_hashes(train.digests))
     with run.checkpoints() as checkpoints:
         start = checkpoints.latest or 0
         if start == 0 and is_first():
@@ -95,30 +100,44 @@ def execute(run: Run) -> int:
 
 
 def evaluate(
-    evaluator: build.Evaluator,
-    variables: Variables,
+    members: Sequence[tuple[build.Evaluator, Variables]],
     data: Dataset,
     split: str,
     output: pathlib.Path,
     origin: Mapping[str, Any],
+    tta: str = "none",
+    copied: Copied | None = None,
 ) -> dict[str, Any]:
     """Answer every image of `split` and write the report; what report.json holds.
 
-    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, command.
+    The answers are means over `members` and over the views of `tta`. `origin` says what made the
+    figures: checkpoint, checkpoint_step, selected_on, members, command; `copied` which images
+    were in training.
     """
-    records = data.split(split)
-    answers = evaluator.predict(variables, records, progress=sys.stderr.isatty())
+    records, progress = data.split(split), sys.stderr.isatty()
+    answers = ensemble([one.predict(var, records, progress, tta) for one, var in members])
     if not is_first():
         return {}
+    config = members[0][0].config
     context = {
         **origin,
+        "tta": tta,
         "split": split,
-        "data_path": evaluator.config.data.path,
+        "data_path": config.data.path,
         "data_fingerprint": records.fingerprint,
         "label_names": list(labels.LABELS),
     }
-    samples = evaluator.config.evaluation.bootstrap_samples
-    return write_report(output, answers, records.image, context, bootstrap_samples=samples)
+    samples = config.evaluation.bootstrap_samples
+    copies = copy_groups(records.digests)
+    return write_report(
+        output,
+        answers,
+        records.image,
+        context,
+        bootstrap_samples=samples,
+        copies=copies,
+        copied=copied,
+    )
 
 
 def weights_fingerprint(config: ConfigDict, folder: str) -> dict[str, str]:
@@ -149,8 +168,15 @@ def say(text: str) -> None:
 def results(report: Mapping[str, Any]) -> str:
     """The report's headline, with its interval and what is to be known of it."""
     low, high = report["accuracy_95_interval"]
-    figures = f"{report['accuracy']:.2%} accuracy on {report['split']}"
-    return f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})\n{report['note']}"
+    figures = f"{report['accuracy']:.2%} accuracy on {report['split']}{in_brackets(report)}"
+    lines = [f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})", report["note"]]
+    clean = report["clean"]
+    if clean and clean["n"]:
+        lines.append(
+            f"{clean['accuracy']:.2%} on the {clean['n']:,} images without a copy in training "
+            f"({clean['copies']:,} are {clean['against']})"
+        )
+    return "\n".join(lines)
 
 
 def _noted_fingerprint(config: ConfigDict, folder: str) -> str:
@@ -217,14 +243,16 @@ def _report(run: Run, checkpoints: Checkpoints) -> None:
     if best is None:
         raise UserError(f"{run.folder} has no evaluated checkpoint")
     state = checkpoints.restore(best, run.trainer.template())
-    origin = {
+    chosen = {
         "checkpoint": str(run.folder),
         "checkpoint_step": best,
         "selected_on": SELECTED_ON,
-        "command": run.command,
     }
-    output = run.folder / "report"
-    report = evaluate(run.trainer.evaluator, state.evaluated, run.data, SELECTED_ON, output, origin)
+    origin = {**chosen, "members": [chosen], "command": run.command}
+    output, members = run.folder / "report", [(run.trainer.evaluator, state.evaluated)]
+    seen = short_hashes(run.trainer.records.digests)
+    copied = exact_copies(run.data.split(SELECTED_ON).digests, seen)
+    report = evaluate(members, run.data, SELECTED_ON, output, origin, copied=copied)
     if is_first():
         plots.learning_curves(read_metrics(run.folder), run.folder / "learning_curves.png")
         say(f"best checkpoint: step {best} of {run.last_step}, restored: {results(report)}")

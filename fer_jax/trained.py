@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax import build, labels, model_file, workdir
+from fer_jax.config import complete
 from fer_jax.errors import UserError
 from fer_jax.models.classifier import describe
 from fer_jax.training.checkpoints import Checkpoints
@@ -26,6 +27,7 @@ READING = {
     "split_seed": 0,
     "max_pixels": 16_777_216,
     "cache_mib": 2048,
+    "exclude": "",
 }
 EVALUATION = {"batch_size": 64, "bootstrap_samples": 2000}
 
@@ -38,10 +40,12 @@ class Trained:
     variables: Variables
     about: model_file.About
     origin: dict[str, Any]  # for reports: checkpoint, checkpoint_step, selected_on
+    train_hashes: np.ndarray | None  # uint64 [M] of the training images, None if not known
 
     def file(self) -> model_file.ModelFile:
         """The model as one file, its arrays copied to NumPy."""
-        return model_file.ModelFile(self.about, jax.tree.map(np.asarray, dict(self.variables)))
+        variables = jax.tree.map(np.asarray, dict(self.variables))
+        return model_file.ModelFile(self.about, variables, self.train_hashes)
 
 
 def load(path: pathlib.Path) -> Trained:
@@ -50,6 +54,41 @@ def load(path: pathlib.Path) -> Trained:
     UserError where it is neither, or where its labels are not those of the data.
     """
     return _from_file(path) if os.path.isfile(path) else _from_run(path)
+
+
+def load_all(paths: Sequence[pathlib.Path]) -> list[Trained]:
+    """Each as `load` gives it; equal models share one evaluator, which is compiled once."""
+    found: list[Trained] = []
+    for path in paths:
+        model = load(path)
+        equal = (one.evaluator for one in found if _answers_alike(one.evaluator, model.evaluator))
+        evaluator = next(equal, model.evaluator)
+        found.append(dataclasses.replace(model, evaluator=evaluator))
+    return found
+
+
+def origin_of(models: Sequence[Trained], split: str) -> dict[str, Any]:
+    """For reports on `split`: checkpoint, checkpoint_step, selected_on, members.
+
+    An ensemble counts as chosen on `split` if any member was; else on what all were, or None.
+    """
+    members = [model.origin for model in models]
+    if len(members) == 1:
+        return {**members[0], "members": members}
+    chosen = {member["selected_on"] for member in members}
+    common = split if split in chosen else chosen.pop() if len(chosen) == 1 else None
+    return {
+        "checkpoint": ", ".join(member["checkpoint"] for member in members),
+        "checkpoint_step": None,
+        "selected_on": common,
+        "members": members,
+    }
+
+
+def _answers_alike(one: build.Evaluator, other: build.Evaluator) -> bool:
+    """Whether variables of either model may be answered for by `one`."""
+    size = one.config.data.image_size == other.config.data.image_size
+    return size and one.model == other.model
 
 
 def check_labels(names: Sequence[str] | None) -> None:
@@ -64,7 +103,7 @@ def check_labels(names: Sequence[str] | None) -> None:
 def _from_run(folder: pathlib.Path) -> Trained:
     run = workdir.read(folder)
     check_labels(run["labels"])
-    config = ConfigDict(run["config"])
+    config = complete(run["config"])
     evaluator = build.make_evaluator(config, build.make_model(config))
     with Checkpoints(folder, config.checkpoint.select_by, read_only=True) as checkpoints:
         step = checkpoints.best
@@ -81,7 +120,7 @@ def _from_run(folder: pathlib.Path) -> Trained:
         training_data=run["fingerprint"],
         metrics=metrics,
     )
-    return Trained(evaluator, state.evaluated, about, origin)
+    return Trained(evaluator, state.evaluated, about, origin, workdir.train_hashes(folder))
 
 
 def _from_file(path: pathlib.Path) -> Trained:
@@ -96,4 +135,4 @@ def _from_file(path: pathlib.Path) -> Trained:
     }
     evaluator = build.make_evaluator(config, file.model())
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), file.variables)
-    return Trained(evaluator, variables, file.about, origin)
+    return Trained(evaluator, variables, file.about, origin, file.train_hashes)

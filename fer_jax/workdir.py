@@ -6,10 +6,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from fer_jax.config import difference, short_hash
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 
 RUN_FILE = "run.json"
+HASHES_FILE = "train_hashes.npy"
 
 
 def default_workdir(config_name: str, identity: Mapping[str, Any]) -> pathlib.Path:
@@ -43,15 +46,34 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     return about
 
 
-def claim(workdir: pathlib.Path, about: Mapping[str, Any]) -> None:
-    """Create the folder and write what the run is; UserError where it cannot be written."""
-    path = workdir / RUN_FILE
+def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndarray) -> None:
+    """Create the folder and write what the run is; UserError where it cannot be written.
+
+    `train_hashes` are the `duplicates.short_hashes` of its training images.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
+        temporary = workdir / "claim.tmp"
+        with open(temporary, "wb") as file:
+            np.save(file, train_hashes)
+        os.replace(temporary, workdir / HASHES_FILE)
         temporary.write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(temporary, path)
+        os.replace(temporary, workdir / RUN_FILE)
     except OSError as error:
         raise UserError(
             f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir"
         ) from error
+
+
+def train_hashes(workdir: pathlib.Path) -> np.ndarray | None:
+    """uint64 [M] that `claim` wrote; None in a run of before, UserError for a broken file."""
+    path = workdir / HASHES_FILE
+    if not path.exists():
+        return None
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}; remove it") from error
+    if getattr(found, "dtype", None) != np.uint64 or found.ndim != 1:
+        raise UserError(f"{path} holds no hashes of training images; remove it")
+    return found

@@ -19,6 +19,7 @@ OPTIONS = ReadOptions(
     split_seed=0,
     max_pixels=10_000,
     cache_mib=64,
+    exclude="",
 )
 SKIP = replace(OPTIONS, on_corrupt="skip")
 USAGES = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}

@@ -57,6 +57,7 @@ REPORT_FILES = (
     "reliability.png",
     "mistakes.png",
 )
+TAKE_ARGUMENTS = ("compare",)  # doors with arguments beside their flags
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
 
 
@@ -127,7 +128,7 @@ def call(door: str, arguments: Sequence[object]) -> Outcome:
         contextlib.redirect_stderr(err),
     ):
         try:
-            cli._exit(module.main, cli._parse(argv))
+            cli._exit(module.main, cli._parse(argv, arguments=door in TAKE_ARGUMENTS))
         except SystemExit as stop:
             return Outcome(int(stop.code or 0), out.getvalue(), err.getvalue())
     raise AssertionError("a front door ends with SystemExit")

@@ -1,12 +1,21 @@
-"""Expected calibration error on constructed cases and against a naive loop."""
+"""Calibration error against a naive loop; temperature scaling never scores what it fitted."""
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from fer_jax.evaluation.calibration import expected_calibration_error, reliability
+from fer_jax.evaluation.calibration import (
+    TEMPERATURES,
+    cross_fitted,
+    expected_calibration_error,
+    fit_temperature,
+    mean_loss,
+    reliability,
+    scale,
+)
 
 
 def two_class(confidences, correct):
@@ -79,3 +88,79 @@ def test_any_probabilities_agree_with_the_formula(data, n, bins):
 def test_rounding_above_one_stays_in_the_last_bin():
     probabilities = np.array([[np.nextafter(np.float32(1), np.float32(2)), 0]], np.float32)
     assert reliability(probabilities, np.zeros(1, int)).count[-1] == 1
+
+
+def answers_at(temperature, n=4000, seed=0):
+    """Probabilities of logits that are `temperature` times too far apart, and drawn labels."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, 7)) * 1.5
+    honest = softmax(logits, axis=1)
+    labels = np.array([rng.choice(7, p=row) for row in honest])
+    return softmax(logits * temperature, axis=1).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_is_found_again(temperature):
+    probabilities, labels = answers_at(temperature)
+    assert fit_temperature(probabilities, labels) == pytest.approx(temperature, rel=0.06)
+
+
+def test_the_fitted_temperature_is_the_minimum_of_the_loss():
+    probabilities, labels = answers_at(2.0, n=300)
+    best = fit_temperature(probabilities, labels)
+    losses = [mean_loss(scale(probabilities, best * f), labels) for f in (0.98, 1, 1.02)]
+    assert losses[1] < min(losses[0], losses[2])
+    grid = [mean_loss(scale(probabilities, t), labels) for t in np.geomspace(0.1, 10, 200)]
+    assert losses[1] <= min(grid) + 1e-9
+
+
+def test_scaling_keeps_the_answers_and_mends_the_error():
+    probabilities, labels = answers_at(2.5)
+    scaled = cross_fitted(probabilities, labels, np.arange(len(labels)), seed=0)
+    np.testing.assert_array_equal(scaled.probabilities.argmax(1), probabilities.argmax(1))
+    np.testing.assert_allclose(scaled.probabilities.sum(1), 1)
+    before = expected_calibration_error(probabilities, labels)
+    after = expected_calibration_error(scaled.probabilities, labels)
+    assert before > 0.15
+    assert after < 0.03
+    assert np.bincount(scaled.fold).tolist() == [2000, 2000]
+
+
+def test_no_image_is_scored_by_what_was_fitted_on_it():
+    """Each half's temperature changes with the other half's labels, and not with its own."""
+    probabilities, labels = answers_at(2.0, n=400)
+    given = cross_fitted(probabilities, labels, np.arange(400), seed=1)
+    own = given.fold == 0
+    turned = np.where(own, (labels + 1) % 7, labels)
+    other = cross_fitted(probabilities, turned, np.arange(400), seed=1)
+    np.testing.assert_array_equal(other.fold, given.fold)
+    np.testing.assert_array_equal(other.probabilities[own], given.probabilities[own])
+    assert (other.probabilities[~own] != given.probabilities[~own]).any()
+    np.testing.assert_allclose(
+        given.probabilities[own], scale(probabilities[own], given.temperatures[1])
+    )
+    assert given.temperatures[1] == fit_temperature(probabilities[~own], labels[~own])
+
+
+def test_copies_lie_in_one_half():
+    probabilities, labels = answers_at(1.0, n=90)
+    copies = np.arange(90) // 3
+    fold = cross_fitted(probabilities, labels, copies, seed=0).fold.reshape(-1, 3)
+    assert (fold == fold[:, :1]).all()
+    assert fold[:, 0].sum() == 15
+
+
+def test_too_few_images_have_no_halves():
+    probabilities, labels = answers_at(1.0, n=4)
+    assert cross_fitted(probabilities[:1], labels[:1], np.zeros(1, int), seed=0) is None
+    assert cross_fitted(probabilities, labels, np.zeros(4, int), seed=0) is None
+    assert cross_fitted(probabilities[:2], labels[:2], np.arange(2), seed=0) is not None
+
+
+def test_certain_answers_stay_finite():
+    probabilities = np.eye(7, dtype=np.float32)[[0, 1, 2, 3] * 5]
+    right, wrong = np.array([0, 1, 2, 3] * 5), np.array([1, 2, 3, 4] * 5)
+    assert fit_temperature(probabilities, right) < 1
+    assert fit_temperature(probabilities, wrong) == pytest.approx(TEMPERATURES[1], rel=1e-3)
+    assert np.isfinite(scale(probabilities, TEMPERATURES[0])).all()
+    assert np.isfinite(mean_loss(probabilities, wrong))

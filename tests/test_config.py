@@ -31,6 +31,7 @@ def test_b2_holds_the_recipes_values():
     b2 = flat(load("b2.py"))
     stated = {
         "data.image_size": 96,
+        "data.exclude": "",
         "train.batch_size": 64,
         "train.epochs": 8,
         "optimizer.name": "adam",

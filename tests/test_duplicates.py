@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_data import OPTIONS, make_rows, seed_files, write_folder
+from made_data import OPTIONS, SKIP, make_rows, opened, seed_files, write_folder
 
 from fer_jax.data import duplicates
 from fer_jax.data.records import digest
@@ -66,3 +66,26 @@ def test_a_digest_tells_shapes_apart():
     pixels = np.zeros((2, 6, 1), np.uint8)
     assert digest(pixels) != digest(pixels.reshape(6, 2, 1))
     assert digest(pixels) == digest(pixels.copy())
+
+
+def test_short_hashes_tell_copies_as_digests_do(dataset):
+    roles = dataset.roles
+    hashes = duplicates.short_hashes(roles["train"].digests)
+    assert hashes.dtype == np.uint64
+    assert (np.diff(hashes.astype(object)) > 0).all()
+    assert len(hashes) == len(roles["train"]) - 1  # two of them are copies
+    for role in ("train", "validation", "test"):
+        expected = duplicates.has_copy_in(roles[role], roles["train"])
+        found = duplicates.has_hash_in(roles[role].digests, hashes)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_short_hash_is_the_first_eight_bytes_little_endian():
+    digests = np.arange(32, dtype=np.uint8)[None]
+    assert duplicates.short_hashes(digests).tolist() == [0x0706050403020100]
+
+
+def test_short_hashes_find_the_280_known_copies_in_public_test(fer2013):
+    roles = opened(fer2013, SKIP).roles
+    hashes = duplicates.short_hashes(roles["train"].digests)
+    assert duplicates.has_hash_in(roles["validation"].digests, hashes).sum() == 280

@@ -19,8 +19,8 @@ FLOORS = (  # a file may import from its own floor and from those before it
     {"training"},
     {"evaluation", "auditing"},
     {"build", "workdir", "cli"},
-    {"run", "trained"},
-    {"main", "evaluate", "prepare", "audit", "convert"},
+    {"run", "trained", "leakage"},
+    {"main", "evaluate", "compare", "prepare", "audit", "convert"},
 )
 PURE = (  # know nothing of files or flags
     "labels.py",
@@ -33,6 +33,10 @@ PURE = (  # know nothing of files or flags
     "training/step.py",
     "evaluation/metrics.py",
     "evaluation/calibration.py",
+    "evaluation/clean.py",
+    "evaluation/comparison.py",
+    "evaluation/inference.py",
+    "evaluation/tta.py",
 )
 OF_FILES_AND_FLAGS = {
     "absl",

@@ -98,7 +98,7 @@ def test_a_run_of_before_some_keys_is_still_known(finished_run, small_csv, repor
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
     about = json.loads((workdir / "run.json").read_text())
-    del about["config"]["init"]
+    del about["config"]["init"], about["config"]["data"]["exclude"]
     about["identity"] = {k: v for k, v in about["identity"].items() if not k.startswith("init.")}
     (workdir / "run.json").write_text(json.dumps(about))
     outcome = call("evaluate", [f"--checkpoint={workdir}", f"--output={tmp_path / 'again'}"])

@@ -291,3 +291,23 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
         assert str(place) in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.safetensors"]
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_hashes_of_training_images_come_back(saved, tmp_path):
+    path, hashes = tmp_path / "m.safetensors", np.array([3, 2**63 + 1], np.uint64)
+    given = model_file.load(saved)
+    assert given.train_hashes is None
+    model_file.save(path, dataclasses.replace(given, train_hashes=hashes))
+    found = model_file.load(path)
+    np.testing.assert_array_equal(found.train_hashes, hashes)
+    assert found.train_hashes.dtype == np.uint64
+    assert found.about == given.about
+
+
+@pytest.mark.parametrize("text", ["?", "AAAA", "ä"])
+def test_broken_hashes_are_refused(saved, tmp_path, text):
+    path = tmp_path / "m.safetensors"
+    with safetensors.safe_open(saved, framework="numpy") as file:
+        metadata = file.metadata() | {model_file.HASHES_KEY: text}
+    safetensors.numpy.save_file(safetensors.numpy.load_file(saved), path, metadata=metadata)
+    assert "broken training hashes" in refusal(path)

@@ -80,6 +80,18 @@ def test_reliability_diagram(tmp_path):
     assert not np.array_equal(first, pixels(tmp_path / "b.png"))
 
 
+def test_reliability_before_and_after_stand_side_by_side(tmp_path):
+    plots.reliability_diagram(table(), tmp_path / "one.png")
+    plots.reliability_diagram(table(), tmp_path / "two.png", table(1))
+    plots.reliability_diagram(table(), tmp_path / "other.png", table(2))
+    alone, beside = pixels(tmp_path / "one.png"), assert_drawn(tmp_path / "two.png", (600, 1200))
+    other = pixels(tmp_path / "other.png")
+    assert beside.shape[1] == 2 * alone.shape[1]
+    half = alone.shape[1] - 20
+    np.testing.assert_array_equal(beside[200:, :half], other[200:, :half])
+    assert (beside[:, -half:] != other[:, -half:]).any()
+
+
 def test_reliability_of_one_image(tmp_path):
     plots.reliability_diagram(reliability(np.eye(7)[:1], np.zeros(1, int)), tmp_path / "a.png")
     assert_drawn(tmp_path / "a.png")

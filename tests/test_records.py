@@ -11,6 +11,7 @@ from made_data import (
     csv_text,
     make_rows,
     opened,
+    refused,
     seed_files,
     summary,
     write_folder,
@@ -74,6 +75,87 @@ def test_the_made_split_is_announced(tmp_path):
     assert dataset.roles["validation"].counts().tolist() == [2] * 7
     assert "14 of 140 training images held out" in dataset.describe()
     assert not set(dataset.roles["train"].keys) & set(dataset.roles["validation"].keys)
+
+
+def without(folder, listing, text, **options):
+    """The data set without what a file of `text` lists."""
+    path = folder.parent / listing
+    path.write_text(text)
+    return opened(folder, replace(OPTIONS, exclude=str(path), **options))
+
+
+@pytest.mark.parametrize(
+    ("listing", "text"),
+    [
+        ("keys.txt", "00001\n00005\n00001\n"),
+        ("keys.txt", "00005\r\n\r\n00001"),
+        ("keys.json", '["00001", {"split": "train", "key": "00005", "label": "sad"}]'),
+        ("keys.jsonl", '{"split": "train", "key": "00001"}\n"00005"\n'),
+        ("keys.json", '[{"key": "00001"}, {"key": "00005"}, {"split": "test", "key": "00022"}]'),
+    ],
+)
+def test_what_a_list_names_is_left_out_of_train_alone(tmp_path, listing, text):
+    folder = write_folder(tmp_path / "data", seed_files(ROWS))
+    whole, part = opened(folder), without(folder, listing, text)
+    kept = [key for key in whole.roles["train"].keys if key not in ("00001", "00005")]
+    assert part.roles["train"].keys == tuple(kept)
+    assert part.roles["train"].fingerprint != whole.roles["train"].fingerprint
+    for role in ("validation", "test"):
+        assert part.roles[role].fingerprint == whole.roles[role].fingerprint
+    assert f"data.exclude: 2 of {len(kept) + 2} training images left out" in part.describe()
+    assert "name no" not in part.describe()
+
+
+def test_keys_that_name_no_training_image_are_counted(tmp_path):
+    folder = write_folder(tmp_path / "data", seed_files(ROWS))
+    validation = opened(folder).roles["validation"].keys[0]
+    part = without(folder, "keys.txt", f"00001\n{validation}\n99999\n")
+    assert "1 of 14 training images left out" in part.describe()
+    assert "2 of its keys name no training image" in part.describe()
+    assert validation in part.roles["validation"].keys
+
+
+def test_an_empty_list_leaves_nothing_out(tmp_path):
+    folder = write_folder(tmp_path / "data", seed_files(ROWS))
+    part = without(folder, "keys.txt", "")
+    assert part.roles["train"].fingerprint == opened(folder).roles["train"].fingerprint
+    assert "0 of 14 training images left out" in part.describe()
+
+
+def test_a_made_validation_part_is_the_same_with_and_without(tmp_path):
+    folder = write_folder(tmp_path / "data", seed_files(make_rows(140, ("train",))))
+    whole = opened(folder).roles
+    listed = [whole["validation"].keys[0], *whole["train"].keys[:3]]
+    part = without(folder, "keys.txt", "\n".join(listed))
+    assert part.roles["validation"].fingerprint == whole["validation"].fingerprint
+    assert part.roles["train"].keys == whole["train"].keys[3:]
+    assert "1 that it lists are held out for validation and stay" in part.describe()
+
+
+@pytest.mark.parametrize(
+    ("listing", "text", "words"),
+    [
+        ("keys.txt", "x\ny\n", ["data.exclude=", "none of its 2 keys, first 'x'", "'00000'"]),
+        ("keys.json", '[{"split": "test", "key": "00022"}]', []),
+        ("keys.json", '{"lists": {"exclude_blank.txt": 3}}', ["whole audit", "exclude_blank.txt"]),
+        ("keys.json", "5", ["no list of keys"]),
+        ("keys.json", "[", ["broken JSON"]),
+        ("keys.jsonl", '"00001"\n{', ["broken JSON"]),
+        ("keys.json", "[1]", ["no list of keys", "'1'", "one key per line"]),
+        ("none/keys.txt", None, ["cannot read a list of keys"]),
+        ("keys.txt", "\n".join(f"{i:05d}" for i in range(42)), ["no training image of angry"]),
+    ],
+)
+def test_a_list_that_cannot_be_meant_is_refused(tmp_path, listing, text, words):
+    folder = write_folder(tmp_path / "data", seed_files(ROWS))
+    if text is not None:
+        (tmp_path / listing).write_text(text)
+    options = replace(OPTIONS, exclude=str(tmp_path / listing))
+    if not words:
+        assert opened(folder, options).roles["train"].keys == opened(folder).roles["train"].keys
+        return
+    line = refused(folder, options)
+    assert all(word in line for word in words), line
 
 
 def test_beyond_the_cache_images_are_decoded_again(tmp_path):

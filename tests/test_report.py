@@ -10,6 +10,7 @@ from support import REPORT_FILES
 
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots, report
+from fer_jax.evaluation.clean import Copied
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.labels import LABELS
 
@@ -26,6 +27,10 @@ def context(**changes):
         "data_fingerprint": "ab" * 32,
         "label_names": LABELS,
         "command": "python -m fer_jax.evaluate --split=validation",
+        "tta": "none",
+        "members": [
+            {"checkpoint": "runs/b2-1a2b", "checkpoint_step": 3592, "selected_on": "validation"}
+        ],
         **changes,
     }
 
@@ -74,6 +79,76 @@ def test_calibration_of_the_report_agrees_with_its_table(tmp_path):
     assert written["expected_calibration_error"] == pytest.approx(gaps / 140)
 
 
+def test_temperature_scaling_is_reported_before_and_after(tmp_path):
+    """The made logits tell half of what they know; times 3 they are to be divided by 1.5."""
+    honest = some_predictions(n=1400)
+    cubed = honest.probabilities.astype(float) ** 3
+    sure = (cubed / cubed.sum(1, keepdims=True)).astype(np.float32)
+    losses = -np.log(sure[np.arange(1400), honest.labels])
+    given = Predictions(honest.keys, honest.labels, sure, losses)
+    written = report.write_report(tmp_path, given, image, context())
+    scaling, plain = (
+        written["temperature_scaling"],
+        report.make_report(honest, context(), None, None),
+    )
+    assert plain["temperature_scaling"] is None
+    error = scaling["expected_calibration_error"]
+    assert error["before"] == written["expected_calibration_error"] > 2 * error["after"]
+    assert scaling["loss"]["before"] == pytest.approx(written["loss"], rel=1e-5)
+    assert scaling["loss"]["after"] < scaling["loss"]["before"]
+    assert sum(row["count"] for row in scaling["reliability"]) == sum(scaling["images"]) == 1400
+    for value in (*scaling["temperatures"], scaling["temperature"]):
+        assert value == pytest.approx(1.5, rel=0.1)
+        assert f"{value:.3f}" in (tmp_path / "report.md").read_text()
+    assert f"| after | {error['after']:.2%} |" in (tmp_path / "report.md").read_text()
+
+
+def test_the_clean_subset_stands_beside_the_full_one(tmp_path):
+    given = some_predictions()
+    mask = np.arange(140) % 5 == 0
+    copied = Copied(mask, "exact copies of something")
+    written = report.write_report(tmp_path, given, image, context(), copied=copied)
+    right, clean = given.predicted == given.labels, written["clean"]
+    assert (clean["n"], clean["copies"]) == (112, 28)
+    assert clean["accuracy"] == right[~mask].mean()
+    assert clean["copies_accuracy"] == right[mask].mean()
+    low, high = clean["accuracy_interval"]
+    assert low < clean["accuracy"] < high
+    assert high - low > np.ptp(written["accuracy_95_interval"])
+    assert written["accuracy"] == right.mean()
+    text = (tmp_path / "report.md").read_text()
+    assert f"| without (clean) | 112 | {clean['accuracy']:.2%} | {low:.2%} to {high:.2%} |" in text
+    assert f"| with a copy in training | 28 | {clean['copies_accuracy']:.2%} |" in text
+    assert "Copies are exact copies of something." in text
+    with pytest.raises(ValueError, match="140 predictions"):
+        report.write_report(tmp_path, given, image, context(), copied=Copied(mask[1:], ""))
+
+
+@pytest.mark.parametrize("copies", [0, 140])
+def test_a_clean_subset_of_all_or_nothing(tmp_path, copies):
+    copied = Copied(np.arange(140) < copies, "x")
+    given = some_predictions()
+    written = report.write_report(tmp_path, given, image, context(), copied=copied)
+    clean = written["clean"]
+    assert (clean["n"], clean["copies"]) == (140 - copies, copies)
+    of_none = clean["accuracy"] if copies else clean["copies_accuracy"]
+    assert of_none is None
+    assert clean["accuracy"] == (None if copies else written["accuracy"])
+    assert (clean["accuracy_interval"] is None) == bool(copies)
+
+
+def test_where_copies_are_not_known_the_report_says_how_to_know(tmp_path):
+    written = report.write_report(tmp_path, some_predictions(), image, context())
+    assert written["clean"] is None
+    assert "--clean_against=PATH" in (tmp_path / "report.md").read_text()
+
+
+def test_one_image_has_a_report_without_temperature_scaling(tmp_path):
+    written = report.write_report(tmp_path, some_predictions(n=1), image, context())
+    assert written["temperature_scaling"] is None
+    assert "Too few images" in (tmp_path / "report.md").read_text()
+
+
 def test_markdown_is_readable_and_complete(tmp_path):
     written = report.write_report(tmp_path, some_predictions(), image, context())
     text = (tmp_path / "report.md").read_text()
@@ -89,25 +164,29 @@ def test_markdown_is_readable_and_complete(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("split", "selected_on", "said", "unsaid"),
+    ("split", "selected_on", "chose", "said", "unsaid"),
     [
         (
             "validation",
             "validation",
+            True,
             "chose this checkpoint, so its figures are optimistic",
             "no part",
         ),
-        ("test", "validation", "took no part in the choice", "optimistic"),
-        ("test", None, "not known which split chose this checkpoint", "no part"),
+        ("test", "validation", False, "took no part in the choice", "optimistic"),
+        ("test", None, None, "not known which split chose this checkpoint", "no part"),
     ],
 )
-def test_note_says_which_split_chose_the_checkpoint(tmp_path, split, selected_on, said, unsaid):
+def test_note_says_which_split_chose_the_checkpoint(
+    tmp_path, split, selected_on, chose, said, unsaid
+):
     given = context(split=split, selected_on=selected_on)
     written = report.write_report(tmp_path, some_predictions(), image, given)
     assert said in written["note"]
     assert unsaid not in written["note"]
     assert written["note"] in (tmp_path / "report.md").read_text()
-    assert json.loads((tmp_path / "report.json").read_text())["note"] == written["note"]
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert (read["note"], read["split_chose_checkpoint"]) == (written["note"], chose)
 
 
 def test_collapse_and_absent_classes_are_said_in_the_markdown(tmp_path):

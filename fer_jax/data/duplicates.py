@@ -55,6 +55,21 @@ def has_copy_in(records: Digested, others: Digested) -> np.ndarray:
     return np.isin(_as_scalars(records.digests), _as_scalars(others.digests))
 
 
+def short_hashes(digests: np.ndarray) -> np.ndarray:
+    """Digests uint8 [N, 32] -> uint64 [<= N]: their first 8 bytes, ascending, each once.
+
+    What a model keeps of its training images, 8 bytes for each. 64 bits suffice: of a images
+    compared with b others, a * b / 2^64 are taken for copies by chance, for FER2013's 28,709 and
+    3,589 one in 10^11 such evaluations.
+    """
+    return np.unique(_short(digests))
+
+
+def has_hash_in(digests: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Bool [N]: which of the digests uint8 [N, 32] have their `short_hashes` among uint64 [M]."""
+    return np.isin(_short(digests), hashes)
+
+
 def describe(roles: Mapping[str, Digested]) -> str:
     """One line: distinct images, groups with conflicting labels, copies across roles."""
     total = sum(len(records.labels) for records in roles.values())
@@ -67,6 +82,11 @@ def describe(roles: Mapping[str, Digested]) -> str:
             count = int(has_copy_in(roles[role], roles["train"]).sum())
             parts.append(f"{count} of {role} have a copy in train")
     return "; ".join(parts)
+
+
+def _short(digests: np.ndarray) -> np.ndarray:
+    """uint8 [N, 32] -> uint64 [N], the same on any machine."""
+    return np.ascontiguousarray(digests[:, :8]).view("<u8").ravel().astype(np.uint64)
 
 
 def _as_scalars(digests: np.ndarray) -> np.ndarray:

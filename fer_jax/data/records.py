@@ -41,6 +41,8 @@ class ReadOptions:
     """Larger images are refused before they are decoded."""
     cache_mib: int
     """Decoded pixels kept in memory, MiB; what is beyond is decoded again at each access."""
+    exclude: str
+    """A file that lists keys to leave out of train, and of nothing else; "" for none."""
 
     def __post_init__(self) -> None:
         if self.on_corrupt not in ("stop", "skip"):

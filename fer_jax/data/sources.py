@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.data import csv_rows, files, images
+from fer_jax.data import csv_rows, files, images, key_lists
 from fer_jax.data.duplicates import copy_groups
 from fer_jax.data.layouts import Listing, find_images
 from fer_jax.data.records import (
@@ -59,11 +59,17 @@ def open_dataset(path: str, options: ReadOptions) -> Dataset:
     """Read the data set at `path`, decode and check every image; UserError for what is amiss.
 
     Without a validation part a share of train is held out (stratified, seeded, copies kept
-    together) and announced in `notes`; test never stands in for it.
+    together) and announced in `notes`; test never stands in for it. What `options.exclude` lists is
+    left out of train thereafter: validation is the same with and without it.
     """
     dataset = read_dataset(path, options)
     _check_training_classes(dataset, path)
-    return _with_validation(dataset, options)
+    whole = _with_validation(dataset, options)
+    if not options.exclude or "train" not in dataset.roles:
+        return whole
+    part = _without_excluded(whole, frozenset(dataset.roles["train"].keys), options.exclude)
+    _check_training_classes(part, f"{path} without what data.exclude={options.exclude} lists")
+    return part
 
 
 def read_dataset(path: str, options: ReadOptions) -> Dataset:
@@ -233,6 +239,29 @@ def _with_validation(dataset: Dataset, options: ReadOptions) -> Dataset:
     )
     roles = {role: (dataset.roles | made)[role] for role in ROLES if role in dataset.roles | made}
     return replace(dataset, roles=roles, notes=(*dataset.notes, note))
+
+
+def _without_excluded(dataset: Dataset, known: frozenset[str], path: str) -> Dataset:
+    """Train without the keys that the file lists; `known` are those of train and what it gave away.
+
+    UserError where it names no such image: it is a list of other data or of another split.
+    """
+    listed = key_lists.read(path, "train")
+    found, train = known & set(listed), dataset.roles["train"]
+    if listed and not found:
+        raise UserError(
+            f"data.exclude={path}: none of its {len(listed)} keys, first {listed[0]!r}, is of a "
+            f"training image (such as {min(known)!r}): give a list that the audit made of this data"
+        )
+    kept = [i for i, key in enumerate(train.keys) if key not in found]
+    left_out = len(train) - len(kept)
+    parts = [f"data.exclude: {left_out} of {len(train)} training images left out, by {path}"]
+    if len(found) > left_out:
+        parts.append(f"{len(found) - left_out} that it lists are held out for validation and stay")
+    if len(listed) > len(found):
+        parts.append(f"{len(listed) - len(found)} of its keys name no training image")
+    roles = {**dataset.roles, "train": train.take(kept)}
+    return replace(dataset, roles=roles, notes=(*dataset.notes, "; ".join(parts)))
 
 
 def choose_validation(

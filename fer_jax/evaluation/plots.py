@@ -50,10 +50,23 @@ def confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: Path)
     _save(figure, path)
 
 
-def reliability_diagram(table: Reliability, path: Path) -> None:
-    """Draws accuracy over confidence, the gap to the diagonal, and how often each bin occurs."""
-    figure = Figure(figsize=(5.6, 6.2), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+def reliability_diagram(table: Reliability, path: Path, scaled: Reliability | None = None) -> None:
+    """Draws accuracy over confidence, the gap to the diagonal, and how often each bin occurs.
+
+    `scaled`, the same after temperature scaling, stands to the right.
+    """
+    titles = ["Reliability"] if scaled is None else ["As answered", "After temperature scaling"]
+    figure = Figure(figsize=(5.6 * len(titles), 6.2), layout="constrained")
+    grid = figure.subplots(
+        2, len(titles), sharex=True, sharey="row", height_ratios=(3.2, 1), squeeze=False
+    )
+    for (upper, lower), title, shown in zip(grid.T, titles, (table, scaled), strict=False):
+        if shown is not None:
+            _reliability(upper, lower, shown, title)
+    _save(figure, path)
+
+
+def _reliability(upper: Axes, lower: Axes, table: Reliability, title: str) -> None:
     width, middle = np.diff(table.edges) * 0.94, (table.edges[:-1] + table.edges[1:]) / 2
     right, sure = np.nan_to_num(table.accuracy), np.nan_to_num(table.confidence)
     upper.bar(middle, right, width, color=BLUE, label="accuracy")
@@ -63,7 +76,7 @@ def reliability_diagram(table: Reliability, path: Path) -> None:
     upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="calibrated")
     ece = table.expected_calibration_error
     upper.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1))
-    upper.set_title(f"Reliability: expected calibration error {ece:.2%}")
+    upper.set_title(f"{title}: expected calibration error {ece:.2%}")
     upper.legend(loc="upper left", framealpha=0.85, edgecolor="none")
     lower.bar(middle, table.count / table.count.sum(), width, color=MUTED)
     lower.set(xlabel="confidence (largest probability)", ylabel="images")
@@ -71,7 +84,6 @@ def reliability_diagram(table: Reliability, path: Path) -> None:
         _tidy(axes)
         axes.yaxis.set_major_formatter(_percent)
         axes.xaxis.set_major_formatter(_percent)
-    _save(figure, path)
 
 
 def mistakes(

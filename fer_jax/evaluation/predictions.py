@@ -10,6 +10,7 @@ import numpy as np
 
 from fer_jax.errors import UserError
 
+PREDICTIONS_FILE, REPORT_FILE = "predictions.npz", "report.json"
 _ARRAYS = ("key", "label", "probabilities", "loss")
 
 

@@ -11,11 +11,20 @@ import numpy as np
 
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots
-from fer_jax.evaluation.calibration import Reliability, reliability
+from fer_jax.evaluation.calibration import (
+    Reliability,
+    Scaled,
+    cross_fitted,
+    fit_temperature,
+    mean_loss,
+    reliability,
+)
+from fer_jax.evaluation.clean import Copied
+from fer_jax.evaluation.clean import figures as clean_figures
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, summary
-from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
+from fer_jax.evaluation.tta import VIEWS
 
-REPORT_FILE = "report.json"
 MISTAKES_SHOWN = 24
 CONTEXT_KEYS = (
     "checkpoint",
@@ -26,6 +35,8 @@ CONTEXT_KEYS = (
     "data_fingerprint",
     "label_names",
     "command",
+    "tta",
+    "members",
 )
 
 
@@ -37,14 +48,27 @@ def write_report(
     *,
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
+    copies: np.ndarray | None = None,
+    copied: Copied | None = None,
 ) -> dict[str, Any]:
     """Writes all files of the report into `output_dir` and returns what report.json holds.
 
-    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS.
+    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS,
+    of them `members` a list of {checkpoint, checkpoint_step, selected_on}, one for each model;
+    `copies` int [N] is equal for images with the same pixels, None if there are none; `copied`
+    tells those that were in training, None if nobody knows.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
     measured or written.
     """
-    report = make_report(predictions, context, bootstrap_samples=bootstrap_samples, seed=seed)
+    scaled = cross_fitted(
+        predictions.probabilities,
+        predictions.labels,
+        np.arange(len(predictions)) if copies is None else copies,
+        seed,
+    )
+    report = make_report(
+        predictions, context, scaled, copied, bootstrap_samples=bootstrap_samples, seed=seed
+    )
     worst = most_confident_mistakes(predictions)
     pictures = [images_of(int(i)) for i in worst]
     folder = Path(output_dir)
@@ -52,7 +76,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
             unfinished = Path(name)
-            _write_files(unfinished, predictions, report)
+            _write_files(unfinished, predictions, report, scaled)
             _write_mistakes(unfinished, predictions, worst, pictures, report["label_names"])
             _publish(unfinished, folder)
     except OSError as error:
@@ -67,11 +91,13 @@ def write_report(
 def make_report(
     predictions: Predictions,
     context: Mapping[str, Any],
+    scaled: Scaled | None,
+    copied: Copied | None,
     *,
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What report.json holds: `context`, the summary, the reliability table and a note."""
+    """What report.json holds: `context`, the summary, reliability and its mending, and a note."""
     if set(context) != set(CONTEXT_KEYS):
         raise ValueError(f"context has {sorted(context)}, not {sorted(CONTEXT_KEYS)}")
     names = list(context["label_names"])
@@ -81,10 +107,19 @@ def make_report(
     return {
         **{key: context[key] for key in CONTEXT_KEYS},
         "label_names": names,
+        "answers": way(len(context["members"]), context["tta"]),
         "note": selection_note(context["split"], context["selected_on"]),
+        "split_chose_checkpoint": split_chose(context["split"], context["selected_on"]),
         **figures,
+        "clean": clean_figures(predictions, copied, bootstrap_samples, seed) if copied else None,
         "reliability": _table(predictions).rows(),
+        "temperature_scaling": None if scaled is None else _scaling(predictions, scaled, seed),
     }
+
+
+def split_chose(split: str, selected_on: str | None) -> bool | None:
+    """Whether the scored split chose the checkpoint, and so flatters it; None if nobody knows."""
+    return None if selected_on is None else split == selected_on
 
 
 def selection_note(split: str, selected_on: str | None) -> str:
@@ -99,12 +134,46 @@ def selection_note(split: str, selected_on: str | None) -> str:
     return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
 
 
-def _write_files(folder: Path, predictions: Predictions, report: Mapping[str, Any]) -> None:
+def way(members: int, tta: str) -> str:
+    """How many models and views made each answer: what must not be mixed up; "plain" for one."""
+    if tta not in VIEWS:
+        raise ValueError(f"tta={tta!r} is not one of {', '.join(VIEWS)}")
+    parts = [f"ensemble of {members}"] if members > 1 else []
+    parts += [f"test-time augmentation {tta}, {VIEWS[tta]} views"] if tta != "none" else []
+    return ", ".join(parts) or "plain"
+
+
+def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, Any]:
+    """The `temperature_scaling` of report.json; `temperature` is for use on other images."""
+    raw, labels = predictions.probabilities, predictions.labels
+    after = reliability(scaled.probabilities, labels)
+    return {
+        "method": "two halves, each scaled by the temperature fitted on the other",
+        "images": np.bincount(scaled.fold, minlength=2).tolist(),
+        "seed": seed,
+        "temperatures": list(scaled.temperatures),
+        "temperature": fit_temperature(raw, labels),
+        "expected_calibration_error": {
+            "before": _table(predictions).expected_calibration_error,
+            "after": after.expected_calibration_error,
+        },
+        "loss": {
+            "before": mean_loss(raw, labels),
+            "after": mean_loss(scaled.probabilities, labels),
+        },
+        "reliability": after.rows(),
+    }
+
+
+def _write_files(
+    folder: Path, predictions: Predictions, report: Mapping[str, Any], scaled: Scaled | None
+) -> None:
     names = report["label_names"]
-    predictions.save(folder / "predictions.npz")
+    predictions.save(folder / PREDICTIONS_FILE)
     matrix = np.array(report["confusion_matrix"])
     plots.confusion_matrix(matrix, names, folder / "confusion_matrix.png")
-    plots.reliability_diagram(_table(predictions), folder / "reliability.png")
+    after = None if scaled is None else reliability(scaled.probabilities, predictions.labels)
+    plots.reliability_diagram(_table(predictions), folder / "reliability.png", after)
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     (folder / REPORT_FILE).write_text(text, encoding="utf-8")
@@ -146,16 +215,18 @@ def _table(predictions: Predictions) -> Reliability:
 
 def _markdown(report: Mapping[str, Any]) -> str:
     parts = [
-        f"# {report['accuracy']:.2%} accuracy on `{report['split']}`",
+        f"# {report['accuracy']:.2%} accuracy on `{report['split']}`{in_brackets(report)}",
         *(f"> **Warning:** {text}." for text in report["warnings"]),
         f"> {report['note']}",
         _figures(report),
+        _clean(report),
         "## Classes",
         _classes(report),
         *_absent(report),
         "![Confusion matrix](confusion_matrix.png)",
         _confusions(report),
         "## Calibration",
+        _calibration(report),
         "![Reliability diagram](reliability.png)",
         "## Most confident mistakes",
         "![Most confident mistakes](mistakes.png)",
@@ -163,6 +234,11 @@ def _markdown(report: Mapping[str, Any]) -> str:
         _origin(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def in_brackets(report: Mapping[str, Any]) -> str:
+    """` (ensemble of 5)` or the like to follow a figure; empty for a plain one."""
+    return "" if report["answers"] == "plain" else f" ({report['answers']})"
 
 
 def _figures(report: Mapping[str, Any]) -> str:
@@ -185,11 +261,51 @@ def _classes(report: Mapping[str, Any]) -> str:
     predicted = np.sum(report["confusion_matrix"], axis=0)
     rows = []
     for (name, row), answers in zip(report["per_class"].items(), predicted, strict=True):
-        figures = [
-            "–" if row[key] is None else f"{row[key]:.2%}" for key in ("precision", "recall", "f1")
-        ]
+        figures = [_share(row[key]) for key in ("precision", "recall", "f1")]
         rows.append((name, *figures, f"{row['support']:,}", f"{answers:,}"))
     return _markdown_table(("class", "precision", "recall", "F1", "images", "predicted"), rows)
+
+
+def _clean(report: Mapping[str, Any]) -> str:
+    clean = report["clean"]
+    if clean is None:
+        return (
+            "How many of these images were also in training is not known: give "
+            "`--clean_against=PATH` of the training data, of its audit, or of a list of keys."
+        )
+    rows = [
+        ("with a copy in training", f"{clean['copies']:,}", _share(clean["copies_accuracy"]), ""),
+        (
+            "without (clean)",
+            f"{clean['n']:,}",
+            _share(clean["accuracy"]),
+            "{:.2%} to {:.2%}".format(*clean["accuracy_interval"]) if clean["n"] else "",
+        ),
+    ]
+    head = ("images", "number", "accuracy", "95 % bootstrap interval")
+    return f"{_markdown_table(head, rows)}\n\nCopies are {clean['against']}."
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _calibration(report: Mapping[str, Any]) -> str:
+    scaling = report["temperature_scaling"]
+    if scaling is None:
+        return "Too few images to fit a temperature on some and to measure on others."
+    first, second = scaling["temperatures"]
+    rows = [
+        (name, f"{error:.2%}", f"{scaling['loss'][name]:.4f}")
+        for name, error in scaling["expected_calibration_error"].items()
+    ]
+    text = (
+        f"Temperature scaling by two random halves: each is scaled by what was fitted on the "
+        f"other (T = {first:.3f} and {second:.3f}). On other images use "
+        f"T = {scaling['temperature']:.3f}, fitted on all of these."
+    )
+    head = ("temperature scaling", "expected calibration error", "cross-entropy (nats)")
+    return f"{text}\n\n{_markdown_table(head, rows)}"
 
 
 def _absent(report: Mapping[str, Any]) -> list[str]:
@@ -218,8 +334,15 @@ def _origin(report: Mapping[str, Any]) -> str:
     chosen = report["selected_on"] or "unknown"
     boot = report["bootstrap"]
     rows = [
-        ("checkpoint", f"`{report['checkpoint']}`"),
-        ("step", str(report["checkpoint_step"])),
+        *(
+            row
+            for member in report["members"]
+            for row in (
+                ("checkpoint", f"`{member['checkpoint']}`"),
+                ("step", str(member["checkpoint_step"])),
+            )
+        ),
+        ("answers", report["answers"]),
         ("chosen on", chosen),
         ("evaluated on", report["split"]),
         ("data", f"`{report['data_path']}`"),

@@ -1,0 +1,85 @@
+"""Compare models by their saved answers: `python -m fer_jax.compare A/report B/report`.
+
+Each argument is one model: a report's folder or its predictions.npz; or several runs of one recipe,
+joined by commas. With --seeds all arguments are runs of one recipe.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from fer_jax import cli
+from fer_jax.errors import UserError
+from fer_jax.evaluation import comparison
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
+
+OUTPUT = flags.DEFINE_string("output", "", "Folder for comparison.json and comparison.md.")
+SEEDS = flags.DEFINE_bool("seeds", False, "All arguments are runs of one recipe.")
+SAMPLES = flags.DEFINE_integer("bootstrap_samples", 10_000, "Samples of images.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.", lower_bound=0)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read all predictions, compare, print the tables, write them to --output."""
+    groups = [list(argv[1:])] if SEEDS.value else [given.split(",") for given in argv[1:]]
+    paths = [path for group in groups for path in group]
+    if len(paths) < 2:
+        raise UserError("give two or more reports' folders or predictions.npz: A/report B/report")
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice} is given twice: it would count as two runs")
+    correct = comparison.correct_answers({path: Predictions.load(file_of(path)) for path in paths})
+    models = {",".join(group): np.stack([correct[path] for path in group]) for group in groups}
+    answers = {",".join(group): answers_of(group) for group in groups}
+    result = comparison.compare(models, answers, SAMPLES.value, SEED.value)
+    text = comparison.markdown(result)
+    print(text, end="")
+    if OUTPUT.value:
+        write(Path(OUTPUT.value), text, result)
+
+
+def file_of(path: str) -> Path:
+    """The predictions of a report's folder, or the file itself."""
+    place = Path(path).expanduser()
+    return place / PREDICTIONS_FILE if place.is_dir() else place
+
+
+def answers_of(group: Sequence[str]) -> str | None:
+    """What the reports beside one recipe's predictions call their answers; None without reports.
+
+    UserError where they differ: plain and test-time augmented runs have no common mean.
+    """
+    beside = [file_of(path).parent / REPORT_FILE for path in group]
+    ways = {}
+    for path, report in zip(group, beside, strict=True):
+        try:
+            ways[json.loads(report.read_text(encoding="utf-8")).get("answers")] = path
+        except (OSError, ValueError, AttributeError):
+            ways[None] = path
+    if len(ways) > 1:
+        (one, path), (other, another) = list(ways.items())[:2]
+        raise UserError(
+            f"{path} ({one or 'no report'}) and {another} ({other or 'no report'}) are no runs of "
+            "one recipe: give them as models of their own"
+        )
+    return next(iter(ways))
+
+
+def write(folder: Path, text: str, result: dict[str, Any]) -> None:
+    """comparison.md and comparison.json; UserError where they cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.md").write_text(f"# Comparison\n\n{text}", encoding="utf-8")
+        body = json.dumps(result, indent=2, allow_nan=False) + "\n"
+        (folder / "comparison.json").write_text(body, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write --output={folder}: {error.strerror or error}") from error
+    print(f"wrote {folder}/comparison.md")
+
+
+if __name__ == "__main__":
+    cli.run(main, arguments=True)

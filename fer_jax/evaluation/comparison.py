@@ -1,0 +1,210 @@
+"""Models compared on the same images: a paired test, differences, and the spread over seeds."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from fer_jax.errors import UserError
+from fer_jax.evaluation.predictions import Predictions
+
+BLOCK = 1000  # bootstrap samples drawn at a time
+
+
+def correct_answers(files: Mapping[str, Predictions]) -> dict[str, np.ndarray]:
+    """Name -> bool [N]: which images each answered rightly, in the order of their keys.
+
+    UserError where two of them are not of the same images with the same labels.
+    """
+    found, first, truth = {}, "", None
+    for name, answers in files.items():
+        if not len(answers):
+            raise UserError(f"{name} holds no predictions: compare files of 1 image or more")
+        order = np.argsort(np.array(answers.keys), kind="stable")
+        labels = {answers.keys[i]: int(answers.labels[i]) for i in order}
+        if len(labels) < len(answers):
+            raise UserError(f"{name} holds a key twice: its answers cannot be paired with others'")
+        if truth is None:
+            first, truth = name, labels
+        _check_same(first, truth, name, labels)
+        found[name] = (answers.predicted == answers.labels)[order]
+    return found
+
+
+def compare(
+    models: Mapping[str, np.ndarray], answers: Mapping[str, str | None], samples: int, seed: int
+) -> dict[str, Any]:
+    """Name -> bool [R, N] (R runs of one recipe, N images) -> all figures, ready for strict JSON.
+
+    `answers` says of each how they were made ("plain", "ensemble of 5"), None where nobody knows.
+
+    Accuracy is the mean over the runs, the standard deviation is theirs (R - 1). Intervals are
+    bootstrap percentiles: one drawing of images for all models, so that differences are paired,
+    and, within each recipe of several runs, one of runs. McNemar's exact test (two-sided binomial
+    test of the images that only one of two answers rightly) is for single runs: None for others.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = _drawn_means(models, samples, rng)
+    return {
+        "n": next(iter(models.values())).shape[1],
+        "bootstrap": {"samples": samples, "seed": seed},
+        "models": [
+            {"name": name, "answers": answers[name], **_figures(runs, drawn[name])}
+            for name, runs in models.items()
+        ],
+        "pairs": [
+            _pair((a, models[a], drawn[a]), (b, models[b], drawn[b]))
+            for a, b in itertools.combinations(models, 2)
+        ],
+    }
+
+
+def bootstrap_accuracies(correct: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Bool [R, N] -> float [samples, R]: accuracies on samples of the N images, each for all R.
+
+    Images that the same runs answer rightly are alike to the bootstrap, so only their numbers are
+    drawn, which are multinomial.
+    """
+    patterns, counts = np.unique(correct.astype(np.uint8), axis=1, return_counts=True)
+    total = int(counts.sum())
+    return np.concatenate(
+        [
+            rng.multinomial(total, counts / total, size=size) @ patterns.T.astype(float) / total
+            for size in _blocks(samples)
+        ]
+    )
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p that bool [N] twice come from models of one accuracy (McNemar 1947, exact)."""
+    only_first = int(np.sum(first & ~second))
+    discordant = only_first + int(np.sum(second & ~first))
+    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Tables to read, aligned for terminals, of what `compare` returns."""
+    boot = result["bootstrap"]
+    notes = [
+        f"{result['n']:,} images, the same for all; intervals are 95 % bootstrap percentiles of "
+        f"{boot['samples']:,} samples, seed {boot['seed']}.",
+        "Intervals of several runs draw runs as well as images; with few runs they are too narrow."
+        * any(row["runs"] > 1 for row in result["models"]),
+        "p is of each pair alone: nothing is subtracted for there being several pairs."
+        * (len(result["pairs"]) > 1),
+    ]
+    tables = [_models_table(result["models"])]
+    tables += [_pairs_table(result["pairs"])] if result["pairs"] else []
+    return "\n\n".join([*tables, "\n".join(filter(None, notes))]) + "\n"
+
+
+def _check_same(first: str, truth: Mapping[str, int], name: str, labels: Mapping[str, int]) -> None:
+    missing = truth.keys() ^ labels.keys()
+    if missing:
+        raise UserError(
+            f"{first} and {name} are not of the same images: {len(missing)} keys are in only one "
+            f"of them, first {min(missing)!r}; evaluate both models on the same split"
+        )
+    other = [key for key, label in truth.items() if labels[key] != label]
+    if other:
+        raise UserError(
+            f"{first} and {name} have other labels for {len(other)} images, first {other[0]!r}: "
+            "evaluate both models on the same data"
+        )
+
+
+def _drawn_means(
+    models: Mapping[str, np.ndarray], samples: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Name -> float [samples]: the mean accuracy of runs drawn, on images drawn."""
+    ends = np.cumsum([len(runs) for runs in models.values()])
+    accuracies = bootstrap_accuracies(np.concatenate(list(models.values())), samples, rng)
+    drawn = {}
+    for name, part in zip(models, np.split(accuracies, ends[:-1], axis=1), strict=True):
+        chosen = rng.integers(0, part.shape[1], part.shape)
+        drawn[name] = np.take_along_axis(part, chosen, axis=1).mean(axis=1)
+    return drawn
+
+
+def _figures(runs: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+    accuracies = [int(run.sum()) / runs.shape[1] for run in runs]
+    return {
+        "runs": len(runs),
+        "accuracies": accuracies,
+        "accuracy": float(np.mean(accuracies)),
+        "standard_deviation": float(np.std(accuracies, ddof=1)) if len(runs) > 1 else None,
+        "accuracy_95_interval": _interval(drawn),
+    }
+
+
+def _pair(
+    first: tuple[str, np.ndarray, np.ndarray], second: tuple[str, np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    (a, runs, drawn), (b, others, others_drawn) = first, second
+    single = len(runs) == len(others) == 1
+    return {
+        "first": a,
+        "second": b,
+        "difference": float(others.mean() - runs.mean()),
+        "difference_95_interval": _interval(others_drawn - drawn),
+        "only_first_right": int(np.sum(runs[0] & ~others[0])) if single else None,
+        "only_second_right": int(np.sum(others[0] & ~runs[0])) if single else None,
+        "mcnemar_p": mcnemar(runs[0], others[0]) if single else None,
+    }
+
+
+def _interval(drawn: np.ndarray) -> list[float]:
+    return [float(edge) for edge in np.quantile(drawn, (0.025, 0.975))]
+
+
+def _blocks(samples: int) -> Iterator[int]:
+    return (min(BLOCK, samples - start) for start in range(0, samples, BLOCK))
+
+
+def _models_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = [
+        (
+            row["name"],
+            row["answers"] or "–",
+            str(row["runs"]),
+            f"{row['accuracy']:.2%}",
+            "–" if row["standard_deviation"] is None else f"{100 * row['standard_deviation']:.2f}",
+            "{:.2%} to {:.2%}".format(*row["accuracy_95_interval"]),
+        )
+        for row in rows
+    ]
+    return _table(("model", "answers", "runs", "accuracy", "sd (points)", "95 % interval"), cells)
+
+
+def _pairs_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = [
+        (
+            f"{row['second']} minus {row['first']}",
+            f"{100 * row['difference']:+.2f}",
+            "{:+.2f} to {:+.2f}".format(*(100 * edge for edge in row["difference_95_interval"])),
+            _optional(row["only_second_right"], ","),
+            _optional(row["only_first_right"], ","),
+            _optional(row["mcnemar_p"], ".3g"),
+        )
+        for row in rows
+    ]
+    head = ("difference", "points", "95 % interval", "only it right", "only the other", "McNemar p")
+    return _table(head, cells)
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    aligned = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in (head, *rows)
+    ]
+    lines = [aligned[0], rule, *aligned[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,220 @@
+"""Test-time augmentation and ensembles: means of probabilities, kept apart from plain figures."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import softmax
+from support import call, small_config
+
+from fer_jax import build, trained
+from fer_jax.evaluation import inference, tta
+from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.report import way
+from fer_jax.models import efficientnet
+
+
+def faces(n=3, size=32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
+
+
+@pytest.mark.parametrize("kind", tta.VIEWS)
+def test_views_are_images_and_the_first_is_the_image_itself(kind):
+    images = faces()
+    shown = tta.views(jnp.asarray(images), kind)
+    assert len(shown) == tta.VIEWS[kind]
+    assert all(view.shape == images.shape and view.dtype == jnp.uint8 for view in shown)
+    np.testing.assert_array_equal(shown[0], images)
+    assert len({np.asarray(view).tobytes() for view in shown}) == len(shown)
+
+
+@pytest.mark.parametrize("kind", ["flip", "flip_crops"])
+def test_the_second_half_mirrors_the_first(kind):
+    shown = [np.asarray(view) for view in tta.views(jnp.asarray(faces()), kind)]
+    half = len(shown) // 2
+    for view, mirrored in zip(shown[:half], shown[half:], strict=True):
+        np.testing.assert_array_equal(mirrored, view[:, :, ::-1])
+
+
+def test_crops_show_the_corners_and_the_centre():
+    """Of a picture whose grey is its column, and of one whose grey is its row."""
+    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None], (64, 64))
+    images = np.stack([ramp, ramp.T])[..., None].repeat(3, axis=-1)
+    crops = [np.asarray(view)[..., 0] for view in tta.views(jnp.asarray(images), "flip_crops")]
+    edges = [(down[0, 0], down[-1, 0], right[0, 0], right[0, -1]) for down, right in crops[1:6]]
+    assert edges == [(0, 55, 0, 55), (0, 55, 8, 63), (8, 63, 0, 55), (8, 63, 8, 63), (4, 59, 4, 59)]
+
+
+def test_a_crop_of_one_grey_stays_it():
+    images = np.full((1, 33, 33, 3), 201, np.uint8)
+    for view in tta.views(jnp.asarray(images), "flip_crops"):
+        np.testing.assert_array_equal(view, images)
+
+
+def test_unknown_views_are_refused():
+    with pytest.raises(ValueError, match="flip_crops"):
+        tta.views(jnp.asarray(faces()), "ten")
+
+
+def test_the_average_is_of_probabilities():
+    logits = np.random.default_rng(0).normal(size=(4, 5, 7)) * 3
+    probabilities = softmax(logits, axis=-1)
+    labels = np.arange(5)
+    losses = -np.log(probabilities[:, np.arange(5), labels])
+    mean, loss = inference.average(list(zip(probabilities, losses, strict=True)))
+    np.testing.assert_allclose(mean, probabilities.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(loss, -np.log(mean[np.arange(5), labels]), rtol=1e-4)
+
+
+def test_the_averages_loss_does_not_underflow():
+    """Two members that give the label e^-200 and e^-300: float32 probabilities have 0 of both."""
+    probabilities = np.array([[1.0, 0.0]], np.float32)
+    members = [(probabilities, np.array([loss], np.float32)) for loss in (200.0, 300.0)]
+    assert float(inference.average(members)[1][0]) == pytest.approx(200 + np.log(2), rel=1e-6)
+
+
+def made(seed, keys=("a", "b", "c")) -> Predictions:
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(7), 3).astype(np.float32)
+    labels = np.array([0, 3, 6], np.int32)
+    return Predictions(keys, labels, probabilities, -np.log(probabilities[np.arange(3), labels]))
+
+
+def test_an_ensemble_is_the_mean_of_its_members():
+    members = [made(seed) for seed in range(3)]
+    found = inference.ensemble(members)
+    assert found.keys == members[0].keys
+    expected = np.mean([one.probabilities for one in members], axis=0)
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.losses, -np.log(expected[np.arange(3), found.labels]), rtol=1e-4
+    )
+    assert inference.ensemble(members[:1]) is members[0]
+    with pytest.raises(ValueError, match="same images"):
+        inference.ensemble([made(0), made(1, ("a", "c", "b"))])
+
+
+@pytest.mark.parametrize(
+    ("members", "kind", "text"),
+    [
+        (1, "none", "plain"),
+        (1, "flip", "test-time augmentation flip, 2 views"),
+        (5, "none", "ensemble of 5"),
+        (5, "flip_crops", "ensemble of 5, test-time augmentation flip_crops, 12 views"),
+    ],
+)
+def test_the_way_of_answering_has_a_name(members, kind, text):
+    assert way(members, kind) == text
+
+
+class Memory:
+    """Eleven records of drawn noise: the last batch is not full."""
+
+    def __init__(self, images):
+        self.images, self.labels = images, (np.arange(len(images)) % 7).astype(np.int32)
+        self.keys = tuple(map(str, range(len(images))))
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+def test_prediction_over_views_is_the_mean_of_predictions_of_views(monkeypatch):
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
+    images = faces(11)
+    evaluator = build.make_evaluator(small_config(""), build.make_model(small_config("")))
+    variables = evaluator.model.init(jax.random.key(0), jnp.asarray(images[:1]), False)
+    for kind in ("flip", "flip_crops"):
+        shown = [np.asarray(view) for view in tta.views(jnp.asarray(images), kind)]
+        apart = [evaluator.predict(variables, Memory(view), False) for view in shown]
+        found = evaluator.predict(variables, Memory(images), False, kind)
+        expected = inference.ensemble(apart)
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=2e-5)
+        np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-4)
+        assert np.abs(found.probabilities - apart[0].probabilities).max() > 1e-6
+
+
+@pytest.fixture(scope="module")
+def two_models(finished_run, tmp_path_factory):
+    """The finished run, and a file of it whose last layer answers otherwise."""
+    model = trained.load(finished_run).file()
+    head = model.variables["params"]["head"]
+    name = next(name for name, part in head.items() if part["bias"].shape == (7,))
+    head[name]["bias"] = np.linspace(-1, 1, 7, dtype=np.float32)
+    path = tmp_path_factory.mktemp("second") / "second.safetensors"
+    trained.model_file.save(path, model)
+    return finished_run, path
+
+
+def evaluated(folder, *flags):
+    outcome = call("evaluate", [*flags, f"--output={folder}"])
+    assert outcome.status == 0, outcome.err
+    report = json.loads((folder / "report.json").read_text())
+    return report, Predictions.load(folder / "predictions.npz"), outcome.out
+
+
+def test_ensemble_and_views_from_end_to_end(two_models, small_csv, tmp_path):
+    run, file = (f"--checkpoint={path}" for path in two_models)
+    data = f"--data={small_csv}"
+    _, one, _ = evaluated(tmp_path / "one", run, data)
+    _, other, _ = evaluated(tmp_path / "other", file, data)
+    report, both, said = evaluated(tmp_path / "both", run, file, data)
+    expected = (one.probabilities + other.probabilities) / 2
+    np.testing.assert_allclose(both.probabilities, expected, atol=1e-6)
+    assert np.abs(both.probabilities - one.probabilities).max() > 0.01
+    assert report["answers"] == "ensemble of 2"
+    assert [member["checkpoint"] for member in report["members"]] == list(map(str, two_models))
+    assert report["selected_on"] == "validation"
+    assert "chose this checkpoint" in report["note"]
+    assert "accuracy on validation (ensemble of 2)" in said
+    text = (tmp_path / "both" / "report.md").read_text()
+    assert text.splitlines()[0].endswith("on `validation` (ensemble of 2)")
+    assert all(str(path) in text for path in two_models)
+
+    report, _, said = evaluated(tmp_path / "flip", run, data, "--tta=flip", "--split=test")
+    assert report["answers"] == "test-time augmentation flip, 2 views"
+    assert (report["tta"], len(report["members"])) == ("flip", 1)
+    assert "accuracy on test (test-time augmentation flip, 2 views)" in said
+
+
+def test_a_report_over_views_does_not_replace_the_plain_one(two_models, small_csv, tmp_path):
+    path = tmp_path / "model.safetensors"
+    shutil.copy(two_models[1], path)
+    flags = [f"--checkpoint={path}", f"--data={small_csv}", "--split=test", "--tta=flip"]
+    outcome = call("evaluate", flags)
+    assert outcome.status == 0, outcome.err
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["report-test-flip"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--checkpoint=a", "--checkpoint=a"], ["a is given twice"]),
+        (["--checkpoint=a", "--checkpoint=b"], ["--output=DIR"]),
+        (["--checkpoint=a", "--tta=ten"], ["tta", "flip_crops"]),
+    ],
+)
+def test_what_makes_no_ensemble_is_refused(flags, words):
+    line = call("evaluate", flags).refusal()
+    assert all(word in line for word in words), line
+
+
+def test_who_chose_an_ensemble(two_models):
+    run, file = trained.load_all(two_models)
+    assert run.evaluator is file.evaluator, "equal models are compiled once"
+
+    def chosen(*splits):
+        models = [
+            trained.dataclasses.replace(run, origin={**run.origin, "selected_on": split})
+            for split in splits
+        ]
+        return trained.origin_of(models, "test")["selected_on"]
+
+    assert chosen("validation", "validation") == "validation"
+    assert chosen("validation", "test") == "test"
+    assert chosen("validation", None) is None
+    assert chosen("test") == "test"
