@@ -36,8 +36,10 @@ class Entry:
 class Child:
     """A contestant's process, to be closed; every method raises NotRunError once it has died."""
 
-    def __init__(self, entry: Entry, settings: Settings, patience: float = PATIENCE) -> None:
-        self.entry, self._patience = entry, patience
+    patience = PATIENCE
+
+    def __init__(self, entry: Entry, settings: Settings) -> None:
+        self.entry = entry
         self._log = settings.file(f"{entry.room}-{entry.task}-{os.urandom(4).hex()}.log")
         order = {
             "room": entry.room,
@@ -112,13 +114,13 @@ class Child:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        timer = threading.Timer(self._patience, self._process.kill)
+        timer = threading.Timer(self.patience, self._process.kill)
         timer.start()
         line = self._process.stdout.readline()
         in_time = timer.is_alive()
         timer.cancel()
         if not in_time:
-            raise NotRunError(f"no answer within {self._patience:g} s")
+            raise NotRunError(f"no answer within {self.patience:g} s")
         if not line:
             status = self._process.wait()
             raise NotRunError(f"its process ended with {status}: {_last_line(self._log)}")
