@@ -1,5 +1,6 @@
 # Two commands: `make run` and `make test`. Each creates .venv with pinned versions first.
-# `make parity` compares with Keras, timm and torchvision, in a venv of its own.
+# `make parity` compares with Keras, timm and torchvision, `make bench` times against PyTorch,
+# TensorFlow and ONNX Runtime; each in a venv of its own.
 PYTHON ?= python3
 ACCELERATOR ?=
 DATA ?=
@@ -7,11 +8,14 @@ FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-parity
-EXTRAS := $(if $(ACCELERATOR),dev$(comma)$(ACCELERATOR),dev)
+BENCH := .venv-bench
 comma := ,
+EXTRAS := $(if $(ACCELERATOR),dev$(comma)$(ACCELERATOR),dev)
+BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
+BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run test lint parity clean
+.PHONY: run test lint parity bench clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
@@ -37,6 +41,16 @@ $(PEERS)/.installed: pyproject.toml constraints.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[parity]'
 	@touch $@
 
+bench: $(BENCH_STAMP)
+	$(BENCH)/bin/python -m experiments.benchmark $(FLAGS)
+
+# TensorFlow 2.21 wants an older h5py, which the extra names.
+$(BENCH_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	grep -v '^h5py==' constraints.txt > $(BENCH)/constraints.txt
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BENCH)/constraints.txt --editable '.[$(BENCH_EXTRAS)]'
+	@touch $@
+
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 2; }
@@ -45,4 +59,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(BENCH) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

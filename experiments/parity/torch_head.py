@@ -10,16 +10,25 @@ from torch import nn
 class FerHead(nn.Module):
     """[B, C, h, w] -> logits [B, classes]; its state dict is the file's `fer_head.*`."""
 
-    def __init__(self, features: int, classes: int = 7, filters: int = 128, hidden: int = 128):
+    def __init__(
+        self,
+        features: int,
+        classes: int = 7,
+        filters: int = 128,
+        hidden: int = 128,
+        padding: int = 0,  # 1 for a model with head_padding SAME
+        dropout: float = 0.0,  # in training only
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(features, filters, 3)
+        self.conv = nn.Conv2d(features, filters, 3, padding=padding)
+        self.dropout = nn.Dropout(dropout)
         self.hidden = nn.Linear(filters, hidden)
         self.logits = nn.Linear(hidden, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolution, ReLU, mean over the map, Dense, ReLU, Dense."""
+        """Convolution, ReLU, mean over the map, Dense, ReLU, dropout, Dense."""
         x = self.conv(x).relu().mean((2, 3))
-        return self.logits(self.hidden(x).relu())
+        return self.logits(self.dropout(self.hidden(x).relu()))
 
 
 class FerNet(nn.Module):

@@ -1,0 +1,89 @@
+"""The process of one contestant: builds it, then takes turns as its parent asks, line by line.
+
+PyTorch, TensorFlow and JAX keep threads that would fight in one process; here the contestant whose
+turn it is not waits for its standard input.
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+from experiments.benchmark.settings import Settings
+from fer_jax.errors import one_line
+
+
+class Contestant(Protocol):
+    """What a room's `make(task, settings, options)` returns."""
+
+    examples: int  # images in one call
+    untimed: int  # calls before each turn that do not count: they take what was made ahead of it
+
+    def about(self) -> dict[str, Any]:
+        """`platform` (cpu, gpu), `device`, `versions`, `threads`."""
+        ...
+
+    def answer(self) -> dict[str, Any]:
+        """What must be equal before anything is timed: numbers and lists of them."""
+        ...
+
+    def run(self, calls: int) -> None:
+        """So many steps, inferences or batches; returns when all is computed."""
+        ...
+
+    def extras(self) -> dict[str, float]:
+        """What else was measured in the last turn."""
+        ...
+
+
+def main() -> None:
+    """The room and task of the first argument, JSON; then one JSON line per question."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    order = json.loads(sys.argv[1])
+    try:
+        room = importlib.import_module(order["room"])
+        contestant = room.make(order["task"], Settings(**order["settings"]), order["options"])
+        say(answers, {"about": contestant.about(), "examples": contestant.examples})
+        for line in sys.stdin:
+            say(answers, reply(contestant, json.loads(line)))
+    except Exception as error:  # whatever a library raises is the reason why this one is not run
+        say(answers, {"error": f"{type(error).__name__}: {one_line(error)}"})
+        raise
+
+
+def reply(contestant: Contestant, question: dict[str, Any]) -> dict[str, Any]:
+    """The answer to `answer`, to `turn` of so many calls, or to `memory`."""
+    if question["do"] == "answer":
+        return {"answer": contestant.answer()}
+    if question["do"] == "memory":
+        return {"memory": {"peak_mib": peak_mib(), **device_memory(contestant)}}
+    contestant.run(contestant.untimed)
+    start = time.perf_counter()
+    contestant.run(question["calls"])
+    return {"seconds": time.perf_counter() - start, "extras": contestant.extras()}
+
+
+def device_memory(contestant: Contestant) -> dict[str, float]:
+    """Of an accelerator, where the contestant can tell."""
+    tell = getattr(contestant, "device_peak_mib", None)
+    peak = tell() if tell else None
+    return {} if peak is None else {"device_peak_mib": peak}
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process so far."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def say(stream: TextIO, message: dict[str, Any]) -> None:
+    """One line of JSON."""
+    print(json.dumps(message), file=stream, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Who is compared with whom: the tasks, each peer's named grid, and how one comparison goes."""
+
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from experiments.benchmark import turns
+from experiments.benchmark.agreement import agree
+from experiments.benchmark.children import HUGE_PAGES, Child, Entry, NotRunError
+from experiments.benchmark.settings import Settings
+
+NAMES = (
+    "train_vs_torch",
+    "train_vs_tensorflow",
+    "infer_vs_torch",
+    "infer_vs_onnxruntime",
+    "latency_vs_torch",
+    "latency_vs_onnxruntime",
+    "pipeline_vs_torch",
+    "pipeline_vs_tfdata",
+)
+MEASURED, DISAGREEMENT, NOT_RUN = "measured", "disagreement", "not run"
+Say = Callable[[str], None]
+Start = Callable[[Entry, Settings], Child]
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How many pairs of turns, and seconds of each."""
+
+    turns: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all comparisons of a round share."""
+
+    settings: Settings
+    length: Length
+    say: Say
+    start: Start = Child
+
+
+@dataclasses.dataclass
+class Result:
+    """One comparison, ready for JSON; no figures but where `status` is measured."""
+
+    status: str
+    reason: str = ""
+    median: float | None = None  # of the pairs' ratios: above 1 where fer_jax is faster
+    min: float | None = None
+    max: float | None = None
+    ratios: tuple[float, ...] = ()
+    unit: str = "images/s"  # or ms: how tables show it
+    fer_jax: dict[str, Any] = dataclasses.field(default_factory=dict)
+    peer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    agreement: dict[str, float] = dataclasses.field(default_factory=dict)
+    grid: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Candidate:
+    """A peer of the grid that agrees, waiting for its turns."""
+
+    child: Child
+    calls: int
+    rate: float
+    agreement: dict[str, float]
+
+
+def our_entry(task: str) -> Entry:
+    """fer_jax, with the huge pages that its front doors ask for."""
+    return Entry("fer_jax", "experiments.benchmark.ours", task, {}, HUGE_PAGES)
+
+
+def grid(name: str, threads: int, gpu: bool) -> list[Entry]:
+    """The named grid of the peer of comparison `name`."""
+    task, peer = name.split("_vs_")
+    makers: dict[str, Callable[..., Iterator[Entry]]] = {
+        "torch": _torch_pipelines if task == "pipeline" else _torch_models,
+        "tensorflow": _keras,
+        "onnxruntime": _onnx,
+        "tfdata": _tf_pipelines,
+    }
+    return list(makers[peer](task, threads, gpu))
+
+
+def _torch_models(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
+    """Layout x eager or compiled, then fewer threads and huge pages in the usual layout."""
+    room = "experiments.benchmark.torch_peer"
+    graphs = [("compiled", "reduce-overhead")] if gpu else []
+    for kind, mode in [("eager", None), ("compiled", None), *graphs]:
+        for layout in ("channels_last", "contiguous"):
+            options = {"layout": layout, "compiled": kind == "compiled", "mode": mode}
+            words = [kind, *([mode] if mode else []), layout, f"{threads} threads"]
+            yield Entry(f"torch {', '.join(words)}", room, task, {**options, "threads": threads})
+    eager = {"layout": "channels_last", "compiled": False}
+    for fewer in sorted({1, max(1, threads // 2)} - {threads}):
+        name = f"torch eager, channels_last, {fewer} threads"
+        yield Entry(name, room, task, {**eager, "threads": fewer})
+    name = f"torch eager, channels_last, {threads} threads, huge pages"
+    yield Entry(name, room, task, {**eager, "threads": threads}, HUGE_PAGES)
+
+
+def _keras(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
+    del gpu
+    room = "experiments.benchmark.keras_peer"
+    for words, jit, pages in (
+        ("tf.function", False, {}),
+        ("tf.function, huge pages", False, HUGE_PAGES),
+        ("tf.function, jit_compile", True, {}),
+    ):
+        options = {"threads": threads, "jit": jit}
+        yield Entry(f"tensorflow {words}, {threads} threads", room, task, options, pages)
+
+
+def _onnx(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
+    del gpu
+    room = "experiments.benchmark.onnx_peer"
+    for count in sorted({threads, max(1, threads // 2)}, reverse=True):
+        yield Entry(f"onnxruntime {count} threads", room, task, {"threads": count})
+
+
+def _torch_pipelines(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
+    del gpu
+    room = "experiments.benchmark.torch_pipeline"
+    for images in ("pillow", "tensor"):
+        for workers in sorted({0, 1, 2, threads}):
+            name = f"DataLoader {workers} workers, {images} images"
+            yield Entry(name, room, task, {"images": images, "workers": workers})
+
+
+def _tf_pipelines(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
+    del threads, gpu
+    room = "experiments.benchmark.tf_pipeline"
+    for augmentation in ("one warp", "Keras layers"):
+        yield Entry(f"tf.data {augmentation}", room, task, {"augmentation": augmentation})
+
+
+def whole_loop(settings: Settings, length: Length, start: Start = Child) -> Result:
+    """Pipeline and step together against the step alone; the share of time without a batch."""
+    with start(our_entry("loop"), settings) as loop, start(our_entry("train"), settings) as step:
+        calls = [turns.calls_for(player, length.seconds) for player in (loop, step)]
+        duel = turns.alternate(loop, step, length.turns, calls)
+        last = loop.turns[-length.turns :]
+        share = sum(turn["waited"] for turn in last) / sum(turn["seconds"] for turn in last)
+        return Result(
+            MEASURED,
+            "",
+            *duel.summary(),
+            duel.ratios,
+            fer_jax=contestant(loop, duel.ours) | {"waiting_share": share},
+            peer=contestant(step, duel.peer) | {"name": "fer_jax, the step alone"},
+        )
+
+
+def compare(
+    ours: Child, expected: dict[str, Any], entries: Sequence[Entry], setting: Setting
+) -> Result:
+    """The best of the peers that give our `expected` answers, then A B A B with it."""
+    best, listed = choose(ours, expected, entries, setting)
+    if best is None:
+        disagreeing = [row for row in listed if row["status"] == DISAGREEMENT]
+        rows = disagreeing or listed
+        status = DISAGREEMENT if disagreeing else NOT_RUN
+        return Result(status, rows[0]["reason"], agreement=rows[0]["agreement"], grid=listed)
+    with best.child as peer:
+        calls = turns.calls_for(ours, setting.length.seconds), best.calls
+        duel = turns.alternate(ours, peer, setting.length.turns, calls)
+        return Result(
+            MEASURED,
+            "",
+            *duel.summary(),
+            duel.ratios,
+            fer_jax=contestant(ours, duel.ours),
+            peer=contestant(peer, duel.peer),
+            agreement=best.agreement,
+            grid=listed,
+        )
+
+
+def choose(
+    ours: Child, expected: dict[str, Any], entries: Sequence[Entry], setting: Setting
+) -> tuple[Candidate | None, list[dict[str, Any]]]:
+    """The fastest alone, still alive, and a line on every entry."""
+    best: Candidate | None = None
+    listed = []
+    for entry in entries:
+        row: dict[str, Any] = {"name": entry.name, "agreement": {}}
+        try:
+            peer = setting.start(entry, setting.settings)
+            found = candidate(ours, expected, peer, setting.length, row)
+        except NotRunError as error:
+            found = None
+            row |= {"status": NOT_RUN, "reason": str(error)}
+        if found and (best is None or found.rate > best.rate):
+            best, found = found, best
+        if found:
+            found.child.close()
+        listed.append(row)
+        figure = f"{row['rate']:.1f} images/s" if "rate" in row else ""
+        said = figure or f"{row['status']}: {row['reason']}"
+        setting.say(f"  {entry.name}: {said}")
+    return best, listed
+
+
+def candidate(
+    ours: Child, expected: dict[str, Any], peer: Child, length: Length, row: dict[str, Any]
+) -> Candidate | None:
+    """Timed alone where it agrees, else None and closed; `row` tells."""
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(peer)
+        row |= verdict(ours, expected, peer)
+        if row["status"] != MEASURED:
+            return None
+        calls = turns.calls_for(peer, length.seconds)
+        row["rate"] = turns.rate(peer, calls)
+        closing.pop_all()
+    return Candidate(peer, calls, row["rate"], row["agreement"])
+
+
+def verdict(ours: Child, expected: dict[str, Any], peer: Child) -> dict[str, Any]:
+    """Whether a peer may be timed: on the same kind of device, and with the same answers."""
+    here, there = ours.about["platform"], peer.about["platform"]
+    if here != there:
+        return {"status": NOT_RUN, "reason": f"it computes on {there}, fer_jax on {here}"}
+    found = agree(expected, peer.answer())
+    status = DISAGREEMENT if found.objection else MEASURED
+    return {"status": status, "reason": found.objection, "agreement": found.differences}
+
+
+def contestant(child: Child, rates: Sequence[float]) -> dict[str, Any]:
+    """What is known of one who took turns: absolute figures, device, versions, memory."""
+    median = statistics.median(rates)
+    return {
+        "name": child.entry.name,
+        "images_per_second": median,
+        "images_per_second_min": min(rates),
+        "images_per_second_max": max(rates),
+        "milliseconds_per_call": 1e3 * child.examples / median,
+        **child.about,
+        **child.memory(),
+    }

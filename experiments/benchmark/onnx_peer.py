@@ -1,0 +1,60 @@
+"""ONNX Runtime as a contestant in inference, with the model that PyTorch has exported."""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from experiments.benchmark import inputs
+from experiments.benchmark.settings import Settings
+
+
+def make(task: str, settings: Settings, options: dict[str, Any]) -> Any:
+    """`infer` takes batches, `latency` one image; both from the host's memory, and back to it."""
+    return Session(settings, options, rows=1 if task == "latency" else settings.batch)
+
+
+class Session:
+    """The shared ONNX file with all of the runtime's optimizations."""
+
+    untimed = 0
+
+    def __init__(self, settings: Settings, options: dict[str, Any], rows: int) -> None:
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = options["threads"]
+        self._options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            settings.file(inputs.ONNX), self._options, onnxruntime.get_available_providers()
+        )
+        self._name, self.examples = self._session.get_inputs()[0].name, rows
+        self._batches = inputs.step_batches(settings)
+
+    def about(self) -> dict[str, Any]:
+        """Where the runtime computes."""
+        provider = self._session.get_providers()[0]
+        gpu = provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+        return {
+            "platform": "gpu" if gpu else "cpu",
+            "device": provider,
+            "versions": {"onnxruntime": onnxruntime.__version__},
+            "threads": self._options.intra_op_num_threads,
+        }
+
+    def extras(self) -> dict[str, float]:
+        """Nothing else."""
+        return {}
+
+    def run(self, calls: int) -> None:
+        """One after the other."""
+        for call in range(calls):
+            images = self._batches[call % len(self._batches)]["image"][: self.examples]
+            self._session.run(None, {self._name: images})
+
+    def answer(self) -> dict[str, Any]:
+        """Logits less their mean and loss of the first batch."""
+        batch = self._batches[0]
+        probabilities = self._session.run(None, {self._name: batch["image"]})[0]
+        logits = np.log(probabilities.astype(np.float64))
+        chosen = logits[np.arange(len(logits)), batch["label"]]
+        centred = logits - logits.mean(-1, keepdims=True)
+        return {"logits": centred.tolist(), "loss": float(-chosen.mean())}

@@ -1,0 +1,268 @@
+"""fer_jax as a contestant: the product's own jitted steps and pipeline, as build.py makes them."""
+
+import collections
+import functools
+import importlib.metadata
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.benchmark import inputs, weights
+from experiments.benchmark.settings import Settings, config_of
+from fer_jax import build, model_file
+from fer_jax.data.augment import resize
+from fer_jax.data.pipeline import Shard, train_batches
+from fer_jax.data.records import Entry, Records
+from fer_jax.training import mesh as meshes
+from fer_jax.training.loop import LAG
+from fer_jax.training.state import TrainState
+
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}  # for what is compared and not timed
+LAST_NORMALIZATION = "top_bn"
+
+
+def make(task: str, settings: Settings, options: dict[str, Any]) -> Any:
+    """`prepare` writes the shared files; the others take turns."""
+    del options
+    if task == "prepare":
+        weights.write(settings)
+    kinds = {
+        "prepare": Ours,
+        "train": Train,
+        "loop": Loop,
+        "infer": Infer,
+        "latency": Latency,
+        "pipeline": Pipeline,
+    }
+    return kinds[task](settings)
+
+
+class Ours:
+    """What all tasks share."""
+
+    untimed = 0
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.config = settings, config_of(settings)
+        self.examples = settings.batch
+
+    def about(self) -> dict[str, Any]:
+        """Where JAX computes."""
+        return {
+            "platform": jax.default_backend(),
+            "device": jax.devices()[0].device_kind,
+            "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")},
+            "threads": self.settings.threads,
+        }
+
+    def device_peak_mib(self) -> float | None:
+        """Of the first device, where it counts."""
+        found = jax.devices()[0].memory_stats() or {}
+        peak = found.get("peak_bytes_in_use")
+        return None if peak is None else round(peak / 2**20, 1)
+
+    def extras(self) -> dict[str, float]:
+        """Nothing else."""
+        return {}
+
+    def variables(self, mesh: jax.sharding.Mesh) -> Any:
+        """The shared weights on the devices."""
+        file = model_file.load(self.settings.file(inputs.MODEL))
+        return meshes.on_every_device(file.variables, mesh)
+
+    def trainer(self, config: ConfigDict) -> build.Trainer:
+        """With the shared images as training data."""
+        return build.make_trainer(config, records(self.settings))
+
+
+class Train(Ours):
+    """Training steps on batches that lie on the device."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._trainer = self.trainer(self.config)
+        self._state, self._batches = self._born(self._trainer), self._on_device(self._trainer)
+        self._steps = 0
+
+    def run(self, calls: int) -> None:
+        """As the training loop: metrics are fetched a few steps late."""
+        flying: collections.deque[Any] = collections.deque()
+        for _ in range(calls):
+            self._state, metrics = self._trainer.train_step(self._state, self._next())
+            flying.append(metrics)
+            if len(flying) > LAG:
+                jax.device_get(flying.popleft())
+        jax.block_until_ready(self._state)
+
+    def answer(self) -> dict[str, Any]:
+        """Inference, two losses without dropout, and what the timed step sees at its end."""
+        quick = self._plain_losses()
+        before = self._last_mean()
+        found = inference(self.settings, self.variables(self._trainer.evaluator.mesh))
+        self.run(1)
+        kept = self.config.model.bn_momentum
+        statistics = ((self._last_mean() - kept * before) / (1 - kept)).tolist()
+        name = "statistics" if self.settings.dtype == "float32" else "low_precision_statistics"
+        return {**found, **quick, name: statistics}
+
+    def _plain_losses(self) -> dict[str, float]:
+        config = config_of(self.settings, dropout=False, dtype="float32")
+        trainer = self.trainer(config)
+        state, batches = self._born(trainer), self._on_device(trainer)
+        with jax.default_matmul_precision("highest"):
+            lowered = trainer.train_step.lower(state, batches[0])
+        step = lowered.compile(compiler_options=QUICK)
+        state, first = step(state, batches[0])
+        _, second = step(state, batches[1])
+        return {"train_loss": float(first["loss"]), "later_loss": float(second["loss"])}
+
+    def _born(self, trainer: build.Trainer) -> TrainState:
+        def born(variables: Any) -> TrainState:
+            optimizer = trainer.optimizer.init(variables["params"])
+            return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=optimizer, ema=None)
+
+        whole = meshes.replicated(trainer.evaluator.mesh)
+        return jax.jit(born, out_shardings=whole)(self.variables(trainer.evaluator.mesh))
+
+    def _on_device(self, trainer: build.Trainer) -> list[Any]:
+        sharding = meshes.split(trainer.evaluator.mesh)
+        return [meshes.to_devices(b, sharding) for b in inputs.step_batches(self.settings)]
+
+    def _last_mean(self) -> np.ndarray:
+        return np.array(self._state.batch_stats["backbone"][LAST_NORMALIZATION]["mean"])
+
+    def _next(self) -> Any:
+        self._steps += 1
+        return self._batches[(self._steps - 1) % len(self._batches)]
+
+
+class Loop(Train):
+    """Pipeline and step together, with the time that the loop waits for the next batch."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._stream = self._trainer.batches(0)
+        self._waited = 0.0
+
+    def run(self, calls: int) -> None:
+        """So many steps on new batches."""
+        self._waited = 0.0
+        super().run(calls)
+
+    def extras(self) -> dict[str, float]:
+        """Seconds in which the loop had nothing to give to the step."""
+        return {"waited": self._waited}
+
+    def _next(self) -> Any:
+        start = time.perf_counter()
+        batch = next(self._stream)
+        self._waited += time.perf_counter() - start
+        return batch
+
+
+class Infer(Ours):
+    """The evaluation step on batches that lie on the device."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._evaluator = build.make_evaluator(self.config, build.make_model(self.config))
+        self._variables = self.variables(self._evaluator.mesh)
+        sharding = meshes.split(self._evaluator.mesh)
+        self._batches = [
+            meshes.to_devices(batch, sharding) for batch in inputs.step_batches(settings)
+        ]
+
+    def run(self, calls: int) -> None:
+        """The last results are waited for, and none is more than a few steps ahead."""
+        flying: collections.deque[Any] = collections.deque()
+        for call in range(calls):
+            batch = self._batches[call % len(self._batches)]
+            flying.append(self._evaluator.eval_step(self._variables, batch))
+            if len(flying) > LAG:
+                jax.block_until_ready(flying.popleft())
+        jax.block_until_ready(flying)
+
+    def answer(self) -> dict[str, Any]:
+        """Logits and loss."""
+        return inference(self.settings, self._variables)
+
+
+class Latency(Infer):
+    """One image from the host's memory to probabilities there."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.examples = 1
+        first = inputs.step_batches(settings, 1)[0]
+        self._one = {name: array[:1] for name, array in first.items()}
+
+    def run(self, calls: int) -> None:
+        """One after the other."""
+        for _ in range(calls):
+            np.asarray(self._evaluator.eval_step(self._variables, self._one)[0])
+
+
+class Pipeline(Ours):
+    """Augmented batches alone, as the training loop gets them before they go to the device."""
+
+    untimed = 16  # more than is made ahead
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._records = records(settings)
+        self._stream = train_batches(
+            self._records,
+            image_size=settings.size,
+            batch_size=settings.batch,
+            seed=0,
+            augmentation=build.augmentation(self.config),
+            start_step=0,
+            shard=Shard(0, 1),
+            workers=self.config.data.workers,
+        )
+
+    def about(self) -> dict[str, Any]:
+        """Always the CPU."""
+        return {**super().about(), "platform": "cpu", "device": "cpu"}
+
+    def run(self, calls: int) -> None:
+        """Batches are dropped."""
+        for _ in range(calls):
+            next(self._stream)
+
+    def answer(self) -> dict[str, Any]:
+        """Images as they are, and grey levels of augmented ones."""
+        size = self.settings.size
+        plain = [resize(self._records.image(i), size)[..., 0] for i in range(inputs.PLAIN)]
+        seen = [next(self._stream)["image"] for _ in range(inputs.SAMPLED)]
+        return {"plain": np.stack(plain).tolist(), **inputs.grey_levels(seen)}
+
+
+def inference(settings: Settings, variables: Any) -> dict[str, Any]:
+    """Logits less their mean and loss of the first batch; of the timed precision too."""
+    batch = inputs.step_batches(settings, 1)[0]
+    found = {}
+    for dtype in dict.fromkeys(("float32", settings.dtype)):
+        config = config_of(settings, dtype=dtype)
+        evaluator = build.make_evaluator(config, build.make_model(config))
+        exact = "highest" if dtype == "float32" else None
+        with jax.default_matmul_precision(exact):
+            probabilities, losses = evaluator.eval_step(variables, batch)
+        logits = np.log(np.asarray(probabilities, np.float64))
+        prefix = "" if dtype == "float32" else "low_precision_"
+        found[f"{prefix}logits"] = (logits - logits.mean(-1, keepdims=True)).tolist()
+        found[f"{prefix}loss"] = float(jnp.mean(losses))
+    return found
+
+
+@functools.cache
+def records(settings: Settings) -> Records:
+    """The shared faces as the product holds them."""
+    faces = inputs.shared_faces(settings)
+    entries = [Entry("", "train", int(x), str(i), -1) for i, x in enumerate(faces["label"])]
+    digests = np.zeros((len(entries), 32), np.uint8)
+    return Records(entries, list(faces["image"][..., None]), digests, None)
