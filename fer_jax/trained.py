@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax import build, labels, model_file, workdir
+from fer_jax.config import complete
 from fer_jax.errors import UserError
 from fer_jax.models.classifier import describe
 from fer_jax.training.checkpoints import Checkpoints
@@ -64,7 +65,7 @@ def check_labels(names: Sequence[str] | None) -> None:
 def _from_run(folder: pathlib.Path) -> Trained:
     run = workdir.read(folder)
     check_labels(run["labels"])
-    config = ConfigDict(run["config"])
+    config = complete(run["config"])
     evaluator = build.make_evaluator(config, build.make_model(config))
     with Checkpoints(folder, config.checkpoint.select_by, read_only=True) as checkpoints:
         step = checkpoints.best
