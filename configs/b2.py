@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.path = ""  # FER2013 in any known layout, a prepared directory, or "synthetic"
+    config.data.targets = ""  # .npz of probabilities by key, to learn from beside the labels
     config.data.image_size = 96
     config.data.label_order = ""  # "angry,disgust,...": what 0, 1, ... mean in numeric layouts
     config.data.on_corrupt = "stop"  # or "skip": list what cannot be read and go on
@@ -31,9 +32,11 @@ def get_config() -> ConfigDict:
     config.augment.brightness = 0.0
     config.augment.contrast = 0.0
     config.augment.erasing = 0.0
+    config.augment.crop_area = 1.0  # smallest share of the area that a random crop shows; 1 is off
 
     config.model = ConfigDict()
     config.model.variant = "b2"
+    config.model.stem_stride = 2  # 1: feature maps of twice the side, at four times the work
     config.model.padding = "same"  # or "symmetric", as in torchvision
     config.model.bn_epsilon = 1e-3
     config.model.bn_momentum = 0.99
@@ -59,6 +62,7 @@ def get_config() -> ConfigDict:
     config.optimizer.epsilon = 1e-7  # our choice: Keras' default
     config.optimizer.weight_decay = 0.0  # on kernels only
     config.optimizer.clip_norm = 0.0  # 0 does not clip
+    config.optimizer.sam_rho = 0.0  # distance at which SAM takes the gradient; 0 is off
 
     config.schedule = ConfigDict()
     config.schedule.name = "constant"  # or "cosine", "linear"
@@ -68,10 +72,17 @@ def get_config() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.class_weights = "max_ratio"  # largest class count / class count; "balanced", "none"
     config.loss.label_smoothing = 0.0
+    config.loss.logit_adjustment = 0.0  # tau, which lifts rare classes in inference; 0 is off
+    config.loss.targets_weight = 1.0  # share of the soft target against the label
+
+    config.mixing = ConfigDict()
+    config.mixing.mixup = 0.0  # alpha of Beta(alpha, alpha); 0 is off
+    config.mixing.cutmix = 0.0  # the same; with both on, one of them is drawn for each batch
 
     config.train = ConfigDict()
     config.train.epochs = 8
     config.train.batch_size = 64  # over all devices and processes
+    config.train.sizes = ()  # (64, 96): image sides, each for an equal part of the steps
     config.train.ema_decay = 0.0  # 0 keeps no average of parameters and statistics
 
     config.evaluation = ConfigDict()

@@ -10,6 +10,7 @@ from absl import flags
 
 from fer_jax import cli
 from fer_jax.data.sources import ReadOptions, open_dataset
+from fer_jax.data.votes import read as read_votes
 
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string(
@@ -24,10 +25,10 @@ CACHE_MIB = flags.DEFINE_integer("cache_mib", 1024, "Decoded pixels kept in memo
 def main(argv: Sequence[str]) -> None:
     """Read --data and --ferplus, examine every image, write --output."""
     del argv
-    from fer_jax.auditing import findings, report, votes  # scikit-learn: refusals of flags first
+    from fer_jax.auditing import findings, report  # scikit-learn: refusals of flags first
 
     output = report.check_output(OUTPUT.value)
-    ballots = votes.read(FERPLUS.value) if FERPLUS.value else None
+    ballots = read_votes(FERPLUS.value) if FERPLUS.value else None
     options = ReadOptions(
         label_order=LABEL_ORDER.value,
         on_corrupt="skip",

@@ -2,19 +2,21 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fer_jax import labels
 from fer_jax.config import check as check_values
-from fer_jax.config import complete
+from fer_jax.data import files, targets
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.pipeline import Shard, eval_batches, train_batches
 from fer_jax.data.sources import Dataset, ReadOptions, Records, open_dataset
@@ -27,11 +29,14 @@ from fer_jax.models.efficientnet import VARIANTS, EfficientNet, Style
 from fer_jax.training import mesh as meshes
 from fer_jax.training import warm_start
 from fer_jax.training.checkpoints import abstract
-from fer_jax.training.loop import epoch_ends
-from fer_jax.training.losses import class_weights
+from fer_jax.training.loop import epoch_ends, size_stages
+from fer_jax.training.losses import Objective, class_weights, logit_adjustment
+from fer_jax.training.mixing import Mixing
 from fer_jax.training.optimizers import learning_rate_schedule, make_optimizer
 from fer_jax.training.state import TrainState, Variables, init_state
 from fer_jax.training.step import eval_step, frozen_step, train_step
+
+LARGEST_IMAGE = 4096  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Evaluator:
 
     def template(self) -> TrainState:
         """Shapes, dtypes and shardings of a training state of this model: no data is needed."""
-        optimizer, _ = _optimizer(complete(self.config), total_steps=1)
+        optimizer, _ = _optimizer(self.config, total_steps=1)
         init = _initializer(self.config, self.model, optimizer)
         return abstract(jax.eval_shape(init, None), meshes.replicated(self.mesh))
 
@@ -89,7 +94,7 @@ class Trainer:
     """All that training needs, bound and jitted once."""
 
     config: ConfigDict
-    records: Records
+    records: Records | targets.Targeted
     evaluator: Evaluator
     optimizer: optax.GradientTransformation
     schedule: Callable[[Any], Any]
@@ -116,9 +121,15 @@ class Trainer:
 
     def batches(self, start_step: int) -> Iterator[Any]:
         """Global training batches on the devices, from the one after `start_step` on."""
-        local = train_batches(
+        sharding = meshes.split(self.evaluator.mesh)
+        for size, first, count in size_stages(self.sizes, self.epoch_ends[-1], start_step):
+            for batch in itertools.islice(self._local_batches(size, first), count):
+                yield meshes.to_devices(batch, sharding)
+
+    def _local_batches(self, image_size: int, start_step: int) -> Iterator[Any]:
+        return train_batches(
             self.records,
-            image_size=self.config.data.image_size,
+            image_size=image_size,
             batch_size=self.config.train.batch_size,
             seed=self.config.seed,
             augmentation=augmentation(self.config),
@@ -126,28 +137,39 @@ class Trainer:
             shard=shard(),
             workers=self.config.data.workers,
         )
-        sharding = meshes.split(self.evaluator.mesh)
-        return (meshes.to_devices(batch, sharding) for batch in local)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides in pixels of the images trained on, each for an equal part of the steps."""
+        return tuple(self.config.train.sizes) or (self.config.data.image_size,)
 
     def template(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without its arrays."""
         return self.evaluator.template()
 
     def beginning(self) -> str:
-        """What training starts from and for how long it is frozen; empty from scratch."""
-        if self.warm_start is None:
-            return ""
-        frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
-        return self.warm_start.text + frozen
+        """What training starts from, for how long it is frozen, what it learns beside labels.
+
+        Empty from scratch and labels alone.
+        """
+        lines = []
+        if self.warm_start is not None:
+            frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
+            lines.append(self.warm_start.text + frozen)
+        if isinstance(self.records, targets.Targeted):
+            lines.append(self.records.note)
+        return "\n".join(lines)
 
     def describe(self) -> str:
         """Parameters, steps, and the step's memory as XLA plans it; compiles the step."""
         state = self.template()
-        size, batch = self.config.data.image_size, self.config.train.batch_size
+        size, batch = max(self.sizes), self.config.train.batch_size
         shapes = {
             "image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8),
             "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
         }
+        if isinstance(self.records, targets.Targeted):
+            shapes["target"] = jax.ShapeDtypeStruct((batch, len(labels.LABELS)), jnp.float32)
         memory = self.train_step.lower(state, shapes).compile().memory_analysis()
         if memory is None:
             raise UserError(f"{jax.default_backend()} does not tell a program's memory")
@@ -157,9 +179,10 @@ class Trainer:
             for tree in (state.params, state.batch_stats)
         )
         start = f"{self.beginning()}\n" if self.beginning() else ""
+        sides = ", then ".join(f"{side} x {side}" for side in self.sizes)
         return (
             f"{start}{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics\n"
-            f"{self.epoch_ends[-1]:,} steps of {batch} images at {size} x {size} pixels\n"
+            f"{self.epoch_ends[-1]:,} steps of {batch} images at {sides} pixels\n"
             f"about {mebibytes:,.0f} MiB of memory per device for one training step"
         )
 
@@ -193,17 +216,21 @@ def read_data(config: ConfigDict) -> Dataset:
     return open_dataset(config.data.path, _read_options(config))
 
 
+def targets_fingerprint(config: ConfigDict) -> dict[str, str]:
+    """{"targets": SHA-256 of the file `data.targets`}; {} where labels are all there is."""
+    if not config.data.targets:
+        return {}
+    found = files.sha256(pathlib.Path(config.data.targets).expanduser())
+    meshes.check_same("data.targets", found)
+    return {"targets": found}
+
+
 def make_model(config: ConfigDict) -> Classifier:
     """The classifier of a config; UserError where its head would see an empty feature map."""
-    settings, size = config.model, config.data.image_size
+    settings = config.model
     if settings.variant not in VARIANTS:
         raise UserError(f"model.variant={settings.variant!r} is not one of {', '.join(VARIANTS)}")
-    smallest = smallest_image_size(settings.head_padding)
-    if size < smallest:
-        raise UserError(
-            f"data.image_size={size} leaves nothing for the head's 3x3 convolution with "
-            f"model.head_padding={settings.head_padding}: at least {smallest} pixels, or SAME"
-        )
+    _check_sizes(config)
     dtype = jnp.dtype(settings.dtype)
     style = Style(settings.padding, settings.bn_epsilon, settings.bn_momentum, dtype)
     head = FerHead(
@@ -214,8 +241,23 @@ def make_model(config: ConfigDict) -> Classifier:
         settings.head_padding,
         dtype,
     )
-    backbone = EfficientNet(settings.variant, style, settings.drop_connect)
+    backbone = EfficientNet(settings.variant, style, settings.drop_connect, settings.stem_stride)
     return Classifier(backbone, head, tuple(settings.input_mean), tuple(settings.input_std))
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    padding = config.model.head_padding
+    smallest = smallest_image_size(padding, config.model.stem_stride)
+    sizes = [("data.image_size", config.data.image_size)]
+    sizes += [("train.sizes", size) for size in config.train.sizes]
+    for name, size in sizes:
+        if type(size) is not int or not 0 < size <= LARGEST_IMAGE:
+            raise UserError(f"{name}={size!r} must be a whole number from 1 to {LARGEST_IMAGE}")
+        if size < smallest:
+            raise UserError(
+                f"{name}={size} leaves nothing for the head's 3x3 convolution with "
+                f"model.head_padding={padding}: at least {smallest} pixels, or SAME"
+            )
 
 
 def make_evaluator(config: ConfigDict, model: Classifier) -> Evaluator:
@@ -240,14 +282,16 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
     _, step_key = _keys(config)
     whole, parts = meshes.replicated(evaluator.mesh), meshes.split(evaluator.mesh)
     weights = pathlib.Path(config.init.weights)
+    examples = targets.attach(records, config.data.targets) if config.data.targets else records
 
     def jitted(step: Callable[..., Any]) -> jax.stages.Wrapped:
         bound = functools.partial(
             step,
             model=evaluator.model,
             optimizer=optimizer,
-            weights=jnp.asarray(class_weights(config.loss.class_weights, records.counts())),
-            label_smoothing=config.loss.label_smoothing,
+            objective=_objective(config, records.counts()),
+            mixing=Mixing(**config.mixing),
+            sam_rho=config.optimizer.sam_rho,
             ema_decay=config.train.ema_decay,
             key=step_key,
         )
@@ -255,7 +299,7 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
 
     return Trainer(
         config=config,
-        records=records,
+        records=examples,
         evaluator=evaluator,
         optimizer=optimizer,
         schedule=schedule,
@@ -286,13 +330,21 @@ def _initializer(
     return functools.partial(init_state, key, model, optimizer, config.data.image_size, average)
 
 
+def _objective(config: ConfigDict, counts: np.ndarray) -> Objective:
+    loss = config.loss
+    weights = jnp.asarray(class_weights(loss.class_weights, counts))
+    adjustment = logit_adjustment(loss.logit_adjustment, counts)
+    return Objective(weights, loss.label_smoothing, adjustment, loss.targets_weight)
+
+
 def _optimizer(
     config: ConfigDict, total_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     schedule = learning_rate_schedule(
         peak=config.optimizer.learning_rate, total_steps=total_steps, **config.schedule
     )
-    rule = {k: v for k, v in config.optimizer.items() if k != "learning_rate"}
+    apart_from_rule = ("learning_rate", "sam_rho")
+    rule = {k: v for k, v in config.optimizer.items() if k not in apart_from_rule}
     init = config.init
     return make_optimizer(
         schedule=schedule, layer_decay=init.layer_decay, apart=init.frozen_epochs > 0, **rule

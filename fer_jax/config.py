@@ -17,6 +17,7 @@ RESULT_NEUTRAL = (
     "init.weights",  # its content counts, as a fingerprint
     "data.path",
     "data.exclude",  # what it leaves of train counts, as that fingerprint
+    "data.targets",  # as of init.weights
     "data.cache_mib",
     "data.max_pixels",
     "data.workers",
@@ -32,6 +33,15 @@ NEWER = {  # keys that older runs lack, and what those ran by
     "init.weights": "",
     "init.frozen_epochs": 0,
     "init.layer_decay": 1.0,
+    "data.targets": "",
+    "augment.crop_area": 1.0,
+    "model.stem_stride": 2,
+    "optimizer.sam_rho": 0.0,
+    "loss.logit_adjustment": 0.0,
+    "loss.targets_weight": 1.0,
+    "mixing.mixup": 0.0,
+    "mixing.cutmix": 0.0,
+    "train.sizes": (),
 }
 
 LIMITS = {  # smallest and largest legal value
@@ -40,6 +50,7 @@ LIMITS = {  # smallest and largest legal value
     "data.max_pixels": (1, 10**9),
     "data.cache_mib": (0, 10**7),
     "data.workers": (0, 1024),
+    "model.stem_stride": (1, 2),
     "model.bn_epsilon": (0.0, 1.0),
     "model.bn_momentum": (0.0, 1.0),
     "model.head_filters": (1, 10**5),
@@ -54,9 +65,14 @@ LIMITS = {  # smallest and largest legal value
     "optimizer.epsilon": (0.0, 1.0),
     "optimizer.weight_decay": (0.0, 1e3),
     "optimizer.clip_norm": (0.0, 1e9),
+    "optimizer.sam_rho": (0.0, 10.0),
     "schedule.warmup_steps": (0, 10**9),
     "schedule.final_fraction": (0.0, 1.0),
     "loss.label_smoothing": (0.0, 1.0),
+    "loss.logit_adjustment": (0.0, 10.0),
+    "loss.targets_weight": (0.0, 1.0),
+    "mixing.mixup": (0.0, 100.0),
+    "mixing.cutmix": (0.0, 100.0),
     "train.epochs": (1, 10**6),
     "train.batch_size": (1, 10**6),
     "train.ema_decay": (0.0, 1.0),
@@ -99,10 +115,10 @@ def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
 def identity(config: Mapping[str, Any], fingerprint: Mapping[str, str]) -> dict[str, Any]:
     """All that decides a run's result, flat: `{"optimizer.name": "adam", ...}` and what it reads.
 
-    `fingerprint` is of the roles and, where training starts from a file, of those `weights`.
+    `fingerprint` is of the roles and, where training reads them, of the files `weights`, `targets`.
     """
     flat = {key: value for key, value in _flatten(config) if key not in RESULT_NEUTRAL}
-    read = ("train", "validation", *(["weights"] if "weights" in fingerprint else []))
+    read = ("train", "validation", *(f for f in ("weights", "targets") if f in fingerprint))
     prints = {f"fingerprint.{name}": fingerprint[name] for name in read}
     return json.loads(json.dumps(flat | prints))
 
@@ -126,7 +142,8 @@ def short_hash(identity: Mapping[str, Any]) -> str:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`key: old -> new` for every key in which two identities differ."""
-    before = {key: value for key, value in NEWER.items() if key in now} | dict(before)
+    newer = json.loads(json.dumps(NEWER))  # as identities hold them
+    before = {key: value for key, value in newer.items() if key in now} | dict(before)
     keys = sorted(before.keys() | now.keys())
     absent = "(absent)"
     return [

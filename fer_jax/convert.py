@@ -63,7 +63,8 @@ def describe(file: model_file.ModelFile) -> str:
     kind += f" (padding {head['padding']})" if head and "padding" in head else ""
     return (
         f"EfficientNet-{architecture['variant'].upper()}, {kind}, {parameters:,} parameters\n"
-        f"padding {architecture['padding']}, BatchNorm epsilon {architecture['bn_epsilon']:g}\n"
+        f"padding {architecture['padding']}, BatchNorm epsilon {architecture['bn_epsilon']:g}, "
+        f"stem of stride {architecture['stem_stride']}\n"
         f"input (x / 255 - {_round(architecture['input_mean'])}) / "
         f"{_round(architecture['input_std'])}\n"
         f"labels {','.join(about.labels) if about.labels else 'not told'}\n"

@@ -24,9 +24,11 @@ from fer_jax.models.classifier import (
     smallest_image_size,
     variable_shapes,
 )
-from fer_jax.models.efficientnet import VARIANTS
+from fer_jax.models.efficientnet import PUBLISHED_STEM_STRIDE, STEM_STRIDES, VARIANTS
 
-VERSION = 1
+VERSION = 2
+READ = (1, 2)
+ADDED_IN_2 = {"stem_stride": PUBLISHED_STEM_STRIDE}  # to architecture: what models of 1 all had
 KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
@@ -121,12 +123,14 @@ def _about(path: pathlib.Path, header: str | None) -> About:
         version = fields.pop("version")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has a broken header: {one_line(error)}") from error
-    if version != VERSION:
+    if type(version) is not int or version not in READ:
         raise UserError(
-            f"{path} has format version {version!r}, this fer_jax reads {VERSION}: "
+            f"{path} has format version {version!r}, this fer_jax reads {READ[0]} to {READ[-1]}: "
             "convert the model again, or use the fer_jax that wrote it"
         )
     try:
+        if version == 1:
+            fields["architecture"] = ADDED_IN_2 | fields["architecture"]
         about = About(**fields)
         wrong = [name for name, right in _checks(about).items() if not right]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -139,17 +143,18 @@ def _about(path: pathlib.Path, header: str | None) -> About:
 def _checks(about: About) -> dict[str, bool]:
     """Which values can be those of a model; what Linen itself would not find."""
     settings, labels, head = about.architecture, about.labels, about.architecture["head"]
-    smallest = smallest_image_size(head.get("padding", "SAME") if head else "SAME")
+    padding, stride = (head or {}).get("padding", "SAME"), settings["stem_stride"]
     described = describe(rebuild(settings, jnp.float32))
     return {
         "architecture": described == settings and settings["variant"] in VARIANTS,
-        "padding": settings["padding"] in ("same", "symmetric")
-        and (head or {}).get("padding", "SAME") in ("SAME", "VALID"),
+        "padding": settings["padding"] in ("same", "symmetric") and padding in ("SAME", "VALID"),
+        "stem_stride": type(stride) is int and stride in STEM_STRIDES,
         "bn_epsilon": _numbers([settings["bn_epsilon"]], 1, above=0.0),
         "input_mean": _numbers(settings["input_mean"], 3),
         "input_std": _numbers(settings["input_std"], 3, above=0.0),
         "image_size": type(about.image_size) is int
-        and smallest <= about.image_size <= LARGEST_IMAGE,
+        and stride in STEM_STRIDES
+        and smallest_image_size(padding, stride) <= about.image_size <= LARGEST_IMAGE,
         "labels": labels is None
         or (all(isinstance(name, str) for name in labels) and len(labels) == head["classes"]),
         "origin": isinstance(about.origin, dict),

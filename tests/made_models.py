@@ -70,8 +70,10 @@ def made_model(
     padding: Any = "same",
     epsilon: float = 1e-3,
     scaling: Any = UNIT,
+    stem_stride: int = 2,
 ) -> Classifier:
-    backbone = EfficientNet(variant, Style(padding, epsilon, 0.99, jnp.float32), 0.2)
+    style = Style(padding, epsilon, 0.99, jnp.float32)
+    backbone = EfficientNet(variant, style, 0.2, stem_stride)
     return Classifier(backbone, HEADS[head], *scaling)
 
 

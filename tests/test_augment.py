@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fer_jax.data.augment import Augmentation, augment, resize, warp_matrix
+from fer_jax.data.augment import WHOLE, Augmentation, Crop, augment, resize, warp_matrix
 from fer_jax.errors import UserError
 
 OFF = {
@@ -19,9 +19,17 @@ OFF = {
     "brightness": 0.0,
     "contrast": 0.0,
     "erasing": 0.0,
+    "crop_area": 1.0,
 }
 EVERYTHING = Augmentation(
-    flip=True, rotation=0.1, zoom=0.2, translation=0.1, brightness=0.2, contrast=0.3, erasing=0.5
+    flip=True,
+    rotation=0.1,
+    zoom=0.2,
+    translation=0.1,
+    brightness=0.2,
+    contrast=0.3,
+    erasing=0.5,
+    crop_area=0.5,
 )
 IMAGES = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]))
@@ -134,8 +142,9 @@ def test_a_flat_image_stays_flat_whatever_moves(value, height, width, seed):
     turn=st.floats(-1, 1),
     zoom=st.floats(0.1, 1.9),
     shift=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
+    crop=st.tuples(st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.1, 0.5), st.floats(0.1, 0.5)),
 )
-def test_the_matrix_is_the_product_of_keras_matrices(size, source, flip, turn, zoom, shift):
+def test_the_matrix_is_the_product_of_keras_matrices(size, source, flip, turn, zoom, shift, crop):
     centre = (size - 1) / 2
 
     def about_centre(a: list[list[float]]) -> np.ndarray:
@@ -151,19 +160,28 @@ def test_the_matrix_is_the_product_of_keras_matrices(size, source, flip, turn, z
     to_source = np.array(
         [[width, 0, width / 2 - 0.5], [0, height, height / 2 - 0.5], [0, 0, 1]]
     )  # half-pixel centres: x -> (x + 1/2) * width / size - 1/2
+    left, top, shown_width, shown_height = crop
+    to_part = np.array(
+        [
+            [shown_width, 0, left * size + (shown_width - 1) / 2],
+            [0, shown_height, top * size + (shown_height - 1) / 2],
+            [0, 0, 1],
+        ]
+    )  # of the image at the output's size, half-pixel centres again
     keras = (
         to_source
+        @ to_part
         @ about_centre([[-1.0 if flip else 1.0, 0], [0, 1]])
         @ about_centre([[cos, -sin], [sin, cos]])
         @ about_centre([[zoom, 0], [0, zoom]])
         @ np.array([[1, 0, -shift[0] * size], [0, 1, -shift[1] * size], [0, 0, 1]])
     )
-    ours = warp_matrix(size, source, flip, turn, zoom, shift)
+    ours = warp_matrix(size, source, flip, turn, zoom, shift, Crop(*crop))
     np.testing.assert_allclose(ours, keras[:2], atol=1e-9)
 
 
 def test_a_positive_quarter_turn_is_anticlockwise():
-    matrix = warp_matrix(9, (9, 9), flip=False, turn=0.25, zoom=1, shift=(0, 0))
+    matrix = warp_matrix(9, (9, 9), flip=False, turn=0.25, zoom=1, shift=(0, 0), crop=WHOLE)
     image = noise(9, 9)
     x, y = np.meshgrid(np.arange(9), np.arange(9))
     at = np.rint(np.einsum("ij,jyx->iyx", matrix, np.stack([x, y, np.ones_like(x)]))).astype(int)
@@ -194,6 +212,72 @@ def test_translation_is_a_fraction_of_the_side_in_each_direction_apart():
     assert (places.max(axis=0) > 0.18).all()
     assert (places.min(axis=0) < -0.18).all()
     assert abs(np.corrcoef(places.T)[0, 1]) < 0.2
+
+
+def ramps(side=64):
+    """Red tells the column, green the row: what an output pixel shows of the image is read off."""
+    places = (np.arange(side) + 0.5) / side * 255
+    red, green = (
+        np.broadcast_to(places, (side, side)),
+        np.broadcast_to(places[:, None], (side,) * 2),
+    )
+    return np.stack([red, green, np.zeros_like(red)], axis=-1).astype(np.uint8)
+
+
+def shown(image):
+    """(left, top, width, height) of the crop of `ramps` that `image` shows, by its inner pixels."""
+    found = []
+    for values in (image[32, :, 0], image[:, 32, 1]):
+        low, high = (float(values[place : place + 4].mean()) / 255 for place in (14, 46))
+        extent = (high - low) * 64 / 32
+        found.append((low - extent * 16 / 64, extent))
+    (left, width), (top, height) = found
+    return left, top, width, height
+
+
+def test_a_crop_has_the_area_the_aspect_and_the_places_promised():
+    parts = np.array([shown(image) for image in many(ramps(), only(crop_area=0.25), 64)])
+    left, top, width, height = parts.T
+    area, aspect = width * height, width / height
+    assert 0.23 < area.min() < 0.3
+    assert 0.9 < area.max() < 1.03
+    assert 0.73 < aspect.min() < 0.8
+    assert 1.25 < aspect.max() < 1.37
+    assert abs(np.log(aspect).mean()) < 0.03
+    for start, extent in ((left, width), (top, height)):
+        assert start.min() > -0.02
+        assert (start + extent).max() < 1.02
+        room = 1 - extent
+        place = start[room > 0.2] / room[room > 0.2]
+        assert place.min() < 0.05
+        assert place.max() > 0.95
+        assert abs(place.mean() - 0.5) < 0.06
+
+
+def test_a_crop_is_shrunk_as_much_as_it_must_be_and_no_more():
+    """What it shows decides, not the whole image: neither aliased nor blurred."""
+    fine = many(checkerboard(480), only(crop_area=0.25), 96, count=30)
+    assert max(np.abs(image - 127.5).mean() for image in fine) < 8
+    stripes = np.zeros((192, 192, 1), np.uint8)
+    stripes[:, np.arange(192) % 6 < 3] = 255
+    smallest = (i for i in range(300) if np.random.default_rng(i).random(13)[12] < 0.05)
+    for seed in smallest:
+        out = augment(stripes, np.random.default_rng(seed), 96, only(crop_area=0.25))
+        assert out.std() > 85  # at most 76 if it were shrunk to 96 pixels as a whole
+
+
+def test_zoom_acts_around_the_middle_of_the_crop():
+    """One warp of both: what lies beyond the crop is the image's own, not a reflection."""
+    zoomed, still = (
+        np.array([shown(image) for image in many(ramps(), settings, 64)])
+        for settings in (only(crop_area=0.3, zoom=0.3), only(crop_area=0.3))
+    )
+    for start, extent in ((0, 2), (1, 3)):
+        middles = [parts[:, start] + parts[:, extent] / 2 for parts in (zoomed, still)]
+        np.testing.assert_allclose(*middles, atol=0.03)
+    factor = zoomed[:, 2] / still[:, 2]
+    assert factor.min() < 0.75
+    assert factor.max() > 1.25
 
 
 def test_half_of_the_images_are_mirrored():
@@ -262,6 +346,20 @@ def test_switching_one_factor_on_leaves_the_others_draws_alone():
         still = augment(image, np.random.default_rng(seed), 48, only(flip=True))
         moved = augment(image, np.random.default_rng(seed), 48, only(flip=True, brightness=1e-6))
         np.testing.assert_array_equal(still, moved)
+
+
+def test_the_draws_of_a_crop_come_after_those_that_were_there_before():
+    for seed in range(30):
+        flipped = np.random.default_rng(seed).random(12)[0] < 0.5
+        for settings in (only(flip=True), only(flip=True, crop_area=0.5)):
+            red = augment(ramps(), np.random.default_rng(seed), 64, settings)[32, :, 0].astype(int)
+            assert (red[48] < red[16]) == flipped
+
+
+@pytest.mark.parametrize("area", [0.0, 1.5, math.nan])
+def test_a_crop_of_no_area_is_refused(area):
+    with pytest.raises(UserError, match=r"augmentation\.crop_area is .*: use 0\.01 to 1 \(off\)"):
+        only(crop_area=area)
 
 
 def test_colours_keep_their_channels():

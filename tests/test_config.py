@@ -41,6 +41,7 @@ def test_b2_holds_the_recipes_values():
         "loss.class_weights": "max_ratio",
         "loss.label_smoothing": 0.0,
         "model.variant": "b2",
+        "model.stem_stride": 2,
         "model.padding": "same",
         "model.bn_epsilon": 1e-3,
         "model.bn_momentum": 0.99,
@@ -60,6 +61,10 @@ def test_b2_holds_the_recipes_values():
     assert b2["augment.zoom"] > 0
     for off in ("translation", "brightness", "contrast", "erasing"):
         assert b2[f"augment.{off}"] == 0
+    assert b2["augment.crop_area"] == 1
+    for off in ("mixing.mixup", "mixing.cutmix", "optimizer.sam_rho", "loss.logit_adjustment"):
+        assert b2[off] == 0
+    assert (b2["data.targets"], b2["train.sizes"]) == ("", ())
     assert b2["data.path"] == ""
 
 
@@ -146,7 +151,7 @@ def changed(value):
         return not value
     if isinstance(value, str):
         return value + "x"
-    return tuple(map(changed, value)) if isinstance(value, tuple) else value + 1
+    return tuple(map(changed, value)) or (1,) if isinstance(value, tuple) else value + 1
 
 
 @pytest.mark.parametrize("key", sorted(flat(load("b2.py"))))
@@ -187,6 +192,14 @@ def test_the_identity_changes_with_the_file_that_training_starts_from():
     assert config.identity(settings, PRINTS | {"weights": "cc"}) == one
 
 
+def test_the_identity_changes_with_the_file_of_the_targets():
+    settings = load("b2.py")
+    one, other = (
+        config.identity(settings, PRINTS | {"targets": digest}) for digest in ("cc", "dd")
+    )
+    assert config.difference(one, other) == ["fingerprint.targets: cc -> dd"]
+
+
 def test_a_run_of_before_a_key_is_one_of_its_neutral_value():
     settings = load("b2.py")
     now = config.identity(settings, PRINTS)
@@ -199,8 +212,15 @@ def test_a_run_of_before_a_key_is_one_of_its_neutral_value():
 
 
 def test_a_run_of_before_a_key_can_still_be_evaluated():
-    stored = load("b2.py").to_dict()
-    without = {name: section for name, section in stored.items() if name != "init"}
+    stored, newer = load("b2.py").to_dict(), {key.split(".")[0] for key in config.NEWER}
+    without = {
+        name: {key: value for key, value in section.items() if f"{name}.{key}" not in config.NEWER}
+        if name in newer
+        else section
+        for name, section in stored.items()
+    }
+    without = {name: section for name, section in without.items() if section != {}}
+    assert "init" not in without
     assert config.complete(without).to_dict() == stored
     stored["init"]["layer_decay"] = 0.5
     assert config.complete(stored).to_dict() == stored
@@ -268,6 +288,14 @@ def test_every_combination_of_rule_and_schedule_is_built():
         ("optimizer.epsilon", -1.0),
         ("seed", -1),
         ("init.frozen_epochs", 9),
+        ("augment.crop_area", 0.0),
+        ("mixing.cutmix", -0.1),
+        ("optimizer.sam_rho", -0.05),
+        ("loss.targets_weight", 1.1),
+        ("model.stem_stride", 3),
+        ("train.sizes", (64, 96)),
+        ("train.sizes", (96, 5000)),
+        ("train.sizes", (96.0,)),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_before_anything_is_read(key, value):

@@ -46,7 +46,10 @@ class Counts:
         return np.array([16, 2, 10, 12, 10, 10, 10])
 
 
-def trainer():
+MIXED_SAM = {"mixing__mixup": 0.4, "mixing__cutmix": 1.0, "optimizer__sam_rho": 0.05}
+
+
+def trainer(**changes):
     """SGD without momentum: its state after the first step is the gradient itself."""
     config = small_config(
         "",
@@ -55,13 +58,14 @@ def trainer():
         train__batch_size=BATCH,
         train__ema_decay=0.0,
         evaluation__batch_size=BATCH,
+        **changes,
     )
     return build.make_trainer(config, Counts())
 
 
-def one_step():
+def one_step(**changes):
     """Gradients, BatchNorm statistics and metrics of the first step, by path; inference too."""
-    bound, draw = trainer(), np.random.default_rng(5)
+    bound, draw = trainer(**changes), np.random.default_rng(5)
     batch = {
         "image": draw.integers(0, 256, (BATCH, 32, 32, 3), np.uint8),
         "label": draw.integers(0, 7, BATCH).astype(np.int32),
@@ -82,6 +86,13 @@ def one_step():
     )
 
 
+def both_steps():
+    """A plain one, and one of a mixed batch with SAM."""
+    plain, mixed = one_step(), one_step(**MIXED_SAM)
+    assert np.abs(plain["['metrics']['loss']"] - mixed["['metrics']['loss']"]) > 1e-3
+    return plain | {f"mixed{name}": leaf for name, leaf in mixed.items()}
+
+
 def test_eight_devices_give_one_devices_step(tmp_path, monkeypatch):
     file = tmp_path / "eight.npz"
     child = subprocess.run(
@@ -94,7 +105,7 @@ def test_eight_devices_give_one_devices_step(tmp_path, monkeypatch):
     )
     assert child.returncode == 0, child.stderr
     monkeypatch.setattr(efficientnet, "STAGES", STAGES)
-    one = one_step()
+    one = both_steps()
     with np.load(file) as eight:
         assert eight.files == list(one)
         for name, expected in one.items():
@@ -189,4 +200,4 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     efficientnet.STAGES = STAGES
     assert jax.device_count() == 8
-    np.savez(Path(sys.argv[1]), **one_step())
+    np.savez(Path(sys.argv[1]), **both_steps())

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.models.classifier import Classifier, FerHead, ImagenetHead, smallest_image_size
+from fer_jax.models.classifier import (
+    Classifier,
+    FerHead,
+    ImagenetHead,
+    smallest_image_size,
+    variable_shapes,
+)
 from fer_jax.models.efficientnet import (
     VARIANTS,
     EfficientNet,
@@ -29,9 +35,9 @@ PUBLISHED = {
 }
 
 
-def fer_model(variant="tiny", style=STYLE, padding="VALID", drop_connect=0.2):
+def fer_model(variant="tiny", style=STYLE, padding="VALID", drop_connect=0.2, stem_stride=2):
     head = FerHead(7, 128, 128, 0.3, padding, style.dtype)
-    return Classifier(EfficientNet(variant, style, drop_connect), head, *UNSCALED)
+    return Classifier(EfficientNet(variant, style, drop_connect, stem_stride), head, *UNSCALED)
 
 
 def shapes(model, size=96):
@@ -49,7 +55,7 @@ def test_no_variant_is_left_untested():
 
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameters_with_the_imagenet_head_are_as_published(variant):
-    model = Classifier(EfficientNet(variant, STYLE, 0.2), ImagenetHead(1000, 0.2), *UNSCALED)
+    model = Classifier(EfficientNet(variant, STYLE, 0.2, 2), ImagenetHead(1000, 0.2), *UNSCALED)
     assert count(shapes(model)["params"]) == PUBLISHED[variant]
 
 
@@ -60,20 +66,45 @@ def test_b2_with_the_seeds_head_has_the_seeds_parameters():
 
 
 def test_the_smallest_size_is_the_smallest_that_gives_the_head_a_window():
-    assert smallest_image_size("VALID") == 65
-    assert (feature_size(64), feature_size(65), feature_size(96), feature_size(97)) == (2, 3, 3, 4)
-    assert smallest_image_size("SAME") == 1
+    assert (smallest_image_size("VALID", 2), smallest_image_size("VALID", 1)) == (65, 33)
+    assert [feature_size(size, 2) for size in (64, 65, 96, 97)] == [2, 3, 3, 4]
+    assert [feature_size(size, 1) for size in (32, 33, 48, 49, 96)] == [2, 3, 3, 4, 6]
+    assert (smallest_image_size("SAME", 2), smallest_image_size("SAME", 1)) == (1, 1)
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
-@pytest.mark.parametrize("size", [96, 97])
-def test_feature_map_has_the_promised_size(padding, size):
-    backbone = EfficientNet("tiny", Style(padding, 1e-3, 0.99, jnp.float32), 0.0)
+@pytest.mark.parametrize(("size", "stride"), [(96, 2), (97, 2), (48, 1), (49, 1)])
+def test_feature_map_has_the_promised_size(padding, size, stride):
+    backbone = EfficientNet("tiny", Style(padding, 1e-3, 0.99, jnp.float32), 0.0, stride)
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     out, _ = jax.eval_shape(
         lambda x: backbone.init_with_output(jax.random.key(0), x, False), images
     )
-    assert out.shape[:3] == (2, feature_size(size), feature_size(size))
+    assert out.shape[:3] == (2, feature_size(size, stride), feature_size(size, stride))
+
+
+def test_the_stems_stride_changes_no_parameter():
+    of_stride = [variable_shapes(fer_model(stem_stride=stride)) for stride in (1, 2)]
+    assert of_stride[0] == of_stride[1]
+
+
+def test_a_stem_of_stride_1_sees_every_position(tiny):
+    """At every second position, and with the same kernel, it answers as a stem of stride 2."""
+    _, variables, images, _ = tiny
+    backbone = {name: tree["backbone"] for name, tree in variables.items()}
+    answers = {}
+    for stride in (1, 2):
+        model = fer_model(style=Style("symmetric", 1e-3, 0.99, jnp.float32), stem_stride=stride)
+        _, seen = model.backbone.apply(
+            backbone,
+            images / np.float32(255),
+            False,
+            capture_intermediates=lambda module, _: module.name == "stem",
+            mutable=["intermediates"],
+        )
+        (answers[stride],) = seen["intermediates"]["stem"]["__call__"]
+    assert answers[1].shape == (4, 96, 96, answers[2].shape[-1])
+    np.testing.assert_allclose(answers[1][:, ::2, ::2], answers[2], atol=1e-5)
 
 
 def test_block_table_of_b2():

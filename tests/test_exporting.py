@@ -108,6 +108,15 @@ def test_the_header_for_timm_says_what_its_user_must_do(tmp_path):
     assert header["labels"].split(",") == list(LABELS)
 
 
+@pytest.mark.parametrize("export", [export_timm, export_keras])
+def test_a_stem_of_stride_1_is_not_for_other_libraries(export, tmp_path):
+    """Its weights would be taken without a word and answer something else."""
+    file = made_file(made_model(stem_stride=1))
+    with pytest.raises(UserError, match="stem has stride 1, other libraries' 2"):
+        export(tmp_path / "m.weights.h5", file)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("padding", "epsilon", "word"), [("symmetric", 1e-3, "symmetric"), ("same", 1e-5, "1e-05")]
 )

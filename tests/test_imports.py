@@ -20,7 +20,7 @@ FLOORS = (  # a file may import from its own floor and from those before it
     {"evaluation", "auditing"},
     {"build", "workdir", "cli"},
     {"run", "trained", "leakage"},
-    {"main", "evaluate", "compare", "prepare", "audit", "convert"},
+    {"main", "evaluate", "compare", "prepare", "audit", "convert", "targets"},
 )
 PURE = (  # know nothing of files or flags
     "labels.py",
@@ -28,6 +28,7 @@ PURE = (  # know nothing of files or flags
     "data/augment.py",
     "models/",
     "training/losses.py",
+    "training/mixing.py",
     "training/optimizers.py",
     "training/state.py",
     "training/step.py",

@@ -1,13 +1,17 @@
 """Class weights and cross-entropy against plain NumPy."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_jax.training.losses import (
+    Objective,
     class_weights,
     cross_entropy,
+    logit_adjustment,
     smooth_targets,
     weighted_cross_entropy,
 )
@@ -44,6 +48,44 @@ def test_weighted_cross_entropy_is_keras_formula(seed, smoothing):
     expected = -(weights * targets * log_p).sum() / 5
     got = weighted_cross_entropy(logits, smooth_targets(labels, 7, smoothing), weights)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_logit_adjustment_adds_tau_log_priors_to_the_logits():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(5, 7)), rng.integers(0, 7, 5)
+    adjustment = logit_adjustment(1.5, SEED_COUNTS)
+    objective = Objective(jnp.ones(7), 0.0, adjustment, 1.0)
+    adjusted = log_softmax(logits + 1.5 * np.log(SEED_COUNTS / SEED_COUNTS.sum()))
+    expected = -adjusted[np.arange(5), labels].mean()
+    got = objective.loss(jnp.asarray(logits, jnp.float32), objective.targets(labels, None))
+    assert float(got) == pytest.approx(expected, rel=1e-5)
+    assert logit_adjustment(0.0, SEED_COUNTS) is None
+
+
+def test_adjusted_logits_that_know_nothing_answer_all_classes_alike():
+    """With tau 1 the best constant answer is no class, where without it is the priors."""
+    shares = SEED_COUNTS / SEED_COUNTS.sum()
+    objective = Objective(jnp.ones(7), 0.0, logit_adjustment(1.0, SEED_COUNTS), 1.0)
+    every = jnp.asarray(shares, jnp.float32)[None]
+    slope = jax.grad(lambda logits: objective.loss(logits, every))(jnp.zeros((1, 7)))
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_soft_targets_weigh_by_their_share_and_every_class_by_its_weight(share):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(5, 7)).astype(np.float32)
+    labels, soft = rng.integers(0, 7, 5), rng.dirichlet(np.ones(7), 5).astype(np.float32)
+    weights = rng.uniform(0.5, 16, 7).astype(np.float32)
+    objective = Objective(jnp.asarray(weights), 0.1, None, share)
+    targets = 0.9 * (share * soft + (1 - share) * np.eye(7)[labels]) + 0.1 / 7
+    expected = -(weights * targets * log_softmax(logits)).sum() / 5
+    got = objective.loss(logits, objective.targets(labels, soft))
+    assert float(got) == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluation_loss_is_unweighted_per_example():

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from support import EPOCH_ENDS, REPORT_FILES, SMALL, call, contents, logged, small_run
 
+from fer_jax.config import NEWER
 from fer_jax.labels import LABELS
 
 PICTURES = ("learning_curves.png", "class_distribution.png", "augmented.png")
@@ -98,8 +99,11 @@ def test_a_run_of_before_some_keys_is_still_known(finished_run, small_csv, repor
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
     about = json.loads((workdir / "run.json").read_text())
-    del about["config"]["init"], about["config"]["data"]["exclude"]
-    about["identity"] = {k: v for k, v in about["identity"].items() if not k.startswith("init.")}
+    for section, name in (key.split(".") for key in NEWER):
+        del about["config"][section][name]
+    about["config"] = {k: section for k, section in about["config"].items() if section != {}}
+    assert "init" not in about["config"]
+    about["identity"] = {k: v for k, v in about["identity"].items() if k not in NEWER}
     (workdir / "run.json").write_text(json.dumps(about))
     outcome = call("evaluate", [f"--checkpoint={workdir}", f"--output={tmp_path / 'again'}"])
     assert outcome.status == 0, outcome.err

@@ -88,11 +88,31 @@ def test_arrays_that_are_not_contiguous_are_kept_as_they_read(tmp_path):
     assert_identical(model_file.load(tmp_path / "m.safetensors").variables, file.variables)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", True, None, [1]])
 def test_another_version_is_refused(version, rewrite):
     line = refusal(rewrite(lambda fields: fields | {"version": version}))
     assert f"version {version!r}" in line
-    assert "reads 1" in line
+    assert "reads 1 to 2" in line
+
+
+def of_version_1(fields):
+    """The header as fer_jax wrote it before stems had a stride to choose."""
+    settings = {k: v for k, v in fields["architecture"].items() if k != "stem_stride"}
+    return fields | {"version": 1, "architecture": settings}
+
+
+def test_a_file_of_version_1_has_the_published_stem(saved, rewrite):
+    older, file = model_file.load(rewrite(of_version_1)), model_file.load(saved)
+    assert older.about == file.about
+    assert older.about.architecture["stem_stride"] == 2
+    assert_identical(older.variables, file.variables)
+
+
+def test_a_file_of_version_2_says_its_stem(rewrite, tmp_path):
+    line = refusal(rewrite(lambda fields: of_version_1(fields) | {"version": 2}))
+    assert "stem_stride" in line
+    model_file.save(tmp_path / "m.safetensors", made_file(made_model(stem_stride=1)))
+    assert model_file.load(tmp_path / "m.safetensors").model().backbone.stem_stride == 1
 
 
 def changed(**settings):
@@ -131,6 +151,11 @@ HEAD = {"kind": "fer", "classes": 7, "filters": 6, "hidden": 5, "dropout": 0.3, 
         (changed(variant="b9"), "header"),
         (changed(variant=["b2"]), "header"),
         (changed(padding="valid"), "padding"),
+        (changed(stem_stride=3), "stem_stride"),
+        (changed(stem_stride=0), "stem_stride"),
+        (changed(stem_stride=2.0), "stem_stride"),
+        (changed(stem_stride="wide"), "stem_stride"),
+        (changed(stem_stride=[1]), "stem_stride"),
         (changed(bn_epsilon="small"), "header"),
         (changed(bn_epsilon=0.0), "bn_epsilon"),
         (changed(input_mean=[0.0, 0.0]), "input_mean"),

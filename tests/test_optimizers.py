@@ -9,7 +9,12 @@ from support import arrays, assert_identical
 
 from fer_jax.errors import UserError
 from fer_jax.models.efficientnet import block_table
-from fer_jax.training.optimizers import layer_depths, learning_rate_schedule, make_optimizer
+from fer_jax.training.optimizers import (
+    ascend,
+    layer_depths,
+    learning_rate_schedule,
+    make_optimizer,
+)
 
 ADAM = {
     "momentum": 0.9,
@@ -66,6 +71,14 @@ def test_sgd_is_nesterov_and_clipping_is_global():
     np.testing.assert_allclose(clipped, -0.1 * 1.9 * 0.5, rtol=1e-5)
     with pytest.raises(UserError, match="adamw"):
         step("lion", grads)
+
+
+def test_ascending_goes_the_distance_along_the_whole_gradient():
+    grads = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.array([3.0, 0.0])}  # of norm 5
+    moved = ascend(PARAMS, grads, 0.5)
+    np.testing.assert_allclose(moved["kernel"], 2.0 + 0.5 * 2 / 5, rtol=1e-6)
+    np.testing.assert_allclose(moved["bias"], [2.0 + 0.5 * 3 / 5, 2.0], rtol=1e-6)
+    assert_identical(ascend(PARAMS, jax.tree.map(jnp.zeros_like, grads), 0.5), PARAMS)
 
 
 def test_depth_grows_from_the_top_to_the_stem():

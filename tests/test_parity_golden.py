@@ -45,7 +45,7 @@ def model(source: str, arrays: dict[str, np.ndarray]) -> Classifier:
         std = np.sqrt(arrays["normalization/variance"]).tolist()
     style = Style(padding, epsilon, 0.99, jnp.float32)
     head = ImagenetHead(1000, 0.0)
-    return Classifier(EfficientNet("b0", style, 0.0), head, tuple(mean), tuple(std))
+    return Classifier(EfficientNet("b0", style, 0.0, 2), head, tuple(mean), tuple(std))
 
 
 def differences(source: str) -> tuple[float, float]:

@@ -18,7 +18,14 @@ from fer_jax.data.pipeline import Shard, eval_batches, train_batches
 from fer_jax.errors import UserError
 
 AUGMENTATION = Augmentation(
-    flip=True, rotation=0.1, zoom=0.2, translation=0.1, brightness=0.2, contrast=0.3, erasing=0.5
+    flip=True,
+    rotation=0.1,
+    zoom=0.2,
+    translation=0.1,
+    brightness=0.2,
+    contrast=0.3,
+    erasing=0.5,
+    crop_area=0.5,
 )
 ONE = Shard(index=0, count=1)
 

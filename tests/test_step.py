@@ -12,6 +12,7 @@ from fer_jax import build
 from fer_jax.errors import NonFiniteLoss
 from fer_jax.models import efficientnet
 from fer_jax.training import loop, mesh
+from fer_jax.training.mixing import Mixing, mix
 
 BATCH, CLASSES = 8, 7
 COUNTS = np.array([20, 2, 10, 40, 5, 8, 16])
@@ -113,6 +114,23 @@ def test_loss_is_keras_class_weighted_cross_entropy(trainer, state, batch):
     _, metrics = trainer.train_step(state, batch)
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
     assert float(metrics["accuracy"]) == np.mean(logits.argmax(-1) == labels)
+
+
+def test_the_step_learns_from_mixed_images_and_counts_by_their_larger_part(batch):
+    """Dropout draws as without mixing: what is mixed is all that differs."""
+    config = small_config("", mixing__mixup=0.4, mixing__cutmix=1.0, model__dropout=0.5)
+    trainer = build.make_trainer(config, Counts())
+    state, (_, key) = at_step(trainer.init(), 5), build._keys(config)
+    targets = jnp.eye(CLASSES)[batch["label"]]
+    images, labels, targets = mix(
+        batch["image"], batch["label"], targets, jax.random.fold_in(key, 5), Mixing(0.4, 1.0)
+    )
+    assert (images != batch["image"]).any()
+    logits = logits_in_training(trainer, state, {"image": images}, 5)
+    expected = -(WEIGHTS * targets * log_softmax(logits)).sum() / BATCH
+    _, metrics = trainer.train_step(state, batch)
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(metrics["accuracy"]) == np.mean(logits.argmax(-1) == np.asarray(labels))
 
 
 def test_update_is_the_optimizers_and_the_norm_is_the_gradients(trainer, state, batch):

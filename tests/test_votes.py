@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from made_data import SKIP, csv_text, make_rows, opened
 
-from fer_jax.auditing import votes
 from fer_jax.auditing.pool import gather
+from fer_jax.auditing.votes import judge
+from fer_jax.data import votes
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 
@@ -50,13 +51,13 @@ def ferplus(tmp_path):
 def test_columns_are_found_by_name(pool, tmp_path):
     backwards = [list(reversed(ballot(name))) for _, name, _ in ROWS]
     path = write(tmp_path / "votes.csv", backwards, tuple(reversed(HEAD)))
-    found = votes.judge(votes.read(path), pool)
+    found = judge(votes.read(path), pool)
     assert found.joined == found.judged == found.agreeing == len(ROWS)
     assert not found.no_face.any()
 
 
 def test_no_face_is_a_majority(pool, ferplus):
-    found = votes.judge(votes.read(ferplus), pool)
+    found = judge(votes.read(ferplus), pool)
     assert [int(pool.rows[i]) for i in np.flatnonzero(found.no_face)] == [3]
 
 
@@ -65,10 +66,10 @@ def test_exchanged_names_show_in_the_split_where_they_are(pool, ferplus):
     validation = pool.within("validation")
     labels[validation & (pool.labels == 3)] = 5
     labels[validation & (pool.labels == 5)] = 3
-    found = votes.judge(votes.read(ferplus), replace(pool, labels=labels))
+    found = judge(votes.read(ferplus), replace(pool, labels=labels))
     assert found.fits["validation"] is None  # four images of a class are too few to say
     twice = gather_twice(replace(pool, labels=labels))
-    found = votes.judge(votes.read(ferplus), twice)
+    found = judge(votes.read(ferplus), twice)
     assert found.fits["validation"].exchanged
     assert found.fits["validation"].moved == {"happy": "sad", "sad": "happy"}
     assert found.fits["train"].moved == {}
@@ -88,7 +89,7 @@ def gather_twice(pool):
 
 
 def test_unknown_rows_are_not_joined(pool, ferplus):
-    found = votes.judge(votes.read(ferplus), replace(pool, rows=np.full(len(pool), -1, np.int32)))
+    found = judge(votes.read(ferplus), replace(pool, rows=np.full(len(pool), -1, np.int32)))
     assert found.joined == 0
     assert not found.no_face.any()
     assert not any(found.fits.values())
@@ -97,7 +98,7 @@ def test_unknown_rows_are_not_joined(pool, ferplus):
 def test_refusals(pool, tmp_path):
     lines = [ballot(name) for _, name, _ in ROWS]
     with pytest.raises(UserError, match="has 83 rows and the data a row 83"):
-        votes.judge(votes.read(write(tmp_path / "short.csv", lines[:-1])), pool)
+        judge(votes.read(write(tmp_path / "short.csv", lines[:-1])), pool)
     with pytest.raises(UserError, match="lacks the column 'NF'"):
         votes.read(write(tmp_path / "cut.csv", [line[:-1] for line in lines], HEAD[:-1]))
     lines[2][3] = "many"
@@ -109,7 +110,7 @@ def test_refusals(pool, tmp_path):
 
 def test_real_votes(fer2013):
     pool = gather(opened(fer2013, SKIP))
-    found = votes.judge(votes.read(str(fer2013 / "ferplus.csv")), pool)
+    found = judge(votes.read(str(fer2013 / "ferplus.csv")), pool)
     assert found.joined == len(pool)
     assert 0.6 < found.agreeing / found.judged < 0.7  # rows that drift would end near a fifth
     assert all(fit.agreed for fit in found.fits.values())

@@ -158,6 +158,13 @@ def test_the_overrides_named_are_all_that_is_needed(tmp_path, small_csv):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stem_of_another_stride_is_no_difference(given):
+    """Its arrays are of the same shapes: ImageNet's stem of stride 2 starts one of stride 1."""
+    path, variables = given
+    state = trainer(path, model__stem_stride=1).init()
+    assert_identical(state.params["backbone"], variables["params"]["backbone"])
+
+
 def test_what_a_converter_rounds_is_no_difference(tmp_path):
     """Keras' files hold the deviation as a float32 variance, which is divided again."""
     std = tuple(float(np.sqrt(np.float32(x))) * float(np.sqrt(x)) for x in STD)

@@ -14,6 +14,7 @@ from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
 from fer_jax.model_file import ModelFile, in_one_step
 from fer_jax.models.classifier import FerHead
+from fer_jax.models.efficientnet import PUBLISHED_STEM_STRIDE
 
 
 def export_timm(path: pathlib.Path, file: ModelFile) -> None:
@@ -23,6 +24,7 @@ def export_timm(path: pathlib.Path, file: ModelFile) -> None:
     timm model, its bn_eps, and the scaling of the input, which PyTorch users do themselves.
     """
     description = file.about.architecture
+    _check_stem(description)
     same = description["padding"] == "same"
     header = {
         "architecture": f"{'tf_' if same else ''}efficientnet_{description['variant']}",
@@ -43,6 +45,7 @@ def export_keras(path: pathlib.Path, file: ModelFile) -> None:
     The seed's head follows the backbone as in the seed's Sequential.
     """
     description, model = file.about.architecture, file.model()
+    _check_stem(description)
     if description["padding"] != "same" or description["bn_epsilon"] != KERAS_EPSILON:
         raise UserError(
             f"Keras' EfficientNet has padding=same, epsilon {KERAS_EPSILON}; this model has "
@@ -54,6 +57,16 @@ def export_keras(path: pathlib.Path, file: ModelFile) -> None:
     ordered = _normalization(description) | ordered
     places = _places(_flat(ordered), isinstance(model.head, FerHead))
     in_one_step(path, lambda temporary: write_weights(temporary, places))
+
+
+def _check_stem(description: dict) -> None:
+    """UserError for a stem of stride 1: another library would take its weights and misread them."""
+    stride = description["stem_stride"]
+    if stride != PUBLISHED_STEM_STRIDE:
+        raise UserError(
+            f"this model's stem has stride {stride}, other libraries' {PUBLISHED_STEM_STRIDE}: "
+            "they cannot run it; keep it in our own format"
+        )
 
 
 def _normalization(description: dict) -> Arrays:

@@ -27,6 +27,7 @@ from fer_jax.labels import LABELS
 from fer_jax.model_file import About, ModelFile
 from fer_jax.models.classifier import Classifier, FerHead, ImagenetHead, describe
 from fer_jax.models.efficientnet import (
+    PUBLISHED_STEM_STRIDE,
     TOP_FILTERS,
     VARIANTS,
     EfficientNet,
@@ -102,9 +103,8 @@ def _torch_model(arrays: Mapping[str, np.ndarray], wanted: Wanted) -> Classifier
 def _model(wanted: Wanted, padding: Any, epsilon: float, head: Any, scaling: Scaling) -> Classifier:
     mean, std = wanted.input_mean or scaling[0], wanted.input_std or scaling[1]
     style = Style(padding, epsilon, MOMENTUM, jnp.float32)
-    return Classifier(
-        EfficientNet(wanted.variant, style, KERAS_DROP_CONNECT), head, tuple(mean), tuple(std)
-    )
+    backbone = EfficientNet(wanted.variant, style, KERAS_DROP_CONNECT, PUBLISHED_STEM_STRIDE)
+    return Classifier(backbone, head, tuple(mean), tuple(std))
 
 
 def _head(arrays: Mapping[str, np.ndarray], column: str, padding: Any) -> Any:

@@ -12,9 +12,11 @@ from fer_jax.errors import UserError
 # Faces are small: OpenCV's own threads cost more than they give and compete with the train step.
 cv2.setNumThreads(1)
 
+SMALLEST_CROP = 0.01  # of the area
 ERASED_AREA = (0.02, 0.2)  # of the image
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width; both ranges as Zhong et al. 2017 have them
-_DRAWS = 12  # uniform numbers per image, drawn whatever the settings: each keeps its own
+CROP_ASPECT = (3 / 4, 4 / 3)  # width / height in shares of the sides: Szegedy et al. 2015
+_DRAWS = 16  # uniform numbers per image, drawn whatever the settings: each keeps its own
 _LIMITS = {  # largest legal value of each factor
     "rotation": 1.0,
     "zoom": 0.9,
@@ -23,6 +25,19 @@ _LIMITS = {  # largest legal value of each factor
     "contrast": 1.0,
     "erasing": 1.0,
 }
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image, in shares of its width and height."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+WHOLE = Crop(0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ class Augmentation:
     brightness: float  # fraction of the full range: 0.1 adds up to 25.5 grey levels
     contrast: float  # distances from the image's mean are multiplied by 1 + u
     erasing: float  # probability of one rectangle filled with the image's mean
+    crop_area: float  # smallest share of the image's area that a random crop shows; 1 is off
 
     def __post_init__(self) -> None:
         """UserError where a factor lies outside its range."""
@@ -43,6 +59,10 @@ class Augmentation:
             value = getattr(self, name)
             if not 0 <= value <= limit:
                 raise UserError(f"augmentation.{name} is {value}: use 0 (off) to {limit:g}")
+        if not SMALLEST_CROP <= self.crop_area <= 1:
+            raise UserError(
+                f"augmentation.crop_area is {self.crop_area}: use {SMALLEST_CROP:g} to 1 (off)"
+            )
 
 
 def augment(
@@ -50,8 +70,8 @@ def augment(
 ) -> np.ndarray:
     """uint8 [H, W, 1 or 3] -> uint8 [size, size, 3], moved at random; the same for equal rngs."""
     draws = rng.random(_DRAWS).tolist()
-    zoom = 1 + settings.zoom * _signed(draws[2])
-    image = _shrink(image, size / zoom)
+    zoom, crop = 1 + settings.zoom * _signed(draws[2]), _crop(settings.crop_area, draws[12:16])
+    image = _shrink(image, size / zoom / crop.height, size / zoom / crop.width)
     image = _tone(image, settings, draws)
     matrix = warp_matrix(
         size=size,
@@ -60,6 +80,7 @@ def augment(
         turn=settings.rotation * _signed(draws[1]),
         zoom=zoom,
         shift=(settings.translation * _signed(draws[3]), settings.translation * _signed(draws[4])),
+        crop=crop,
     )
     image = _warp(image, matrix, size)
     if draws[7] < settings.erasing:
@@ -72,9 +93,10 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
     Bilinear when enlarging, area-averaged when shrinking; the whole image, squeezed to a square.
     """
-    image = _shrink(image, size)
+    image = _shrink(image, size, size)
     if image.shape[:2] != (size, size):
-        matrix = warp_matrix(size, image.shape[:2], flip=False, turn=0, zoom=1, shift=(0, 0))
+        source = image.shape[:2]
+        matrix = warp_matrix(size, source, flip=False, turn=0, zoom=1, shift=(0, 0), crop=WHOLE)
         image = _warp(image, matrix, size)
     return _three_channels(image)
 
@@ -86,24 +108,27 @@ def warp_matrix(
     turn: float,
     zoom: float,
     shift: tuple[float, float],
+    crop: Crop,
 ) -> np.ndarray:
     """float64 [2, 3]: from an output pixel's (x, y) to the input pixel's, in indices.
 
-    Written out, it is the product to_index(source) @ flip @ rotate(turn) @ scale(zoom) @
+    Written out, it is the product to_index(source) @ crop @ flip @ rotate(turn) @ scale(zoom) @
     translate(-shift * size) @ from_index(size) of 3x3 matrices around the image's centre, where
     an index i stands for the position i + 1/2. `source` is (height, width), `shift` (right, down).
     """
     cos, sin = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
-    height, width = source[0] / size, source[1] / size
+    height, width = source[0] / size * crop.height, source[1] / size * crop.width
     mirror = -1 if flip else 1
     xx, xy = zoom * width * mirror * cos, -zoom * width * mirror * sin
     yx, yy = zoom * height * sin, zoom * height * cos
     x = 0.5 - size * (0.5 + shift[0])
     y = 0.5 - size * (0.5 + shift[1])
+    middle_x = source[1] * crop.left + size * width / 2
+    middle_y = source[0] * crop.top + size * height / 2
     return np.array(
         [
-            [xx, xy, xx * x + xy * y + size * width / 2 - 0.5],
-            [yx, yy, yx * x + yy * y + size * height / 2 - 0.5],
+            [xx, xy, xx * x + xy * y + middle_x - 0.5],
+            [yx, yy, yx * x + yy * y + middle_y - 0.5],
         ]
     )
 
@@ -113,13 +138,23 @@ def _signed(uniform: float) -> float:
     return 2 * uniform - 1
 
 
-def _shrink(image: np.ndarray, side: float) -> np.ndarray:
-    """Averages areas down to `side` where the image is larger, so that the warp cannot alias."""
-    side = max(1, round(side))
-    height, width = min(side, image.shape[0]), min(side, image.shape[1])
-    if (height, width) == image.shape[:2]:
+def _crop(smallest: float, draws: Sequence[float]) -> Crop:
+    """A random part; where it would be wider or higher than the image it ends at the borders."""
+    if smallest == 1:
+        return WHOLE
+    low, high = map(math.log, CROP_ASPECT)
+    area, aspect = smallest + (1 - smallest) * draws[0], math.exp(low + (high - low) * draws[1])
+    width, height = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
+    return Crop(draws[2] * (1 - width), draws[3] * (1 - height), width, height)
+
+
+def _shrink(image: np.ndarray, height: float, width: float) -> np.ndarray:
+    """Averages areas down to the sides where the image is larger: the warp cannot alias then."""
+    rows = min(max(1, round(height)), image.shape[0])
+    columns = min(max(1, round(width)), image.shape[1])
+    if (rows, columns) == image.shape[:2]:
         return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def _tone(image: np.ndarray, settings: Augmentation, draws: Sequence[float]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A folder or a zip as one flat list of named files; junk set aside and counted."""
 
+import hashlib
 import os
 import threading
 import unicodedata
@@ -131,6 +132,15 @@ def opened(tree: Tree, name: str) -> Iterator[BinaryIO]:
             yield stream
     except BROKEN as error:
         raise UserError(f"{tree.path}: cannot read {printable(name)}: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256, hexadecimal; UserError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def split_junk(names: list[str]) -> tuple[list[str], Counter[str]]:

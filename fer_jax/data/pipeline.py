@@ -25,7 +25,10 @@ class Shard:
 
 
 class Source(Protocol):
-    """What the pipeline needs of records: each has `image` uint8 [H, W, 1 or 3] and `label`."""
+    """What the pipeline needs of records: each has `image` uint8 [H, W, 1 or 3] and `label`.
+
+    All or none have a `target`, float32 [K].
+    """
 
     def __len__(self) -> int: ...
 
@@ -44,6 +47,8 @@ def train_batches(
     workers: int,
 ) -> Iterator[Batch]:
     """Endless batches: image uint8 [b, S, S, 3], label int32 [b], with b = batch_size / processes.
+
+    Records with a `target` add it: float32 [b, K].
 
     The example at position i of the run depends on (seed, i) alone: step k holds the same batch
     whatever the start, the workers and the processes (process p has rows p * b to (p + 1) * b of
@@ -102,16 +107,18 @@ class _TrainBatch:
     def __call__(self, number: int, chosen: Sequence[int]) -> Batch:
         images = np.empty((len(chosen), self.size, self.size, 3), np.uint8)
         labels = np.empty(len(chosen), np.int32)
-        randomness = _Randomness(self.seed)
+        targets, randomness = [], _Randomness(self.seed)
         for row, position in enumerate(chosen):
             record = self.records[position]
             labels[row] = record["label"]
+            targets += [record["target"]] if "target" in record else []
             if self.augmentation is None:
                 images[row] = resize(record["image"], self.size)
             else:
                 rng = randomness.at(number * len(chosen) + row)
                 images[row] = augment(record["image"], rng, self.size, self.augmentation)
-        return {"image": images, "label": labels}
+        soft = {"target": np.stack(targets)} if targets else {}
+        return {"image": images, "label": labels, **soft}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Classifier(nn.Module):
         return features if self.head is None else self.head(features, train)
 
     def features(self, images: jax.Array, train: bool) -> jax.Array:
-        """uint8 [B, H, W, 3] -> [B, ceil(H/32), ceil(W/32), C]; mean, std are on the scale 0..1."""
+        """uint8 [B, H, W, 3] -> the backbone's [B, H', W', C]; mean, std are on the scale 0..1."""
         if images.dtype != jnp.uint8:
             raise TypeError(
                 f"images must be uint8 0..255, got {images.dtype}: the model scales them"
@@ -97,6 +97,7 @@ def describe(model: Classifier) -> dict[str, Any]:
         "variant": backbone.variant,
         **style,
         "drop_connect": backbone.drop_connect,
+        "stem_stride": backbone.stem_stride,
         "input_mean": list(model.input_mean),
         "input_std": list(model.input_std),
         "head": None if kind is None else {"kind": kind, **settings},
@@ -107,7 +108,10 @@ def rebuild(description: Mapping[str, Any], dtype: Any) -> Classifier:
     """The model that `describe` described; KeyError or TypeError where it describes none."""
     style = {f.name: description[f.name] for f in dataclasses.fields(Style) if f.name != "dtype"}
     backbone = EfficientNet(
-        description["variant"], Style(**style, dtype=dtype), description["drop_connect"]
+        description["variant"],
+        Style(**style, dtype=dtype),
+        description["drop_connect"],
+        description["stem_stride"],
     )
     mean, std = tuple(description["input_mean"]), tuple(description["input_std"])
     if description["head"] is None:
@@ -132,9 +136,9 @@ def _settings(module: Any) -> list[str]:
     return [name for name in module.__annotations__ if name not in ("dtype", "parent", "name")]
 
 
-def smallest_image_size(padding: str) -> int:
+def smallest_image_size(padding: str, stem_stride: int) -> int:
     """Pixels below which the head's 3x3 convolution finds no full window in the feature map."""
     size = 1
-    while padding == "VALID" and feature_size(size) < HEAD_KERNEL:
+    while padding == "VALID" and feature_size(size, stem_stride) < HEAD_KERNEL:
         size += 1
     return size

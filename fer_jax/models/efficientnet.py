@@ -59,6 +59,7 @@ STAGES = (
     Stage(3, 1, 320, 6, 1),
 )
 STEM_FILTERS, TOP_FILTERS, SQUEEZE_RATIO = 32, 1280, 0.25
+STEM_STRIDES, PUBLISHED_STEM_STRIDE = (1, 2), 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,20 +223,24 @@ class MBConv(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """The backbone: scaled pixels [B, H, W, 3] -> feature map [B, ceil(H/32), ceil(W/32), C]."""
+    """The backbone: scaled pixels -> feature map; 1/32 of the side, 1/16 with a stem of stride 1.
+
+    The stride changes no parameter's shape.
+    """
 
     variant: str
     style: Style
     drop_connect: float
+    stem_stride: int  # 2 as published; 1 keeps the first stage at the input's own size
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[B, H, W, 3] of `style.dtype` -> [B, ceil(H / 32), ceil(W / 32), C]."""
+        """[B, H, W, 3] of `style.dtype` -> [B, H', W', C], sides as `feature_size` has them."""
         width, style = VARIANTS[self.variant].width, self.style
         stem = nn.Conv(
             round_filters(STEM_FILTERS, width),
             kernel_size=(3, 3),
-            strides=2,
+            strides=self.stem_stride,
             padding=style.pads(3),
             use_bias=False,
             dtype=style.dtype,
@@ -254,8 +259,8 @@ def at_least_float32(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def feature_size(image_size: int) -> int:
-    """Side of the final feature map: five halvings, each rounded up."""
-    for _ in range(5):
-        image_size = math.ceil(image_size / 2)
+def feature_size(image_size: int, stem_stride: int) -> int:
+    """Side of the final feature map: the stem, then four halvings, each rounded up."""
+    for stride in (stem_stride, 2, 2, 2, 2):
+        image_size = math.ceil(image_size / stride)
     return image_size

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -24,6 +24,20 @@ LAG = 2  # steps in flight before a step's metrics are fetched, so that dispatch
 def epoch_ends(examples: int, batch_size: int, epochs: int) -> tuple[int, ...]:
     """The first step at or past each epoch of `examples` examples."""
     return tuple(math.ceil(epoch * examples / batch_size) for epoch in range(1, epochs + 1))
+
+
+def size_stages(
+    sizes: Sequence[int], steps: int, start_step: int
+) -> Iterator[tuple[int, int, int | None]]:
+    """(size, first step, number of steps) of what is left after `start_step` of equal stages.
+
+    Each of `sizes` has its part of `steps`; the last one has no end.
+    """
+    ends = [math.ceil(number * steps / len(sizes)) for number in range(1, len(sizes))]
+    for size, begin, end in zip(sizes, [0, *ends], [*ends, None], strict=True):
+        first = max(begin, start_step)
+        if end is None or first < end:
+            yield size, first, None if end is None else end - first
 
 
 class Stop:

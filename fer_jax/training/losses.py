@@ -1,9 +1,37 @@
 """Class-weighted cross-entropy as Keras defines it, and where the class weights come from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What training minimises, of K classes; evaluation's loss is `cross_entropy`."""
+
+    weights: jax.Array  # float32 [K], of `class_weights`
+    label_smoothing: float
+    adjustment: np.ndarray | None  # float32 [K] added to the logits: `logit_adjustment`
+    soft_share: float  # of a soft target against the label
+
+    def targets(self, labels: jax.Array, soft: jax.Array | None) -> jax.Array:
+        """int32 [B] and, where there are any, float32 [B, K] -> [B, K], what logits are to answer.
+
+        Smoothing comes last, over both.
+        """
+        if soft is None:
+            return smooth_targets(labels, len(self.weights), self.label_smoothing)
+        hard = jax.nn.one_hot(labels, len(self.weights))
+        both = self.soft_share * soft + (1 - self.soft_share) * hard
+        return optax.smooth_labels(both, self.label_smoothing)
+
+    def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        """float32 [B, K] twice -> []: mean over the batch."""
+        adjusted = logits if self.adjustment is None else logits + self.adjustment
+        return weighted_cross_entropy(adjusted, targets, self.weights)
 
 
 def class_weights(name: str, counts: np.ndarray) -> np.ndarray:
@@ -21,6 +49,18 @@ def class_weights(name: str, counts: np.ndarray) -> np.ndarray:
     else:
         raise ValueError(f"class weights {name!r} are not one of none, balanced, max_ratio")
     return weights.astype(np.float32)
+
+
+def logit_adjustment(tau: float, counts: np.ndarray) -> np.ndarray | None:
+    """tau * log of the classes' shares, float32 [K], from counts above 0 [K]; None for tau 0.
+
+    Added to the logits in training it makes rare classes as likely as common ones in inference,
+    where it is left out: Menon et al. 2021, arXiv:2007.07314, equation 10.
+    """
+    if not tau:
+        return None
+    counts = np.asarray(counts, np.float64)
+    return (tau * np.log(counts / counts.sum())).astype(np.float32)
 
 
 def smooth_targets(labels: jax.Array, classes: int, smoothing: float) -> jax.Array:

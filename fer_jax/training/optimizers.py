@@ -4,10 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fer_jax.errors import UserError
 from fer_jax.training.state import BACKBONE
+
+SMALLEST_NORM = 1e-12  # of a gradient that still has a direction
 
 
 def learning_rate_schedule(
@@ -60,6 +63,15 @@ def make_optimizer(
     if layer_decay != 1:
         parts.append(scale_by_depth(layer_decay))
     return optax.chain(*parts)
+
+
+def ascend(params: Any, grads: Any, distance: float) -> Any:
+    """`params` moved by `distance` along `grads`, the norm taken over all of them together.
+
+    Where SAM takes its gradient: Foret et al. 2021, arXiv:2010.01412, equation 2.
+    """
+    factor = distance / jnp.maximum(optax.tree.norm(grads), SMALLEST_NORM)
+    return jax.tree.map(lambda param, grad: param + factor * grad, params, grads)
 
 
 def by_part(rule: optax.GradientTransformation) -> optax.GradientTransformation:

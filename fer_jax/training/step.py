@@ -1,5 +1,6 @@
 """The pure training and evaluation steps: state and batch in, state and sums out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fer_jax.training.losses import cross_entropy, smooth_targets, weighted_cross_entropy
+from fer_jax.training.losses import Objective, cross_entropy
+from fer_jax.training.mixing import Mixing, mix
+from fer_jax.training.optimizers import ascend
 from fer_jax.training.state import HEAD, TrainState, Variables
 
 Batch = dict[str, jax.Array]
@@ -19,26 +22,30 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    weights: jax.Array,
-    label_smoothing: float,
+    objective: Objective,
+    mixing: Mixing,
+    sam_rho: float,
     ema_decay: float,
     key: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from `image` uint8 [B, S, S, 3] and `label` int32 [B]; metrics are means []."""
-    dropout_key = jax.random.fold_in(key, state.step)
+    """One update from `image` uint8 [B, S, S, 3] and `label` int32 [B]; metrics are means [].
+
+    The batch may have a `target` float32 [B, K] beside its labels.
+    """
+    step_key = jax.random.fold_in(key, state.step)
+    images, labels, targets = _examples(batch, objective, mixing, step_key)
 
     def loss_of(params: Variables) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         logits, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
-            batch["image"],
+            images,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": step_key},
         )
-        loss = _loss(logits, batch["label"], weights, label_smoothing)
-        return loss, (logits, updated["batch_stats"])
+        return objective.loss(logits, targets), (logits, updated["batch_stats"])
 
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    (loss, (logits, batch_stats)), grads = _gradients(loss_of, state.params, sam_rho)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -46,7 +53,7 @@ def train_step(
         now = {"params": params, "batch_stats": batch_stats}
         ema = _average(ema, now, ema_decay, state.step)
     new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-    return new, _metrics(loss, logits, batch["label"], grads)
+    return new, _metrics(loss, logits, labels, grads)
 
 
 def frozen_step(
@@ -55,8 +62,9 @@ def frozen_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    weights: jax.Array,
-    label_smoothing: float,
+    objective: Objective,
+    mixing: Mixing,
+    sam_rho: float,
     ema_decay: float,
     key: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -64,18 +72,19 @@ def frozen_step(
 
     `optimizer` must take gradients of one part (`make_optimizer` with `apart`).
     """
-    dropout_key, head = jax.random.fold_in(key, state.step), {HEAD: state.params[HEAD]}
+    step_key, head = jax.random.fold_in(key, state.step), {HEAD: state.params[HEAD]}
+    images, labels, targets = _examples(batch, objective, mixing, step_key)
 
     def loss_of(head: Variables) -> tuple[jax.Array, jax.Array]:
         logits: Any = model.apply(
             {"params": {**state.params, **head}, "batch_stats": state.batch_stats},
-            batch["image"],
+            images,
             method=_frozen_logits,
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": step_key},
         )
-        return _loss(logits, batch["label"], weights, label_smoothing), logits
+        return objective.loss(logits, targets), logits
 
-    (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(head)
+    (loss, logits), grads = _gradients(loss_of, head, sam_rho)
     updates, opt_state = optimizer.update(grads, state.opt_state, head)
     head = optax.apply_updates(head, updates)
     ema = state.ema
@@ -84,7 +93,7 @@ def frozen_step(
         average = _average(before, head, ema_decay, state.step)
         ema = {**ema, "params": {**ema["params"], **average}}
     new = TrainState(state.step + 1, {**state.params, **head}, state.batch_stats, opt_state, ema)
-    return new, _metrics(loss, logits, batch["label"], grads)
+    return new, _metrics(loss, logits, labels, grads)
 
 
 def eval_step(
@@ -99,10 +108,25 @@ def _frozen_logits(model: Any, images: jax.Array) -> jax.Array:
     return model.head(model.features(images, train=False), train=True)
 
 
-def _loss(logits: jax.Array, labels: jax.Array, weights: jax.Array, smoothing: float) -> jax.Array:
-    return weighted_cross_entropy(
-        logits, smooth_targets(labels, logits.shape[-1], smoothing), weights
-    )
+def _examples(
+    batch: Batch, objective: Objective, mixing: Mixing, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Images [B, S, S, 3] to learn from, labels [B] to count by, targets [B, K] to answer."""
+    targets = objective.targets(batch["label"], batch.get("target"))
+    return mix(batch["image"], batch["label"], targets, key, mixing)
+
+
+def _gradients(
+    loss_of: Callable[[Variables], tuple[jax.Array, Any]], params: Variables, sam_rho: float
+) -> tuple[tuple[jax.Array, Any], Variables]:
+    """What `loss_of` gives at `params`, and the gradients: with SAM those of the point uphill.
+
+    Loss, logits and BatchNorm statistics are then of the first pass alone; dropout is the same.
+    """
+    value, grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    if sam_rho:
+        grads, _ = jax.grad(loss_of, has_aux=True)(ascend(params, grads, sam_rho))
+    return value, grads
 
 
 def _metrics(

@@ -1,7 +1,6 @@
 """The backbone of a model file as the start of training: what is taken, and whether it fits."""
 
 import dataclasses
-import hashlib
 import math
 import pathlib
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 
 from fer_jax import model_file
+from fer_jax.data.files import sha256
 from fer_jax.errors import UserError
 from fer_jax.models.classifier import Classifier, describe, variable_shapes
 from fer_jax.training.state import BACKBONE, HEAD, Variables
@@ -40,11 +40,7 @@ def load(path: pathlib.Path, model: Classifier) -> WarmStart:
 
 def fingerprint(path: pathlib.Path) -> str:
     """The file's SHA-256, hexadecimal; UserError where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return sha256(path)
 
 
 def _overrides(of_file: dict[str, Any], of_config: dict[str, Any]) -> Iterator[str]:
