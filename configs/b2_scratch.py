@@ -15,9 +15,10 @@ def get_config() -> ConfigDict:
     config.schedule.name = "cosine"
     config.schedule.warmup_steps = 200
     config.model.bn_momentum = 0.9  # statistics that follow fast-moving weights
-    # Eight epochs underfit: what regularises only delays the escape from the class prior.
-    config.model.drop_connect = 0.0
-    config.augment.rotation = 0.0
-    config.augment.zoom = 0.0
+    config.model.drop_connect = 0.0  # it, or strong augmentation, delays the first epochs' escape
+    config.augment.rotation = 0.02  # from answering by class frequency; none overfits from epoch 5
+    config.augment.zoom = 0.05
+    config.augment.translation = 0.05
+    config.loss.label_smoothing = 0.1
     config.model.head_padding = "SAME"  # nine positions to average, fewer dead ReLUs than one
     return config

@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     config.data.image_size = 72
     config.augment.rotation = 0.02  # the faces are drawn turned, shifted and sized at random
     config.augment.zoom = 0.05
+    config.augment.translation = 0.0
+    config.loss.label_smoothing = 0.0
     config.model.variant = "tiny"
     config.model.drop_connect = 0.0
     config.model.dropout = 0.1

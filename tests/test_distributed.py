@@ -6,6 +6,7 @@ Run as a program with eight devices, this file writes what one training step giv
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from support import (
     small_config,
     small_run,
     start,
+    wait_until,
 )
 
 from fer_jax import build
@@ -33,6 +35,7 @@ from fer_jax.training import mesh
 pytestmark = pytest.mark.timeout(900)  # on a busy machine
 
 BATCH = 16
+FOR_LONG = 800  # seconds within which a started run must have come to its first steps
 STAGES = efficientnet.STAGES[:3]  # both kernel sizes and strides; sooner compiled than all seven
 
 
@@ -136,6 +139,15 @@ def test_the_train_step_exports_for_accelerators_that_are_not_here(monkeypatch):
     assert len(exported.out_avals) == len(jax.tree.leaves(bound.template())) + 3
 
 
+def start_two(flags):
+    """The run of `flags` as two processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [*flags, f"--coordinator=localhost:{port}", "--processes=2"]
+    return [start("main", [*flags, f"--process={i}"]) for i in range(2)]
+
+
 @pytest.fixture(scope="module")
 def two_processes(finished_run, small_csv, tmp_path_factory):
     """The finished run's last epoch done over by two processes, from an earlier checkpoint on."""
@@ -144,11 +156,7 @@ def two_processes(finished_run, small_csv, tmp_path_factory):
     shutil.rmtree(workdir / "report")
     shutil.rmtree(workdir / "checkpoints" / str(EPOCH_ENDS[-1]))
     resumed_from = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = [*small_run(small_csv, workdir), f"--coordinator=localhost:{port}", "--processes=2"]
-    both = [start("main", [*flags, f"--process={i}"]) for i in range(2)]
+    both = start_two(small_run(small_csv, workdir))
     return workdir, resumed_from, [finish(process) for process in both]
 
 
@@ -194,6 +202,20 @@ def test_only_the_first_process_logs(two_processes, finished_run):
     assert steps[0] == steps[1]
     events = [len(list((f / "tensorboard").iterdir())) for f in (workdir, finished_run)]
     assert events[0] == events[1] + 1
+
+
+def test_two_processes_stop_together_when_one_is_asked(small_csv, tmp_path):
+    """A scheduler may tell only one of them; the other must not wait for it for ever."""
+    flags = [*small_run(small_csv, tmp_path / "run"), "--config.train.epochs=300"]
+    first, second = start_two(flags)
+    wait_until(lambda: logged(tmp_path / "run"), first, FOR_LONG)
+    second.send_signal(signal.SIGTERM)
+    outcomes = [finish(process) for process in (first, second)]
+    assert [outcome.status for outcome in outcomes] == [128 + signal.SIGTERM] * 2, outcomes
+    assert "stopped and saved; continue with: " in outcomes[0].out
+    assert "stopped" not in outcomes[1].out
+    saved = [int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()]
+    assert max(saved) >= logged(tmp_path / "run")[-1]["step"]
 
 
 if __name__ == "__main__":
