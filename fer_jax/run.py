@@ -71,8 +71,7 @@ def execute(run: Run) -> int:
     if _already_finished(run):
         return 0
     if is_first():
-        train = run.trainer.records
-        workdir.claim(run.folder, run.about, short_hashes(train.digests))
+        workdir.claim(run.folder, run.about, short_hashes(run.data.split("train").digests))
     with run.checkpoints() as checkpoints:
         start = checkpoints.latest or 0
         if start == 0 and is_first():
@@ -250,7 +249,7 @@ def _report(run: Run, checkpoints: Checkpoints) -> None:
     }
     origin = {**chosen, "members": [chosen], "command": run.command}
     output, members = run.folder / "report", [(run.trainer.evaluator, state.evaluated)]
-    seen = short_hashes(run.trainer.records.digests)
+    seen = short_hashes(run.data.split("train").digests)
     copied = exact_copies(run.data.split(SELECTED_ON).digests, seen)
     report = evaluate(members, run.data, SELECTED_ON, output, origin, copied=copied)
     if is_first():

@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
         split_seed=0,
         max_pixels=MAX_PIXELS.value,
         cache_mib=CACHE_MIB.value,
+        exclude="",
     )
     records = read_dataset(DATA.value, options).split(SPLIT.value)
     keys, probabilities = convert(ballots, records)

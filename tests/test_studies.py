@@ -1,0 +1,151 @@
+"""Studies: their overrides exist, their runs go on, and the table is of what was really run."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+from support import EPOCH_ENDS, ROOT, SMALL, compile_cache, finish, logged, wait_until
+
+from experiments import run as studies
+from experiments.ablations import STUDIES
+from fer_jax import build
+from fer_jax.config import load_config
+from fer_jax.errors import UserError
+
+pytestmark = pytest.mark.timeout(900)  # on a busy machine
+
+CASES = [(name, variant) for name, study in STUDIES.items() for variant in study.variants]
+
+
+def loaded(name) -> ConfigDict:
+    place = ROOT / "configs" / STUDIES[name].config
+    return load_config(place, place.name)
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_every_variant_is_a_legal_config(name, variant):
+    config, changes = loaded(name), dict(STUDIES[name].variants[variant])
+    assert set(changes) <= {f"{part}.{key}" for part in config for key in config.get(part) or ()}
+    config.update_from_flattened_dict(changes)
+    build.check(config)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_variants_of_a_study_differ(name):
+    texts = [str(sorted(changes.items())) for changes in STUDIES[name].variants.values()]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Sets flags for a test."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+
+    def tell(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(flags.FLAGS[name], "value", value)
+
+    return tell
+
+
+def test_a_variants_own_value_is_the_last_word(told, tmp_path):
+    told(data="PATH", seeds=["3"], only=["0.99"])
+    (job,) = studies.jobs(STUDIES["ema"], tmp_path, {"train.ema_decay": "0.5"})
+    decays = [part for part in job.command if "ema_decay" in part]
+    assert decays == ["--config.train.ema_decay=0.99"]
+    assert "--config.seed=3" in job.command
+    assert job.folder == tmp_path / "0.99-3"
+
+
+@pytest.mark.parametrize(
+    ("study", "values", "words"),
+    [
+        ("nothing", {}, ["give one study of", "augmentation"]),
+        ("ema", {"data": ""}, ["no --data"]),
+        ("ema", {"only": ["0.5"]}, ["no variant '0.5'", "0.999"]),
+        ("ema", {"set": ["train.epochs"]}, ["--set=train.epochs", "KEY=VALUE"]),
+        ("ferplus", {}, ["--set=data.targets=FILE"]),
+    ],
+)
+def test_mistakes(study, values, words, told, tmp_path):
+    told(**({"data": "PATH", "output": str(tmp_path / "out")} | values))
+    with pytest.raises(UserError) as caught:
+        studies.main(["run", study])
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def two_finished(finished_run, told, tmp_path):
+    """A study of two variants and two seeds, each folder a copy of one finished run."""
+    told(data="PATH", seeds=["0", "1"], only=["none", "0.99"])
+    todo = studies.jobs(STUDIES["ema"], tmp_path, {})
+    for job in todo:
+        shutil.copytree(finished_run, job.folder)
+        (job.folder / studies.COMMAND_FILE).write_text(shlex.join(job.command))
+    return todo
+
+
+def test_the_table_is_of_the_reports(two_finished, finished_run):
+    report = json.loads((finished_run / "report" / "report.json").read_text())
+    result = studies.summary(STUDIES["ema"], two_finished)
+    assert [row["name"] for row in result["models"]] == ["none", "0.99"]
+    assert [row["accuracy"] for row in result["models"]] == [report["accuracy"]] * 2
+    (pair,) = result["pairs"]
+    assert (pair["first"], pair["second"], pair["difference"]) == ("none", "0.99", 0.0)
+    assert result["costs"][1]["seeds"] == ["0", "1"]
+    assert result["costs"][1]["macro_f1"] == pytest.approx(report["macro_f1"])
+    last = logged(finished_run, "validation")[-1]["accuracy"]
+    assert result["costs"][0]["last_epoch_accuracy"] == pytest.approx(last)
+    assert 0 < result["costs"][0]["hours"] < 1
+    text = studies.table(result)
+    assert f"{report['accuracy']:.2%}" in text
+    assert f"| 0.99 | 2 | {report['macro_f1']:.2%} | {last:.2%} |" in text
+
+
+def test_only_a_report_of_the_same_command_counts(two_finished):
+    first, second, *_ = two_finished
+    assert first.finished
+    (first.folder / studies.COMMAND_FILE).write_text("another")
+    assert not first.finished
+    (second.report / "report.json").unlink()
+    assert not second.finished
+
+
+def arguments(small_csv, output):
+    settings = SMALL | {"data.cache_mib": 16}
+    overrides = [f"--set={key}={value}" for key, value in settings.items()]
+    flags = [f"--data={small_csv}", f"--output={output}", "--only=notebook", *overrides]
+    return [sys.executable, "-m", "experiments.run", "collapse", *flags]
+
+
+def test_a_killed_study_goes_on_and_a_finished_one_is_passed_over(small_csv, tmp_path):
+    """Real runs; the second command finds the first one's checkpoints, the third one nothing."""
+    command, folder = arguments(small_csv, tmp_path), tmp_path / "collapse/notebook-0"
+    environment = os.environ | compile_cache() | {"PYTHONPATH": str(ROOT)}
+
+    def begin():
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    first = begin()
+    wait_until(lambda: logged(folder), first, 600)
+    first.send_signal(signal.SIGKILL)
+    finish(first)
+    second = finish(begin())
+    assert second.status == 0, second.err
+    assert logged(folder, "validation")[-1]["step"] == EPOCH_ENDS[-1]
+    assert (tmp_path / "collapse/study.md").read_text().startswith("# collapse: Which choice")
+    third = finish(begin())
+    assert third.status == 0, third.err
+    assert f"finished: {folder / 'report'}" in third.out
+    assert "step" not in third.out.partition("finished")[0]
