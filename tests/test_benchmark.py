@@ -512,7 +512,7 @@ def test_fer_jax_takes_its_turns(settings):
     step = ours.make("loop", settings, {})
     answer = step.answer()
     assert answer.keys() == {"logits", "loss", "train_loss", "later_loss", "statistics"}
-    assert not agree(answer, answer).objection
+    assert answer["train_loss"] != answer["later_loss"]
     step.run(2)
     assert step.extras()["waited"] > 0
     pipeline = ours.make("pipeline", settings, {})
@@ -520,7 +520,3 @@ def test_fer_jax_takes_its_turns(settings):
     seen = pipeline.answer()
     assert np.shape(seen["plain"]) == (inputs.PLAIN, 32, 32)
     assert 60 < seen["mean"] < 200
-    one = ours.make("latency", settings, {})
-    one.run(1)
-    assert one.examples == 1
-    assert one.answer() == {name: answer[name] for name in ("logits", "loss")}

@@ -89,11 +89,14 @@ def grid(name: str, threads: int, gpu: bool) -> list[Entry]:
 
 
 def _torch_models(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
-    """Layout x eager or compiled, then fewer threads and huge pages in the usual layout."""
-    room = "experiments.benchmark.torch_peer"
+    """Layouts, eager and compiled, fewer threads, huge pages.
+
+    On a CPU one layout is compiled, which takes minutes: its convolutions want channels last.
+    """
+    room, layouts = "experiments.benchmark.torch_peer", ("channels_last", "contiguous")
     graphs = [("compiled", "reduce-overhead")] if gpu else []
     for kind, mode in [("eager", None), ("compiled", None), *graphs]:
-        for layout in ("channels_last", "contiguous"):
+        for layout in layouts if gpu or kind == "eager" else layouts[:1]:
             options = {"layout": layout, "compiled": kind == "compiled", "mode": mode}
             words = [kind, *([mode] if mode else []), layout, f"{threads} threads"]
             yield Entry(f"torch {', '.join(words)}", room, task, {**options, "threads": threads})

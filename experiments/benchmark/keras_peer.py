@@ -118,22 +118,21 @@ class Train:
         low = self._settings.dtype != "float32"
         statistics = ((self._last_mean() - kept * before) / (1 - kept)).tolist()
         found = {f"{'low_precision_' * low}statistics": statistics}
-        for dtype in dict.fromkeys(("float32", self._settings.dtype)):
-            found |= self._inference(dtype, "" if dtype == "float32" else "low_precision_")
-        return found | self._plain_losses()
+        if low:
+            timed = network(self._settings, self._settings.dtype)
+            found |= self._inference(timed, "low_precision_")
+        plain = network(self._settings, "float32", dropout=False)
+        found |= self._inference(plain, "")
+        step = Step(self._settings, plain, jit=False)
+        first, second = (float(step(batch)) for batch in self._batches[:2])
+        return found | {"train_loss": first, "later_loss": second}
 
-    def _inference(self, dtype: str, prefix: str) -> dict[str, Any]:
+    def _inference(self, net: keras.Sequential, prefix: str) -> dict[str, Any]:
         images, labels = self._batches[0]
-        net = network(self._settings, dtype)
         logits = tf.cast(net(tf.cast(images, tf.float32), training=False), tf.float64)
         centred = logits - tf.reduce_mean(logits, -1, keepdims=True)
         loss = float(cross_entropy(logits, labels))
         return {f"{prefix}logits": centred.numpy().tolist(), f"{prefix}loss": loss}
-
-    def _plain_losses(self) -> dict[str, float]:
-        step = Step(self._settings, network(self._settings, "float32", dropout=False), jit=False)
-        first, second = (float(step(batch)) for batch in self._batches[:2])
-        return {"train_loss": first, "later_loss": second}
 
     def _last_mean(self) -> np.ndarray:
         backbone = self._step.net.layers[0]

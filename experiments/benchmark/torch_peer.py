@@ -163,11 +163,10 @@ class Train(Torch):
         moved = (last.running_mean - (1 - last.momentum) * before) / last.momentum
         low = self.settings.dtype != "float32"
         statistics = {f"{'low_precision_' * low}statistics": moved.cpu().numpy().tolist()}
-        inferring = self.placed(network(self.settings)).eval()
-        return {**self.inference(inferring), **self._plain_losses(), **statistics}
+        plain = self.placed(network(self.settings, dropout=False)).eval()
+        return {**self.inference(plain), **self._losses(plain.train()), **statistics}
 
-    def _plain_losses(self) -> dict[str, float]:
-        net = self.placed(network(self.settings, dropout=False)).train()
+    def _losses(self, net: nn.Module) -> dict[str, float]:
         optimizer, losses = adam(self.settings, net), []
         with exact("float32"):
             for image, label in self.batches[:2]:
