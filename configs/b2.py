@@ -1,7 +1,7 @@
 """EfficientNet-B2 on FER2013 by the recipe of the Keras notebook that this project replaces.
 
 python -m fer_jax.main --config=configs/b2.py --config.data.path=PATH
-Expected: not run to its end yet; the class weights of up to 16.5 are the recipe's, not advice.
+Expected: not run yet; the class weights of up to 16.5 are the recipe's, not advice.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """EfficientNet-B2 on FER2013 from random initialisation: `b2.py` changed so that it may learn.
 
 python -m fer_jax.main --config=configs/b2_scratch.py --config.data.path=PATH
-Expected: not run to its end yet; 37.42 % on validation after 2 of 8 epochs, the goal is 55 %.
+Expected: 54.25 % on PublicTest after 8 epochs (seed 0); the aim of 55 % is not reached.
 """
 
 from ml_collections import ConfigDict
