@@ -9,11 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 from support import EPOCH_ENDS, ROOT, SMALL, compile_cache, finish, logged, wait_until
 
-from experiments import run as studies
+from experiments import studies
 from experiments.ablations import STUDIES
 from fer_jax import build
 from fer_jax.config import load_config
@@ -43,51 +42,47 @@ def test_the_variants_of_a_study_differ(name):
     assert len(set(texts)) == len(texts)
 
 
-@pytest.fixture
-def told(monkeypatch):
-    """Sets flags for a test."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-
-    def tell(**values):
-        for name, value in values.items():
-            monkeypatch.setattr(flags.FLAGS[name], "value", value)
-
-    return tell
-
-
-def test_a_variants_own_value_is_the_last_word(told, tmp_path):
-    told(data="PATH", seeds=["3"], only=["0.99"])
-    (job,) = studies.jobs(STUDIES["ema"], tmp_path, {"train.ema_decay": "0.5"})
+def test_a_variants_own_value_is_the_last_word(tmp_path):
+    given = {"data.path": "PATH", "train.ema_decay": "0.5"}
+    (job,) = studies.jobs(STUDIES["ema"], tmp_path, given, ["3"], ["0.99"])
     decays = [part for part in job.command if "ema_decay" in part]
     assert decays == ["--config.train.ema_decay=0.99"]
     assert "--config.seed=3" in job.command
     assert job.folder == tmp_path / "0.99-3"
 
 
+def test_folders_of_all_runs_differ(tmp_path):
+    for study in STUDIES.values():
+        todo = studies.jobs(study, tmp_path, {}, ["0", "1"], [])
+        assert len({job.folder for job in todo}) == len(todo) == 2 * len(study.variants)
+
+
+def test_what_is_not_told(tmp_path):
+    with pytest.raises(UserError, match=r"no variant '0.5': .* 0.999"):
+        studies.jobs(STUDIES["ema"], tmp_path, {}, ["0"], ["0.5"])
+    with pytest.raises(UserError, match="--set=train.epochs: write --set=KEY=VALUE"):
+        studies.overrides(STUDIES["ema"], ["train.epochs"])
+    with pytest.raises(UserError, match="--set=data.targets=FILE"):
+        studies.overrides(STUDIES["ferplus"], [])
+    assert studies.overrides(STUDIES["ferplus"], ["data.targets=a=b"]) == {"data.targets": "a=b"}
+    with pytest.raises(UserError, match="no run is finished"):
+        studies.summary(STUDIES["ema"], [])
+
+
 @pytest.mark.parametrize(
-    ("study", "values", "words"),
-    [
-        ("nothing", {}, ["give one study of", "augmentation"]),
-        ("ema", {"data": ""}, ["no --data"]),
-        ("ema", {"only": ["0.5"]}, ["no variant '0.5'", "0.999"]),
-        ("ema", {"set": ["train.epochs"]}, ["--set=train.epochs", "KEY=VALUE"]),
-        ("ferplus", {}, ["--set=data.targets=FILE"]),
-    ],
+    ("arguments", "words"),
+    [(["nothing", "--data=x"], "give one study of augmentation"), (["ema"], "no --data")],
 )
-def test_mistakes(study, values, words, told, tmp_path):
-    told(**({"data": "PATH", "output": str(tmp_path / "out")} | values))
-    with pytest.raises(UserError) as caught:
-        studies.main(["run", study])
-    assert all(word in str(caught.value) for word in words), caught.value
+def test_the_door_refuses_in_one_line(arguments, words, tmp_path):
+    outcome = finish(begin([*arguments, f"--output={tmp_path / 'out'}"]))
+    assert words in outcome.refusal()
     assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
-def two_finished(finished_run, told, tmp_path):
+def two_finished(finished_run, tmp_path):
     """A study of two variants and two seeds, each folder a copy of one finished run."""
-    told(data="PATH", seeds=["0", "1"], only=["none", "0.99"])
-    todo = studies.jobs(STUDIES["ema"], tmp_path, {})
+    todo = studies.jobs(STUDIES["ema"], tmp_path, {}, ["0", "1"], ["none", "0.99"])
     for job in todo:
         shutil.copytree(finished_run, job.folder)
         (job.folder / studies.COMMAND_FILE).write_text(shlex.join(job.command))
@@ -120,32 +115,31 @@ def test_only_a_report_of_the_same_command_counts(two_finished):
     assert not second.finished
 
 
-def arguments(small_csv, output):
-    settings = SMALL | {"data.cache_mib": 16}
-    overrides = [f"--set={key}={value}" for key, value in settings.items()]
-    flags = [f"--data={small_csv}", f"--output={output}", "--only=notebook", *overrides]
-    return [sys.executable, "-m", "experiments.run", "collapse", *flags]
+def begin(arguments):
+    """experiments.run as a process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", *arguments],
+        env=os.environ | compile_cache() | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_killed_study_goes_on_and_a_finished_one_is_passed_over(small_csv, tmp_path):
     """Real runs; the second command finds the first one's checkpoints, the third one nothing."""
-    command, folder = arguments(small_csv, tmp_path), tmp_path / "collapse/notebook-0"
-    environment = os.environ | compile_cache() | {"PYTHONPATH": str(ROOT)}
-
-    def begin():
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    first = begin()
+    overrides = [f"--set={key}={value}" for key, value in SMALL.items()]
+    flags = [f"--data={small_csv}", f"--output={tmp_path}", "--only=notebook", *overrides]
+    folder = tmp_path / "collapse/notebook-0"
+    first = begin(["collapse", *flags])
     wait_until(lambda: logged(folder), first, 600)
     first.send_signal(signal.SIGKILL)
     finish(first)
-    second = finish(begin())
+    second = finish(begin(["collapse", *flags]))
     assert second.status == 0, second.err
     assert logged(folder, "validation")[-1]["step"] == EPOCH_ENDS[-1]
     assert (tmp_path / "collapse/study.md").read_text().startswith("# collapse: Which choice")
-    third = finish(begin())
+    third = finish(begin(["collapse", *flags]))
     assert third.status == 0, third.err
     assert f"finished: {folder / 'report'}" in third.out
-    assert "step" not in third.out.partition("finished")[0]
+    assert "compiling" not in third.out
