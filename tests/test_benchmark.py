@@ -512,6 +512,7 @@ def test_fer_jax_takes_its_turns(settings):
     step = ours.make("loop", settings, {})
     answer = step.answer()
     assert answer.keys() == {"logits", "loss", "train_loss", "later_loss", "statistics"}
+    assert not agree(answer, answer).objection  # healthy weights tell images apart
     assert answer["train_loss"] != answer["later_loss"]
     step.run(2)
     assert step.extras()["waited"] > 0

@@ -15,7 +15,7 @@ LIMITS = {
     "statistics": 1e-3,  # batch mean in the last BatchNorm, of the step that is timed
     "plain": 0.02,  # images that are resized and not moved
     "mean": 0.05,  # grey levels of augmented images, drawn by each library for itself
-    "deviation": 0.1,
+    "deviation": 0.15,  # what is moved in is mirrored by some, grey by others
 }
 LOW_PRECISION = "low_precision_"  # before a name: the same in bfloat16
 LOW_PRECISION_LIMIT = 0.1

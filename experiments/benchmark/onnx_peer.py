@@ -8,6 +8,8 @@ import onnxruntime
 from experiments.benchmark import inputs
 from experiments.benchmark.settings import Settings
 
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
 
 def make(task: str, settings: Settings, options: dict[str, Any]) -> Any:
     """`infer` takes batches, `latency` one image; both from the host's memory, and back to it."""
@@ -23,8 +25,9 @@ class Session:
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = options["threads"]
         self._options.inter_op_num_threads = 1
+        available = onnxruntime.get_available_providers()
         self._session = onnxruntime.InferenceSession(
-            settings.file(inputs.ONNX), self._options, onnxruntime.get_available_providers()
+            settings.file(inputs.ONNX), self._options, [p for p in PROVIDERS if p in available]
         )
         self._name, self.examples = self._session.get_inputs()[0].name, rows
         self._batches = inputs.step_batches(settings)
@@ -32,7 +35,7 @@ class Session:
     def about(self) -> dict[str, Any]:
         """Where the runtime computes."""
         provider = self._session.get_providers()[0]
-        gpu = provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+        gpu = provider == PROVIDERS[0]
         return {
             "platform": "gpu" if gpu else "cpu",
             "device": provider,

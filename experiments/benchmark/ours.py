@@ -21,7 +21,6 @@ from fer_jax.training import mesh as meshes
 from fer_jax.training.loop import LAG
 from fer_jax.training.state import TrainState
 
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}  # for what is compared and not timed
 LAST_NORMALIZATION = "top_bn"
 
 
@@ -115,7 +114,7 @@ class Train(Ours):
         state, batches = self._born(trainer), self._on_device(trainer)
         with jax.default_matmul_precision("highest"):
             lowered = trainer.train_step.lower(state, batches[0])
-        step = lowered.compile(compiler_options=QUICK)
+        step = lowered.compile(compiler_options=weights.QUICK)
         state, first = step(state, batches[0])
         _, second = step(state, batches[1])
         return {"train_loss": float(first["loss"]), "later_loss": float(second["loss"])}

@@ -11,6 +11,7 @@ from experiments.benchmark.settings import Settings, config_of
 from fer_jax.data.augment import ERASED_AREA, ERASED_ASPECT
 
 LAYERS = keras.layers
+AHEAD = 4  # batches, as ours: AUTOTUNE would make hundreds ahead while it is the other's turn
 Tensors = tuple[tf.Tensor, tf.Tensor]
 
 
@@ -34,7 +35,7 @@ class Pipeline:
         dataset = tf.data.Dataset.from_tensor_slices((self._faces["image"], self._faces["label"]))
         dataset = dataset.shuffle(count).repeat().batch(settings.batch, drop_remainder=True)
         dataset = dataset.map(move, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        self._stream = iter(dataset.prefetch(tf.data.AUTOTUNE))
+        self._stream = iter(dataset.prefetch(AHEAD))
 
     def about(self) -> dict[str, Any]:
         """Always the CPU."""

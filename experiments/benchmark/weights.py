@@ -1,7 +1,12 @@
 """The weights and images of one benchmark, written once in the form that each contestant reads."""
 
+import functools
+from typing import Any
+
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
 
 from experiments.benchmark import inputs
 from experiments.benchmark.settings import Settings, config_of
@@ -12,10 +17,13 @@ from fer_jax.conversion.layout import export_variables, import_variables
 from fer_jax.errors import UserError
 from fer_jax.models.classifier import Classifier, describe, variable_shapes
 
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}  # for what is not timed
+
 
 def write(settings: Settings) -> None:
     """Random weights and statistics by fer_jax.conversion to timm and Keras; the faces."""
-    model = build.make_model(config_of(settings))
+    config = config_of(settings, dtype="float32")
+    model = build.make_model(config)
     about = model_file.About(
         architecture=describe(model),
         image_size=settings.size,
@@ -25,7 +33,8 @@ def write(settings: Settings) -> None:
         training_data=None,
         metrics=None,
     )
-    file = model_file.ModelFile(about, random_variables(model))
+    variables = with_statistics(config, random_variables(model), inputs.step_batches(settings, 1))
+    file = model_file.ModelFile(about, variables)
     model_file.save(settings.file(inputs.MODEL), file)
     export_timm(settings.file(inputs.TIMM), file)
     export_keras(settings.file(inputs.KERAS), file)
@@ -35,7 +44,7 @@ def write(settings: Settings) -> None:
 
 
 def random_variables(model: Classifier) -> dict:
-    """Drawn by timm's names with healthy statistics: what is said of two images differs much."""
+    """Drawn by timm's names, so that signals neither die nor explode."""
     flat = {name: np.zeros(shape, np.float32) for name, shape in variable_shapes(model).items()}
     zeros = unflatten_dict(flat, sep="/")
     gain = GAINS.get(model.backbone.variant, max(GAINS.values()))
@@ -44,6 +53,20 @@ def random_variables(model: Classifier) -> dict:
         for name, array in export_variables(model, "timm", zeros).items()
     }
     return import_variables(model, "timm", drawn)
+
+
+def with_statistics(config: ConfigDict, variables: dict, batches: list[inputs.Batch]) -> dict:
+    """`variables` with the batch's own statistics: in inference, too, images are told apart."""
+    config = config.copy_and_resolve_references()
+    config.model.bn_momentum = 0.0  # keeps nothing of the old ones
+    model = build.make_model(config)
+
+    def moved(variables: dict, images: jax.Array) -> dict:
+        apply = functools.partial(model.apply, method="features", mutable=["batch_stats"])
+        return apply(variables, images, True)[1]["batch_stats"]
+
+    found = jax.jit(moved, compiler_options=QUICK)(variables, batches[0]["image"])
+    return {**variables, "batch_stats": jax.tree.map(np.asarray, found)}
 
 
 def faces(settings: Settings) -> inputs.Batch:
