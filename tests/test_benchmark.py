@@ -469,7 +469,7 @@ def test_all_contestants_are_given_the_same_batches(settings):
 def test_the_data_of_the_first_step_are_a_data_set(settings, tmp_path):
     path = tmp_path / "fer2013.csv"
     processes.write_csv(path, count=12)
-    options = ReadOptions("", "stop", 0.1, 0, 10_000, 100)
+    options = ReadOptions("", "stop", 0.1, 0, 10_000, 100, "")
     data = open_dataset(str(path), options)
     assert len(data.split("train")) == 12
     assert len(data.split("validation")) == 7
