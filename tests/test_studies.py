@@ -60,9 +60,9 @@ def test_folders_of_all_runs_differ(tmp_path):
 def test_what_is_not_told(tmp_path):
     with pytest.raises(UserError, match=r"no variant '0.5': .* 0.999"):
         studies.jobs(STUDIES["ema"], tmp_path, {}, ["0"], ["0.5"])
-    with pytest.raises(UserError, match="--set=train.epochs: write --set=KEY=VALUE"):
+    with pytest.raises(UserError, match=r"--set=train\.epochs: write --set=KEY=VALUE"):
         studies.overrides(STUDIES["ema"], ["train.epochs"])
-    with pytest.raises(UserError, match="--set=data.targets=FILE"):
+    with pytest.raises(UserError, match=r"--set=data\.targets=FILE"):
         studies.overrides(STUDIES["ferplus"], [])
     assert studies.overrides(STUDIES["ferplus"], ["data.targets=a=b"]) == {"data.targets": "a=b"}
     with pytest.raises(UserError, match="no run is finished"):
