@@ -3,6 +3,7 @@
 Several --checkpoint are one ensemble; --tta averages over views of each image. Reports say so.
 """
 
+import os
 import pathlib
 import shlex
 import sys
@@ -72,7 +73,7 @@ def output_folder(paths: Sequence[pathlib.Path]) -> pathlib.Path:
         return pathlib.Path(OUTPUT.value)
     if len(paths) > 1:
         raise UserError(f"an ensemble of {len(paths)} lies nowhere by itself: give --output=DIR")
-    beside = paths[0] if paths[0].is_dir() else paths[0].with_suffix("")
+    beside = paths[0] if os.path.isdir(paths[0]) else paths[0].with_suffix("")
     return beside / "-".join(["report", SPLIT.value, *([TTA.value] * (TTA.value != "none"))])
 
 
