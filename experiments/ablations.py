@@ -56,7 +56,6 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             {
                 "Adam, cosine": {},
                 "Adam, constant": {"schedule.name": "constant"},
-                "Adam, no warm-up": {"schedule.warmup_steps": 0},
                 "AdamW": {"optimizer.name": "adamw", "optimizer.weight_decay": 0.05},
                 "SGD": {
                     "optimizer.name": "sgd",
@@ -64,6 +63,17 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     "optimizer.weight_decay": 5e-4,
                 },
                 "SAM": {"optimizer.sam_rho": 0.05},
+            },
+        ),
+        "start": Study(
+            "What brings a run out of answering by class frequency sooner?",
+            SCRATCH,
+            {
+                "recipe": {},
+                "residuals as drawn": {"init.residual_scale": 1.0},
+                "batches of 64": {"train.batch_size": 64},
+                "both": {"init.residual_scale": 1.0, "train.batch_size": 64},
+                "no warm-up": {"schedule.warmup_steps": 0},
             },
         ),
         "class_weights": Study(

@@ -327,7 +327,9 @@ def _initializer(
     config: ConfigDict, model: Classifier, optimizer: optax.GradientTransformation
 ) -> Callable[[Variables | None], TrainState]:
     average, (key, _) = config.train.ema_decay > 0, _keys(config)
-    return functools.partial(init_state, key, model, optimizer, config.data.image_size, average)
+    scale = config.init.residual_scale
+    size = config.data.image_size
+    return functools.partial(init_state, key, model, optimizer, size, average, scale)
 
 
 def _objective(config: ConfigDict, counts: np.ndarray) -> Objective:

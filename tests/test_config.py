@@ -54,6 +54,7 @@ def test_b2_holds_the_recipes_values():
         "init.weights": "",
         "init.frozen_epochs": 0,
         "init.layer_decay": 1.0,
+        "init.residual_scale": 1.0,
         "augment.flip": True,
     }
     assert {key: b2[key] for key in stated} == stated

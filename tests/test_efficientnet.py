@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
+from support import small_config
 
+from fer_jax import build
 from fer_jax.models.classifier import (
     Classifier,
     FerHead,
@@ -19,6 +22,7 @@ from fer_jax.models.efficientnet import (
     block_table,
     feature_size,
     round_filters,
+    scale_residuals,
 )
 
 STYLE = Style("same", 1e-3, 0.99, jnp.float32)
@@ -151,6 +155,36 @@ def test_training_moves_the_statistics_by_momentum(tiny):
     for name, statistic in (("mean", np.mean(x, (0, 1, 2))), ("var", np.var(x, (0, 1, 2)))):
         expected = 0.99 * before[name] + 0.01 * statistic
         np.testing.assert_allclose(after[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_at_residual_scale_0_blocks_start_as_identities(tiny):
+    model, variables, images, _ = tiny
+    backbone = {name: tree["backbone"] for name, tree in variables.items()}
+    params = scale_residuals(backbone["params"], "tiny", 0.0)
+    _, seen = model.backbone.apply(
+        {**backbone, "params": params},
+        images / np.float32(255),
+        False,
+        capture_intermediates=lambda module, _: module.name in ("stem_bn", "block1a"),
+        mutable=["intermediates"],
+    )
+    before, after = (seen["intermediates"][name]["__call__"][0] for name in ("stem_bn", "block1a"))
+    np.testing.assert_array_equal(before, after)
+    scaled = {"block1a"}  # the one block of "tiny" that adds its input
+    assert {name for name in params if params[name] is not backbone["params"][name]} == scaled
+
+
+def test_a_trainer_scales_the_residuals_of_random_weights():
+    states = {}
+    for scale in (1.0, 0.5):
+        config = small_config("", init__residual_scale=scale)
+        model = build.make_model(config)
+        optimizer, _ = build._optimizer(config, total_steps=1)
+        states[scale] = jax.jit(build._initializer(config, model, optimizer))(None)
+    whole, half = (flatten_dict(states[scale].params, sep="/") for scale in (1.0, 0.5))
+    changed = [name for name in whole if np.any(whole[name] != half[name])]
+    assert changed == ["backbone/block1a/project_bn/scale"]
+    assert np.all(half[changed[0]] == 0.5)
 
 
 def test_dropout_and_stochastic_depth_act_in_training_only(tiny):

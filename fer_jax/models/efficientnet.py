@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -87,6 +88,11 @@ class Block:
     filters_out: int
     expansion: int
     drop_rate: float
+
+    @property
+    def residual(self) -> bool:
+        """Whether the block adds its input to its output."""
+        return self.stride == 1 and self.filters_in == self.filters_out
 
 
 def round_filters(filters: int, width: float, divisor: int = 8) -> int:
@@ -215,7 +221,7 @@ class MBConv(nn.Module):
         x = SqueezeExcite(squeezed, style.dtype, name="squeeze_excite")(x)
         x = Conv1x1(block.filters_out, False, style.dtype, name="project")(x)
         x = BatchNorm(style, swish=False, name="project_bn")(x, train)
-        if block.stride != 1 or block.filters_in != block.filters_out:
+        if not block.residual:
             return x
         # Stochastic depth: the residual is dropped for whole examples.
         drop = nn.Dropout(block.drop_rate, broadcast_dims=(1, 2, 3), name="drop")
@@ -252,6 +258,20 @@ class EfficientNet(nn.Module):
             x = MBConv(block, style, name=block.name)(x, train)
         x = Conv1x1(round_filters(TOP_FILTERS, width), False, style.dtype, name="top")(x)
         return BatchNorm(style, swish=True, name="top_bn")(x, train)
+
+
+def scale_residuals(params: Mapping[str, Any], variant: str, factor: float) -> dict[str, Any]:
+    """An EfficientNet's parameters with the scale of each residual's last BatchNorm times `factor`.
+
+    At 0 these blocks start as identities (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
+    """
+    scaled = dict(params)
+    for block in block_table(variant, 0.0):
+        if block.residual:
+            norm = params[block.name]["project_bn"]
+            norm = {**norm, "scale": norm["scale"] * factor}
+            scaled[block.name] = {**params[block.name], "project_bn": norm}
+    return scaled
 
 
 def at_least_float32(dtype: Any) -> Any:

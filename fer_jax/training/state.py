@@ -6,7 +6,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from flax.linen import Module
+
+from fer_jax.models.classifier import Classifier
+from fer_jax.models.efficientnet import scale_residuals
 
 Variables = dict[str, Any]
 BACKBONE, HEAD = "backbone", "head"  # the model's two parts, by which its variables are grouped
@@ -35,19 +37,25 @@ class TrainState:
 
 def init_state(
     key: jax.Array,
-    model: Module,
+    model: Classifier,
     optimizer: optax.GradientTransformation,
     image_size: int,
     ema: bool,
+    residual_scale: float,
     backbone: Variables | None,
 ) -> TrainState:
     """A fresh state; to be jitted with shardings, so that it is born where it lives.
 
-    `backbone` {"params", "batch_stats"} takes the place of the random one.
+    `backbone` {"params", "batch_stats"} takes the place of the random one, whose residuals start
+    at `residual_scale` as `scale_residuals` has it.
     """
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     variables = model.init(key, images, train=False)
-    if backbone is not None:
+    if backbone is None:
+        params = variables["params"]
+        fresh = scale_residuals(params[BACKBONE], model.backbone.variant, residual_scale)
+        variables = {**variables, "params": {**params, BACKBONE: fresh}}
+    else:
         given = jax.tree.map(jnp.copy, backbone)  # the first step takes the state's buffers
         variables = {name: {**tree, BACKBONE: given[name]} for name, tree in variables.items()}
     return TrainState(
