@@ -37,6 +37,8 @@ from fer_jax.training.state import TrainState, Variables, init_state
 from fer_jax.training.step import eval_step, frozen_step, train_step
 
 LARGEST_IMAGE = 4096  # pixels
+# Of what runs once: less than half of the time to compile, and equal but for rounding.
+COMPILED_ONCE = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +306,11 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
         optimizer=optimizer,
         schedule=schedule,
         epoch_ends=ends,
-        born=jax.jit(_initializer(config, evaluator.model, optimizer), out_shardings=whole),
+        born=jax.jit(
+            _initializer(config, evaluator.model, optimizer),
+            out_shardings=whole,
+            compiler_options=COMPILED_ONCE if jax.default_backend() == "cpu" else None,
+        ),
         warm_start=warm_start.load(weights, evaluator.model) if weights.is_file() else None,
         frozen_steps=(0, *ends)[config.init.frozen_epochs],
         frozen_step=jitted(frozen_step),

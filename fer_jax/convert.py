@@ -38,6 +38,9 @@ MEAN = flags.DEFINE_list("input_mean", None, "Three means on the scale 0..1, if 
 STD = flags.DEFINE_list("input_std", None, "Three deviations, if not the source's.")
 LABELS = flags.DEFINE_list("labels", None, "Names of the classes in the order of the logits.")
 OF_FOREIGN_FILES = ("variant", "input_mean", "input_std", "labels")
+DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Of the kernels in a file of ours."
+)
 LICENCE = flags.DEFINE_string("licence", "unknown", "Licence of the weights, for the header.")
 
 
@@ -47,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
     output = pathlib.Path(OUTPUT.value)
     _check_flags(output)
     file = _own(pathlib.Path(INPUT.value)) if SOURCE.value == "fer_jax" else _foreign()
+    file = model_file.rounded(file) if DTYPE.value == "bfloat16" else file
     write = {"fer_jax": model_file.save, "timm": export_timm, "keras": export_keras}
     write[TARGET.value](output, file)
     print(describe(file))
@@ -118,6 +122,8 @@ def _check_flags(output: pathlib.Path) -> None:
         raise UserError("--top chooses what --download fetches; a file has a head or has none")
     if PADDING.value and SOURCE.value != "timm":
         raise UserError(f"--padding is for --source=timm: {SOURCE.value} has but one")
+    if TARGET.value != "fer_jax" and DTYPE.value != "float32":
+        raise UserError(f"--dtype={DTYPE.value} is for files of ours: {TARGET.value} gets float32")
     told = [name for name in OF_FOREIGN_FILES if flags.FLAGS[name].present]
     if SOURCE.value == "fer_jax" and told:
         raise UserError(f"--{told[0]} is for other people's files: a model of ours says it itself")

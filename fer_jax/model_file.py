@@ -10,7 +10,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -26,9 +28,10 @@ from fer_jax.models.classifier import (
 )
 from fer_jax.models.efficientnet import PUBLISHED_STEM_STRIDE, STEM_STRIDES, VARIANTS
 
-VERSION = 2
-READ = (1, 2)
+VERSION = 3
+READ = (1, 2, 3)
 ADDED_IN_2 = {"stem_stride": PUBLISHED_STEM_STRIDE}  # to architecture: what models of 1 all had
+STORED = ("F32", "BF16")  # the latter since version 3; read as float32
 KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
@@ -54,7 +57,7 @@ class About:
 
 @dataclasses.dataclass(frozen=True)
 class ModelFile:
-    """A model with its variables {"params", "batch_stats"} as NumPy arrays."""
+    """A model with its variables {"params", "batch_stats"}: NumPy arrays, float32 as loaded."""
 
     about: About
     variables: dict[str, Any]
@@ -63,6 +66,20 @@ class ModelFile:
     def model(self, dtype: Any = jnp.float32) -> Classifier:
         """The Linen module that takes the variables, computing in `dtype`."""
         return rebuild(self.about.architecture, dtype)
+
+
+def rounded(file: ModelFile) -> ModelFile:
+    """Its kernels in bfloat16, half the bytes; vectors and statistics stay, metrics are dropped.
+
+    Metrics are those of the model before: evaluate the written file.
+    """
+
+    def narrow(leaf: np.ndarray) -> np.ndarray:
+        return leaf.astype(ml_dtypes.bfloat16) if leaf.ndim > 1 else leaf
+
+    origin = {**file.about.origin, "kernels": "rounded to bfloat16"}
+    about = dataclasses.replace(file.about, origin=origin, metrics=None)
+    return dataclasses.replace(file, about=about, variables=jax.tree.map(narrow, file.variables))
 
 
 def save(path: pathlib.Path, file: ModelFile) -> None:
@@ -98,7 +115,10 @@ def load(path: pathlib.Path) -> ModelFile:
             about = _about(path, metadata.get(KEY))
             hashes = _hashes(path, metadata.get(HASHES_KEY))
             _check(path, about, tensors)
-            flat = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+            flat = {
+                name: np.asarray(tensors.get_tensor(name), np.float32)
+                for name in tensors.keys()  # noqa: SIM118
+            }
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot read {path} as a model: {one_line(error)}; {HINT}") from error
     return ModelFile(about, unflatten_dict(flat, sep="/"), hashes)
@@ -167,7 +187,7 @@ def _numbers(values: list[Any], count: int, above: float = -math.inf) -> bool:
 
 
 def _check(path: pathlib.Path, about: About, tensors: Any) -> None:
-    """UserError unless the tensors' names and shapes are those of the model, and float32."""
+    """UserError unless the tensors' names and shapes are those of the model, in a stored type."""
     try:
         expected = variable_shapes(rebuild(about.architecture, jnp.float32))
     except Exception as error:  # whatever Linen makes of impossible settings
@@ -185,6 +205,6 @@ def _check(path: pathlib.Path, about: About, tensors: Any) -> None:
 
 
 def _shape(tensor: Any) -> tuple[int, ...] | str:
-    """Its shape, or its type where that is not float32."""
+    """Its shape, or its type where that is not of STORED."""
     kind = tensor.get_dtype()
-    return tuple(tensor.get_shape()) if kind == "F32" else kind
+    return tuple(tensor.get_shape()) if kind in STORED else kind

@@ -1,6 +1,7 @@
 """The converter's front door: what it makes and says, and its one line where it will not."""
 
 import h5py
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -105,6 +106,20 @@ def test_ours_to_timm_with_another_licence(place):
     assert "conv_stem.weight" in safetensors.numpy.load_file(target)
 
 
+def test_ours_in_half_the_bytes(place):
+    source, target = place / "ours.safetensors", place / "half.safetensors"
+    flags = ["--source=fer_jax", f"--input={source}", f"--output={target}", "--dtype=bfloat16"]
+    assert call("convert", flags).status == 0
+    assert_identical(
+        model_file.load(target).variables,
+        jax.tree.map(
+            lambda leaf: np.asarray(leaf, np.float32),
+            model_file.rounded(model_file.load(source)).variables,
+        ),
+    )
+    assert target.stat().st_size < 0.6 * source.stat().st_size
+
+
 def test_given_scaling_and_labels(place):
     flags = ["--source=keras", f"--input={place / 'keras.weights.h5'}"]
     given = ["--input_mean=0.5,0.5,0.25", "--input_std=1,2,4", "--labels=a,b,c,d,e,f,g"]
@@ -158,6 +173,8 @@ OURS = ("--source=fer_jax", "--input=ours.safetensors")
         ([*OURS, "--padding=same"], ["--padding"]),
         ([*OURS, "--labels=a,b,c,d,e,f,g"], ["--labels"]),
         ([*OURS, "--variant=b2"], ["--variant"]),
+        ([*OURS, "--target=timm", "--dtype=bfloat16"], ["--dtype=bfloat16", "timm gets float32"]),
+        ([*OURS, "--dtype=float16"], ["float16", "bfloat16"]),
         (
             [OURS[0], "--input=symmetric.safetensors", "--target=keras", "--output=out.weights.h5"],
             ["symmetric", "export it to timm"],

@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 from made_models import made_file, made_model, two_stages
 from support import ROOT, assert_identical
 
@@ -79,6 +81,27 @@ def test_a_file_comes_back_bit_for_bit(head, tmp_path):
     assert sorted(path.parent.iterdir()) == [path]
 
 
+def test_a_rounded_file_is_half_as_large_and_comes_back_as_rounded(saved, tmp_path):
+    file, path = model_file.load(saved), tmp_path / "half.safetensors"
+    model_file.save(path, model_file.rounded(file))
+    again, kernels = model_file.load(path), 0
+    before, after = (flatten_dict(f.variables, sep="/") for f in (file, again))
+    assert before.keys() == after.keys()
+    for name, leaf in after.items():
+        expected = before[name]
+        if expected.ndim > 1:
+            kernels += expected.nbytes
+            expected = expected.astype(ml_dtypes.bfloat16).astype(np.float32)
+        assert leaf.dtype == np.float32
+        np.testing.assert_array_equal(leaf, expected, err_msg=name)
+    assert abs(saved.stat().st_size - path.stat().st_size - kernels / 2) < 2_000
+    assert again.about.metrics is None
+    assert again.about.origin["kernels"] == "rounded to bfloat16"
+    twice = tmp_path / "twice.safetensors"
+    model_file.save(twice, model_file.rounded(again))
+    assert twice.read_bytes() == path.read_bytes()
+
+
 def test_arrays_that_are_not_contiguous_are_kept_as_they_read(tmp_path):
     file = made_file(made_model())
     turned = jax.tree.map(
@@ -88,11 +111,11 @@ def test_arrays_that_are_not_contiguous_are_kept_as_they_read(tmp_path):
     assert_identical(model_file.load(tmp_path / "m.safetensors").variables, file.variables)
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", True, None, [1]])
+@pytest.mark.parametrize("version", [0, 4, "1", True, None, [1]])
 def test_another_version_is_refused(version, rewrite):
     line = refusal(rewrite(lambda fields: fields | {"version": version}))
     assert f"version {version!r}" in line
-    assert "reads 1 to 2" in line
+    assert "reads 1 to 3" in line
 
 
 def of_version_1(fields):

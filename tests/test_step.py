@@ -105,6 +105,13 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+def test_the_quickly_compiled_first_state_is_the_ordinary_one_but_for_rounding(trainer):
+    init = build._initializer(trainer.config, trainer.evaluator.model, trainer.optimizer)
+    ordinary = arrays(jax.jit(init)(None))
+    for name, leaf in arrays(trainer.init()).items():
+        np.testing.assert_allclose(leaf, ordinary[name], rtol=0, atol=1e-6, err_msg=name)
+
+
 def test_loss_is_keras_class_weighted_cross_entropy(trainer, state, batch):
     """sum_i sum_k w_k y_ik (-log p_ik) / B, with y smoothed: not divided by the sum of weights."""
     labels = np.asarray(batch["label"])
