@@ -1,7 +1,8 @@
 """EfficientNet-B2 on FER2013 by the recipe of the Keras notebook that this project replaces.
 
 python -m fer_jax.main --config=configs/b2.py --config.data.path=PATH
-Expected: not run yet; the class weights of up to 16.5 are the recipe's, not advice.
+Expected: 24.94 % on PublicTest (seed 0), one answer for every image: from random initialisation the
+recipe's class weights of up to 16.5 keep it from learning. `b2_scratch.py` learns.
 """
 
 from ml_collections import ConfigDict
