@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import studies
+from experiments import jobs, studies
 from experiments.ablations import STUDIES
 from fer_jax import cli
 from fer_jax.errors import UserError
@@ -32,11 +32,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("no --data: give FER2013 in any known layout, or synthetic")
     study, place = STUDIES[names[0]], Path(OUTPUT.value) / names[0]
     given = {"data.path": DATA.value, **studies.overrides(study, SET.value)}
-    todo = studies.jobs(study, place, given, SEEDS.value, ONLY.value)
+    todo = studies.plan(study, place, given, SEEDS.value, ONLY.value)
     print(f"{study.question}\n{len(todo)} runs in {place}", flush=True)
     for number, job in enumerate([] if TABLE.value else todo, start=1):
-        print(f"{number}/{len(todo)} {job.variant}, seed {job.seed}", flush=True)
-        studies.perform(job)
+        print(f"{number}/{len(todo)} {job.name}, seed {job.seed}", flush=True)
+        jobs.perform(job)
     result = studies.summary(study, [job for job in todo if job.finished])
     text = studies.table(result)
     print(text, end="")

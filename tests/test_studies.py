@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from support import EPOCH_ENDS, ROOT, SMALL, compile_cache, finish, logged, wait_until
 
-from experiments import studies
+from experiments import jobs, studies
 from experiments.ablations import STUDIES
 from fer_jax import build
 from fer_jax.config import load_config
@@ -44,7 +44,7 @@ def test_the_variants_of_a_study_differ(name):
 
 def test_a_variants_own_value_is_the_last_word(tmp_path):
     given = {"data.path": "PATH", "train.ema_decay": "0.5"}
-    (job,) = studies.jobs(STUDIES["ema"], tmp_path, given, ["3"], ["0.99"])
+    (job,) = studies.plan(STUDIES["ema"], tmp_path, given, ["3"], ["0.99"])
     decays = [part for part in job.command if "ema_decay" in part]
     assert decays == ["--config.train.ema_decay=0.99"]
     assert "--config.seed=3" in job.command
@@ -53,13 +53,13 @@ def test_a_variants_own_value_is_the_last_word(tmp_path):
 
 def test_folders_of_all_runs_differ(tmp_path):
     for study in STUDIES.values():
-        todo = studies.jobs(study, tmp_path, {}, ["0", "1"], [])
+        todo = studies.plan(study, tmp_path, {}, ["0", "1"], [])
         assert len({job.folder for job in todo}) == len(todo) == 2 * len(study.variants)
 
 
 def test_what_is_not_told(tmp_path):
     with pytest.raises(UserError, match=r"no variant '0.5': .* 0.999"):
-        studies.jobs(STUDIES["ema"], tmp_path, {}, ["0"], ["0.5"])
+        studies.plan(STUDIES["ema"], tmp_path, {}, ["0"], ["0.5"])
     with pytest.raises(UserError, match=r"--set=train\.epochs: write --set=KEY=VALUE"):
         studies.overrides(STUDIES["ema"], ["train.epochs"])
     with pytest.raises(UserError, match=r"--set=data\.targets=FILE"):
@@ -82,10 +82,10 @@ def test_the_door_refuses_in_one_line(arguments, words, tmp_path):
 @pytest.fixture
 def two_finished(finished_run, tmp_path):
     """A study of two variants and two seeds, each folder a copy of one finished run."""
-    todo = studies.jobs(STUDIES["ema"], tmp_path, {}, ["0", "1"], ["none", "0.99"])
+    todo = studies.plan(STUDIES["ema"], tmp_path, {}, ["0", "1"], ["none", "0.99"])
     for job in todo:
         shutil.copytree(finished_run, job.folder)
-        (job.folder / studies.COMMAND_FILE).write_text(shlex.join(job.command))
+        (job.folder / jobs.COMMAND_FILE).write_text(shlex.join(job.command))
     return todo
 
 
@@ -109,7 +109,7 @@ def test_the_table_is_of_the_reports(two_finished, finished_run):
 def test_only_a_report_of_the_same_command_counts(two_finished):
     first, second, *_ = two_finished
     assert first.finished
-    (first.folder / studies.COMMAND_FILE).write_text("another")
+    (first.folder / jobs.COMMAND_FILE).write_text("another")
     assert not first.finished
     (second.report / "report.json").unlink()
     assert not second.finished

@@ -1,0 +1,96 @@
+"""A job: one command that fills one folder, done once; its report tells that it came to its end."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fer_jax.errors import FerError, UserError
+from fer_jax.evaluation.predictions import REPORT_FILE
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+COMMAND_FILE = "command.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of fer_jax.main or fer_jax.evaluate."""
+
+    name: str
+    seed: str  # "" where none is drawn
+    folder: Path
+    report: Path
+    """The folder of its report."""
+    command: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its report is there, of this very command."""
+        asked = self.folder / COMMAND_FILE
+        same = asked.is_file() and asked.read_text() == shlex.join(self.command)
+        return same and (self.report / REPORT_FILE).is_file()
+
+
+class JobStopped(FerError):
+    """A job did not come to its end."""
+
+    def __init__(self, job: Job, status: int) -> None:
+        self.status = abs(status)
+        super().__init__(f"{job.folder} ended with {status}; the same command goes on with it")
+
+
+def training(name: str, seed: str, folder: Path, config: str, settings: Mapping[str, Any]) -> Job:
+    """A run of the file `config` in configs/, its keys set to `settings`."""
+    command = (
+        sys.executable,
+        "-m",
+        "fer_jax.main",
+        f"--config={CONFIGS / config}",
+        f"--workdir={folder}",
+        f"--config.seed={seed}",
+        *(f"--config.{key}={value}" for key, value in settings.items()),
+    )
+    return Job(name, seed, folder, folder / "report", command)
+
+
+def evaluation(
+    name: str, seed: str, folder: Path, checkpoints: Sequence[Path], flags: Mapping[str, str]
+) -> Job:
+    """A report on `checkpoints`, several of which are an ensemble."""
+    command = (
+        sys.executable,
+        "-m",
+        "fer_jax.evaluate",
+        *(f"--checkpoint={checkpoint}" for checkpoint in checkpoints),
+        *(f"--{flag}={value}" for flag, value in flags.items()),
+        f"--output={folder}",
+    )
+    return Job(name, seed, folder, folder, command)
+
+
+def overrides(settings: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE texts -> a dict; UserError where one is none."""
+    wrong = [text for text in settings if not text.partition("=")[1]]
+    if wrong:
+        raise UserError(f"--set={wrong[0]}: write --set=KEY=VALUE")
+    return dict(text.split("=", 1) for text in settings)
+
+
+def perform(job: Job) -> None:
+    """Run it to its end, unless it is there; JobStopped, with its status, where it ends otherwise.
+
+    A stop asked of this process by Ctrl-C reaches the job too, which saves.
+    """
+    if job.finished:
+        print(f"  finished: {job.report}", flush=True)
+        return
+    try:
+        status = subprocess.run(job.command, check=False).returncode
+    except KeyboardInterrupt:
+        status = 130
+    if status:
+        raise JobStopped(job, status)
+    (job.folder / COMMAND_FILE).write_text(shlex.join(job.command))
