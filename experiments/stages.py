@@ -78,12 +78,18 @@ def figures(stage: Sequence[Job]) -> dict[str, Any]:
         "seeds": [job.seed for job in stage],
         "accuracy": [report["accuracy"] for report in reports],
         "last_epoch": [accuracy for job in stage for accuracy in _last_epoch(job.folder)],
-        "clean": [report["clean"]["accuracy"] for report in reports if report["clean"]],
+        "clean": [share for report in reports for share in _clean(report)],
         "macro_f1": [report["macro_f1"] for report in reports],
         "calibration_error": [error["before"] for error in errors],
         "after_scaling": [error["after"] for error in errors],
         "reports": [str(job.report) for job in stage],
     }
+
+
+def _clean(report: Mapping[str, Any]) -> list[float]:
+    """Accuracy without copies of training images, where any image is none."""
+    clean = report["clean"]
+    return [] if clean is None or clean["accuracy"] is None else [clean["accuracy"]]
 
 
 def _last_epoch(folder: Path) -> list[float]:

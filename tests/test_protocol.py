@@ -87,7 +87,7 @@ def test_what_is_done_is_passed_over(done, monkeypatch, capsys):
     todo = [job for stage in done.stages() for job in stage]
     for job in todo:
         jobs.perform(job)
-    assert capsys.readouterr().out.count("finished:") == len(todo) == 10
+    assert capsys.readouterr().out.count("finished:") == len(todo) == 9
 
 
 @pytest.mark.parametrize(
