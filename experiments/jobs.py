@@ -10,6 +10,7 @@ from typing import Any
 
 from fer_jax.errors import FerError, UserError
 from fer_jax.evaluation.predictions import REPORT_FILE
+from fer_jax.training.logs import read_metrics
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 COMMAND_FILE = "command.txt"
@@ -69,6 +70,11 @@ def evaluation(
         f"--output={folder}",
     )
     return Job(name, seed, folder, folder, command)
+
+
+def last_accuracy(folder: Path) -> float:
+    """Of validation after a training run's last epoch, whichever epoch was chosen."""
+    return [r["accuracy"] for r in read_metrics(folder) if r["kind"] == "validation"][-1]
 
 
 def overrides(settings: Sequence[str]) -> dict[str, str]:

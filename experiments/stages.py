@@ -11,7 +11,6 @@ import numpy as np
 from experiments import jobs
 from experiments.jobs import Job
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE
-from fer_jax.training.logs import read_metrics
 
 PLAIN, AUGMENTED = "none", "flip_crops"
 Stages = Iterator[list[Job]]
@@ -77,7 +76,7 @@ def figures(stage: Sequence[Job]) -> dict[str, Any]:
         "split": reports[0]["split"],
         "seeds": [job.seed for job in stage],
         "accuracy": [report["accuracy"] for report in reports],
-        "last_epoch": [accuracy for job in stage for accuracy in _last_epoch(job.folder)],
+        "last_epoch": [jobs.last_accuracy(job.folder) for job in stage if job.folder != job.report],
         "clean": [share for report in reports for share in _clean(report)],
         "macro_f1": [report["macro_f1"] for report in reports],
         "calibration_error": [error["before"] for error in errors],
@@ -90,13 +89,6 @@ def _clean(report: Mapping[str, Any]) -> list[float]:
     """Accuracy without copies of training images, where any image is none."""
     clean = report["clean"]
     return [] if clean is None or clean["accuracy"] is None else [clean["accuracy"]]
-
-
-def _last_epoch(folder: Path) -> list[float]:
-    """Validation accuracy after the last epoch, where `folder` is a training run's."""
-    if not (folder / "metrics.jsonl").is_file():
-        return []
-    return [r["accuracy"] for r in read_metrics(folder) if r["kind"] == "validation"][-1:]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

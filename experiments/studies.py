@@ -72,14 +72,9 @@ def cost(name: str, changes: Mapping[str, Any], runs: Sequence[Job]) -> dict[str
         "changes": dict(changes),
         "seeds": [job.seed for job in runs],
         "macro_f1": float(np.mean([report["macro_f1"] for report in reports])),
-        "last_epoch_accuracy": float(np.mean([last_accuracy(job.folder) for job in runs])),
+        "last_epoch_accuracy": float(np.mean([jobs.last_accuracy(job.folder) for job in runs])),
         "hours": float(np.mean([sum(hours(job.folder)) for job in runs])),
     }
-
-
-def last_accuracy(folder: Path) -> float:
-    """Validation accuracy after the last epoch, whichever epoch was chosen."""
-    return [r["accuracy"] for r in read_metrics(folder) if r["kind"] == "validation"][-1]
 
 
 def hours(folder: Path) -> Iterator[float]:

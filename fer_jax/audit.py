@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import cli
-from fer_jax.data.sources import ReadOptions, open_dataset
+from fer_jax import cli, reading
+from fer_jax.data.sources import open_dataset
 from fer_jax.data.votes import read as read_votes
 
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
@@ -17,9 +17,7 @@ OUTPUT = flags.DEFINE_string(
     "output", "audit", "The report's folder; an earlier audit is replaced."
 )
 FERPLUS = flags.DEFINE_string("ferplus", "", "FER+'s fer2013new.csv: votes, joined by row number.")
-LABEL_ORDER = flags.DEFINE_string("label_order", "", "What numeric classes mean: angry,disgust,...")
-MAX_PIXELS = flags.DEFINE_integer("max_pixels", 2**24, "Larger images count as unreadable.")
-CACHE_MIB = flags.DEFINE_integer("cache_mib", 1024, "Decoded pixels kept in memory, MiB.")
+READING = reading.define(on_corrupt="skip")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,16 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
     output = report.check_output(OUTPUT.value)
     ballots = read_votes(FERPLUS.value) if FERPLUS.value else None
-    options = ReadOptions(
-        label_order=LABEL_ORDER.value,
-        on_corrupt="skip",
-        validation_fraction=0.0,  # splits as they lie there
-        split_seed=0,
-        max_pixels=MAX_PIXELS.value,
-        cache_mib=CACHE_MIB.value,
-        exclude="",
-    )
-    dataset = open_dataset(DATA.value, options)
+    dataset = open_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
     found = findings.examine(dataset, ballots, lambda line: print(line, flush=True))
     facts = report.write(found, DATA.value, output)

@@ -10,34 +10,20 @@ from pathlib import Path
 
 from absl import flags
 
-from fer_jax import cli
-from fer_jax.data.sources import Dataset, ReadOptions, read_dataset
+from fer_jax import cli, reading
+from fer_jax.data.sources import Dataset, read_dataset
 from fer_jax.errors import UserError
 
 SOURCE = flags.DEFINE_string("source", "", "folder, zip or CSV to read")
 OUTPUT = flags.DEFINE_string("output", "", "directory to write; must not exist or be empty")
-LABEL_ORDER = flags.DEFINE_string("label_order", "", "what numeric classes mean: angry,disgust,...")
-ON_CORRUPT = flags.DEFINE_enum(
-    "on_corrupt", "stop", ["stop", "skip"], "what to do about images that cannot be read"
-)
-MAX_PIXELS = flags.DEFINE_integer("max_pixels", 2**24, "larger images are refused")
-CACHE_MIB = flags.DEFINE_integer("cache_mib", 1024, "decoded pixels kept in memory, MiB")
+READING = reading.define()
 
 
 def main(argv: Sequence[str]) -> None:
     """Read --source, report what it holds, write --output."""
     del argv
     output = check_output(OUTPUT.value)
-    options = ReadOptions(
-        label_order=LABEL_ORDER.value,
-        on_corrupt=ON_CORRUPT.value,
-        validation_fraction=0.0,  # roles as they lie there: a split is made where it is trained on
-        split_seed=0,
-        max_pixels=MAX_PIXELS.value,
-        cache_mib=CACHE_MIB.value,
-        exclude="",
-    )
-    dataset = read_dataset(SOURCE.value, options)
+    dataset = read_dataset(SOURCE.value, READING())
     print(dataset.describe(), flush=True)
     for name, reason in dataset.unreadable:
         print(f"left out: {name}: {reason}")

@@ -8,22 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from fer_jax import cli
+from fer_jax import cli, reading
 from fer_jax.data import targets, votes
 from fer_jax.data.records import Records
-from fer_jax.data.sources import ReadOptions, read_dataset
+from fer_jax.data.sources import read_dataset
 from fer_jax.errors import UserError
 
 DATA = flags.DEFINE_string("data", "", "The data that is to be trained on, in any known layout.")
 FERPLUS = flags.DEFINE_string("ferplus", None, "FER+'s fer2013new.csv.", required=True)
 SPLIT = flags.DEFINE_enum("split", "train", ["train", "validation", "test"], "Whose targets.")
 OUTPUT = flags.DEFINE_string("output", None, "The .npz to write.", required=True)
-LABEL_ORDER = flags.DEFINE_string("label_order", "", "What numeric classes mean: angry,disgust,...")
-ON_CORRUPT = flags.DEFINE_enum(
-    "on_corrupt", "stop", ["stop", "skip"], "What to do about images that cannot be read."
-)
-MAX_PIXELS = flags.DEFINE_integer("max_pixels", 2**24, "Larger images are refused.")
-CACHE_MIB = flags.DEFINE_integer("cache_mib", 1024, "Decoded pixels kept in memory, MiB.")
+READING = reading.define()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,16 +27,7 @@ def main(argv: Sequence[str]) -> None:
     if not OUTPUT.value.endswith(".npz"):
         raise UserError(f"--output={OUTPUT.value}: targets end in .npz")
     ballots = votes.read(FERPLUS.value)
-    options = ReadOptions(
-        label_order=LABEL_ORDER.value,
-        on_corrupt=ON_CORRUPT.value,
-        validation_fraction=0.0,  # splits as they lie there: a part held out later is found too
-        split_seed=0,
-        max_pixels=MAX_PIXELS.value,
-        cache_mib=CACHE_MIB.value,
-        exclude="",
-    )
-    records = read_dataset(DATA.value, options).split(SPLIT.value)
+    records = read_dataset(DATA.value, READING()).split(SPLIT.value)
     keys, probabilities = convert(ballots, records)
     targets.write(OUTPUT.value, keys, probabilities)
     print(f"wrote {OUTPUT.value}: {len(keys):,} of {len(records):,} images of {SPLIT.value}")

@@ -1,6 +1,7 @@
 """Fixtures that more than one test file uses."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def shared_compilations(request: pytest.FixtureRequest) -> None:
 
     folder = request.config.cache.mkdir("jax")
     jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@pytest.fixture(scope="module")
+def one_stage() -> Iterator[None]:
+    """A backbone of one stage has every kind of layer and compiles in a moment."""
+    from fer_jax.models import efficientnet
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
+        yield
 
 
 @pytest.fixture(scope="session")

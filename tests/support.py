@@ -21,11 +21,22 @@ from absl import flags
 from made_data import csv_text
 from ml_collections import ConfigDict
 
-from fer_jax import cli
+from fer_jax import build, cli
 from fer_jax.config import load_config
+from fer_jax.data.augment import Augmentation
 from fer_jax.labels import LABELS
 
 ROOT = Path(__file__).resolve().parents[1]
+EVERY_AUGMENTATION = Augmentation(
+    flip=True,
+    rotation=0.1,
+    zoom=0.2,
+    translation=0.1,
+    brightness=0.2,
+    contrast=0.3,
+    erasing=0.5,
+    crop_area=0.5,
+)
 COUNTS = {  # images per class; the last batches of training and evaluation are not full
     "train": (13, 4, 12, 16, 14, 13, 11),
     "validation": (5, 3, 5, 6, 5, 5, 6),
@@ -98,6 +109,26 @@ def small_run(data: Path | str, workdir: Path, **changes: Any) -> list[str]:
         f"--workdir={workdir}",
         *overrides,
     ]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """As much of records as a trainer asks for before it is fed: images per class."""
+
+    given: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return sum(self.given)
+
+    def counts(self) -> np.ndarray:
+        """Int [7]."""
+        return np.array(self.given)
+
+
+def make_trainer(data: Path | str, **changes: Any) -> build.Trainer:
+    """The trainer of `small_config`, on its training images."""
+    config = small_config(data, **changes)
+    return build.make_trainer(config, build.read_data(config).roles["train"])
 
 
 @dataclass(frozen=True)

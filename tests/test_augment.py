@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support import EVERY_AUGMENTATION
 
 from fer_jax.data.augment import WHOLE, Augmentation, Crop, augment, resize, warp_matrix
 from fer_jax.errors import UserError
@@ -21,16 +22,6 @@ OFF = {
     "erasing": 0.0,
     "crop_area": 1.0,
 }
-EVERYTHING = Augmentation(
-    flip=True,
-    rotation=0.1,
-    zoom=0.2,
-    translation=0.1,
-    brightness=0.2,
-    contrast=0.3,
-    erasing=0.5,
-    crop_area=0.5,
-)
 IMAGES = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]))
 )
@@ -115,7 +106,7 @@ def test_with_everything_off_augmenting_is_resizing(image, size, seed):
 @given(image=IMAGES, size=st.integers(1, 40), seed=st.integers(0, 99))
 def test_any_shape_gives_a_square_of_three_channels_and_keeps_its_source(image, size, seed):
     before = image.copy()
-    out = augment(image, np.random.default_rng(seed), size, EVERYTHING)
+    out = augment(image, np.random.default_rng(seed), size, EVERY_AUGMENTATION)
     assert out.shape == (size, size, 3)
     assert out.dtype == np.uint8
     np.testing.assert_array_equal(image, before)
@@ -334,7 +325,7 @@ def test_erasing_fills_one_rectangle_of_2_to_20_percent_with_the_mean():
 def test_equal_generators_give_equal_images_and_others_do_not():
     image = noise(48, 48, 1)
     first, again, other = (
-        augment(image, np.random.default_rng(seed), 96, EVERYTHING) for seed in (3, 3, 4)
+        augment(image, np.random.default_rng(seed), 96, EVERY_AUGMENTATION) for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()

@@ -18,6 +18,7 @@ import pytest
 from support import (
     EPOCH_ENDS,
     ROOT,
+    Counts,
     arrays,
     compile_cache,
     finish,
@@ -39,16 +40,6 @@ FOR_LONG = 800  # seconds within which a started run must have come to its first
 STAGES = efficientnet.STAGES[:3]  # both kernel sizes and strides; sooner compiled than all seven
 
 
-class Counts:
-    """As much of records as a trainer asks for."""
-
-    def __len__(self) -> int:
-        return 70
-
-    def counts(self) -> np.ndarray:
-        return np.array([16, 2, 10, 12, 10, 10, 10])
-
-
 MIXED_SAM = {"mixing__mixup": 0.4, "mixing__cutmix": 1.0, "optimizer__sam_rho": 0.05}
 
 
@@ -63,7 +54,7 @@ def trainer(**changes):
         evaluation__batch_size=BATCH,
         **changes,
     )
-    return build.make_trainer(config, Counts())
+    return build.make_trainer(config, Counts((16, 2, 10, 12, 10, 10, 10)))
 
 
 def one_step(**changes):

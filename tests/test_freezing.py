@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import EPOCH_ENDS, arrays, assert_identical, small_config
+from support import EPOCH_ENDS, arrays, assert_identical, make_trainer
 
-from fer_jax import build
 from fer_jax.models import efficientnet
 from fer_jax.training import mesh
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.losses import weighted_cross_entropy
+
+pytestmark = pytest.mark.usefixtures("one_stage")
 
 FROZEN, END = EPOCH_ENDS  # steps
 RATE, DECAY = 3e-4, 0.8
@@ -27,22 +28,13 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_stage():
-    """A backbone of one stage has every kind of layer and compiles in a moment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
-        yield
-
-
-def make_trainer(data, **changes):
-    config = small_config(data, **(SETTINGS | changes))
-    return build.make_trainer(config, build.read_data(config).roles["train"])
+def frozen_trainer(data, **changes):
+    return make_trainer(data, **(SETTINGS | changes))
 
 
 @pytest.fixture(scope="module")
 def trainer(small_csv):
-    return make_trainer(small_csv)
+    return frozen_trainer(small_csv)
 
 
 def host(state):
@@ -133,7 +125,7 @@ def test_averages_start_at_the_backbone_and_follow_it(history):
 
 def test_a_frozen_backbone_infers(small_csv):
     """Stored statistics, no stochastic depth: without dropout the loss is that of evaluation."""
-    trainer = make_trainer(small_csv, model__dropout=0.0, model__drop_connect=0.5)
+    trainer = frozen_trainer(small_csv, model__dropout=0.0, model__drop_connect=0.5)
     batch = next(trainer.batches(0))
     state = trainer.init()
     draw = np.random.default_rng(0)
@@ -162,7 +154,7 @@ def test_the_heads_dropout_is_on(trainer):
 def test_a_frozen_step_costs_less_than_half(small_csv, monkeypatch):
     """A forward pass is about a third of a step; no backward pass goes through the backbone."""
     monkeypatch.setattr(efficientnet, "STAGES", STAGES)  # with one stage the head costs most
-    trainer = make_trainer(small_csv)
+    trainer = frozen_trainer(small_csv)
     shapes = {
         "image": jax.ShapeDtypeStruct((8, 32, 32, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((8,), np.int32),
@@ -177,8 +169,8 @@ def test_a_frozen_step_costs_less_than_half(small_csv, monkeypatch):
 def test_which_step_follows_is_told_by_the_step_alone(trainer, small_csv):
     chosen = [trainer.step_from(step) is trainer.frozen_step for step in range(END)]
     assert chosen == [step < FROZEN for step in range(END)]
-    never = make_trainer(small_csv, init__frozen_epochs=0)
-    always = make_trainer(small_csv, init__frozen_epochs=2)
+    never = frozen_trainer(small_csv, init__frozen_epochs=0)
+    always = frozen_trainer(small_csv, init__frozen_epochs=2)
     for step in range(END):
         assert never.step_from(step) is never.train_step
         assert always.step_from(step) is always.frozen_step
@@ -187,7 +179,7 @@ def test_which_step_follows_is_told_by_the_step_alone(trainer, small_csv):
 @pytest.mark.parametrize("step", STOPS)
 def test_a_run_interrupted_anywhere_ends_bit_identical(history, small_csv, step, tmp_path):
     """Saved by Orbax, restored onto the template of a trainer of its own."""
-    other = make_trainer(small_csv)
+    other = frozen_trainer(small_csv)
     with Checkpoints(tmp_path, "accuracy") as checkpoints:
         checkpoints.save(step, history[step], {}, None)
         checkpoints.wait()

@@ -12,21 +12,12 @@ import time
 import numpy as np
 import pytest
 from absl import flags
+from support import EVERY_AUGMENTATION
 
-from fer_jax.data.augment import Augmentation, resize
+from fer_jax.data.augment import resize
 from fer_jax.data.pipeline import Shard, eval_batches, train_batches
 from fer_jax.errors import UserError
 
-AUGMENTATION = Augmentation(
-    flip=True,
-    rotation=0.1,
-    zoom=0.2,
-    translation=0.1,
-    brightness=0.2,
-    contrast=0.3,
-    erasing=0.5,
-    crop_area=0.5,
-)
 ONE = Shard(index=0, count=1)
 
 
@@ -55,7 +46,9 @@ def parsed_flags():
         flags.FLAGS.mark_as_parsed()
 
 
-def train(count=23, steps=8, start=0, shard=ONE, workers=0, seed=7, augmentation=AUGMENTATION):
+def train(
+    count=23, steps=8, start=0, shard=ONE, workers=0, seed=7, augmentation=EVERY_AUGMENTATION
+):
     batches = train_batches(
         Memory(count),
         image_size=16,
@@ -229,6 +222,7 @@ def test_a_program_that_still_holds_its_iterator_exits_in_silence(workers, tmp_p
     script.write_text(
         textwrap.dedent(f"""
         from absl import flags
+from support import EVERY_AUGMENTATION
         from test_pipeline import Memory, ONE, train_batches
         if __name__ == "__main__":
             flags.FLAGS.mark_as_parsed()

@@ -14,19 +14,13 @@ from support import small_config
 from fer_jax import build
 from fer_jax.data import csv_rows, pipeline
 from fer_jax.labels import LABELS
-from fer_jax.models import efficientnet
 from fer_jax.training import mesh, step
+
+pytestmark = pytest.mark.usefixtures("one_stage")
 
 RED = (AssertionError, ValueError)  # what a test that fails raises
 GREY = {name: 20 + 30 * number for number, name in enumerate(LABELS)}
 IMAGES = {"train": 15, "validation": 21}  # neither is a multiple of the batch of 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_stage():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
-        yield
 
 
 def rows():

@@ -11,7 +11,8 @@ from support import ROOT, SMALL, call, finish
 
 from experiments import jobs, stages
 from fer_jax.evaluation.predictions import Predictions
-from fer_jax.models import efficientnet
+
+pytestmark = pytest.mark.usefixtures("one_stage")
 
 VIEWS = "test-time augmentation flip_crops, 12 views"
 ROWS = [  # name, answers, split, number of reports
@@ -23,14 +24,6 @@ ROWS = [  # name, answers, split, number of reports
     ("distilled", "plain", "validation", 1),
     ("distilled", VIEWS, "validation", 1),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_stage():
-    """A backbone of one stage compiles in a moment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
-        yield
 
 
 def here(command, check):

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import EPOCH_ENDS, arrays, assert_identical, small_config
+from support import EPOCH_ENDS, arrays, assert_identical, make_trainer
 
-from fer_jax import build
-from fer_jax.models import efficientnet
 from fer_jax.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.usefixtures("one_stage")
 
 RHO, CLIP, DECAY = 0.2, 0.5, 0.8
 RAW = {  # SGD of rate 1 without momentum: its state after a step is the gradient
@@ -19,19 +19,6 @@ RAW = {  # SGD of rate 1 without momentum: its state after a step is the gradien
     "train__ema_decay": DECAY,
     "mixing__mixup": 0.4,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_stage():
-    """A backbone of one stage has every kind of layer and compiles in a moment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
-        yield
-
-
-def make_trainer(data, **changes):
-    config = small_config(data, **changes)
-    return build.make_trainer(config, build.read_data(config).roles["train"])
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,10 @@ from fer_jax.data.targets import attach, read
 from fer_jax.errors import UserError
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.labels import LABELS
-from fer_jax.models import efficientnet
+
+pytestmark = pytest.mark.usefixtures("one_stage")
 
 FERPLUS_NAMES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_stage():
-    """A backbone of one stage has every kind of layer and compiles in a moment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 from support import (
+    COUNTS,
     ROOT,
+    Counts,
     arrays,
     assert_identical,
     call,
@@ -33,27 +35,11 @@ from fer_jax.models import efficientnet
 from fer_jax.models.classifier import ImagenetHead, describe, variable_shapes
 from fer_jax.training import mesh, warm_start
 
+pytestmark = pytest.mark.usefixtures("one_stage")
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = {"model__input_mean": MEAN, "model__input_std": STD}
 LAST = 11  # step at which a run of one epoch is finished
-
-
-class Counts:
-    """As much of records as a trainer asks for."""
-
-    def __len__(self) -> int:
-        return 83
-
-    def counts(self) -> np.ndarray:
-        return np.array([13, 4, 12, 16, 14, 13, 11])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_stage():
-    """A backbone of one stage has every kind of layer and compiles in a moment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
-        yield
 
 
 def write(path, seed=1, head=None, **changes):
@@ -80,7 +66,7 @@ def given(tmp_path_factory):
 
 def trainer(path="", **changes):
     settings = IMAGENET | {"init__weights": str(path)} | changes
-    return build.make_trainer(small_config("", **settings), Counts())
+    return build.make_trainer(small_config("", **settings), Counts(COUNTS["train"]))
 
 
 # --- What is taken ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import QUICK
 from experiments.benchmark import inputs, weights
 from experiments.benchmark.settings import Settings, config_of
 from fer_jax import build, model_file
@@ -114,7 +115,7 @@ class Train(Ours):
         state, batches = self._born(trainer), self._on_device(trainer)
         with jax.default_matmul_precision("highest"):
             lowered = trainer.train_step.lower(state, batches[0])
-        step = lowered.compile(compiler_options=weights.QUICK)
+        step = lowered.compile(compiler_options=QUICK)
         state, first = step(state, batches[0])
         _, second = step(state, batches[1])
         return {"train_loss": float(first["loss"]), "later_loss": float(second["loss"])}

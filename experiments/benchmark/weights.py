@@ -1,13 +1,13 @@
 """The weights and images of one benchmark, written once in the form that each contestant reads."""
 
 import functools
-from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
+from experiments import QUICK
 from experiments.benchmark import inputs
 from experiments.benchmark.settings import Settings, config_of
 from experiments.parity.random_weights import GAINS, random_array
@@ -16,8 +16,6 @@ from fer_jax.conversion.exporting import export_keras, export_timm
 from fer_jax.conversion.layout import export_variables, import_variables
 from fer_jax.errors import UserError
 from fer_jax.models.classifier import Classifier, describe, variable_shapes
-
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}  # for what is not timed
 
 
 def write(settings: Settings) -> None:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.parity.peers import QUICK, KerasPeer, TorchPeer
+from experiments import QUICK
+from experiments.parity.peers import KerasPeer, TorchPeer
 from experiments.parity.random_weights import images, relative
 from fer_jax import model_file
 from fer_jax.conversion.importing import Wanted, import_file

@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from experiments import QUICK
 from experiments.parity.random_weights import GAINS, random_array
 from experiments.parity.torch_head import torchvision_without_operators
 
@@ -23,7 +24,6 @@ with torchvision_without_operators():
     import timm
     import torchvision
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiling is what takes the time here
 Variables = dict[str, tuple[tuple[int, ...], str]]  # name -> shape, kind
 Answers = tuple[np.ndarray, np.ndarray]  # final feature map [B, h, w, C], logits [B, K]
 

@@ -51,13 +51,13 @@ def init_state(
     """
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     variables = model.init(key, images, train=False)
-    if backbone is None:
-        params = variables["params"]
-        fresh = scale_residuals(params[BACKBONE], model.backbone.variant, residual_scale)
-        variables = {**variables, "params": {**params, BACKBONE: fresh}}
-    else:
+    if backbone is not None:
         given = jax.tree.map(jnp.copy, backbone)  # the first step takes the state's buffers
         variables = {name: {**tree, BACKBONE: given[name]} for name, tree in variables.items()}
+    elif residual_scale != 1:
+        params = variables["params"]
+        scaled = scale_residuals(params[BACKBONE], model.backbone.variant, residual_scale)
+        variables = {**variables, "params": {**params, BACKBONE: scaled}}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
