@@ -1,5 +1,6 @@
 """EfficientNet-B2 on FER2013, a long schedule for an accelerator: `b2_scratch.py`, regularised.
 
+python -m fer_jax.main --config=configs/b2_long.py --config.data.path=PATH
 python -m experiments.protocol --data=PATH     # this recipe over seeds, its ensemble, distillation
 Expected: not run yet; 200 epochs would take 33 hours on two cores.
 """

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ def fer2013() -> Path:
 
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # no restarts
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # bit for bit is promised there
-# Tests compile much and compute little: without the compiler's optimizations in half the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests compile much and compute little: unoptimized they take half of the time.
+QUICK = ["--xla_backend_optimization_level=0"]
+if int(version("jax").split(".")[1]) < 11:  # newer ones have no other way to emit fusions
+    QUICK.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 
 

@@ -203,10 +203,13 @@ def _argv(argv: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def start(door: str, arguments: Sequence[object], **environment: str) -> subprocess.Popen:
+def start(
+    door: str, arguments: Sequence[object], one_stage: bool = False, **environment: str
+) -> subprocess.Popen:
     """`python -m fer_jax.DOOR ARGUMENTS` as a process of its own."""
+    script = ["tests/one_stage.py", door] if one_stage else ["-m", f"fer_jax.{door}"]
     return subprocess.Popen(
-        [sys.executable, *WARNINGS, "-m", f"fer_jax.{door}", *map(str, arguments)],
+        [sys.executable, *WARNINGS, *script, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | compile_cache() | environment,
         stdout=subprocess.PIPE,

@@ -504,7 +504,7 @@ def test_a_mistyped_flag_is_one_line(flag, words):
     assert done.stderr.count("\n") == 1
 
 
-def test_fer_jax_takes_its_turns(settings):
+def test_fer_jax_takes_its_turns(settings, one_stage):
     """The product's own steps: weights written and read, answers whole, a turn of each task."""
     from experiments.benchmark import ours
 

@@ -18,7 +18,7 @@ FLOORS = (  # a file may import from its own floor and from those before it
     {"conversion"},
     {"training"},
     {"evaluation", "auditing"},
-    {"build", "workdir", "cli"},
+    {"build", "workdir", "cli", "reading"},
     {"run", "trained", "leakage"},
     {"main", "evaluate", "compare", "prepare", "audit", "convert", "targets"},
 )

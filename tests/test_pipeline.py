@@ -222,7 +222,6 @@ def test_a_program_that_still_holds_its_iterator_exits_in_silence(workers, tmp_p
     script.write_text(
         textwrap.dedent(f"""
         from absl import flags
-from support import EVERY_AUGMENTATION
         from test_pipeline import Memory, ONE, train_batches
         if __name__ == "__main__":
             flags.FLAGS.mark_as_parsed()

@@ -43,6 +43,7 @@ def main() -> None:
     """The room and task of the first argument, JSON; then one JSON line per question."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
+    sys.stdout = sys.stderr  # in one order, so that the last words come last
     order = json.loads(sys.argv[1])
     try:
         room = importlib.import_module(order["room"])
