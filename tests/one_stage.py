@@ -1,4 +1,4 @@
-"""A front door whose backbone has one stage, which compiles in a moment: one_stage.py DOOR FLAGS."""
+"""A front door with a backbone of one stage, soon compiled: one_stage.py DOOR FLAGS."""
 
 import runpy
 import sys
