@@ -46,10 +46,10 @@ def test_the_gradient_is_that_of_the_point_uphill(steps, small_csv):
     uphill = jax.tree.map(lambda p, g: p + RHO * g / norm, state.params, first)
     expected, _ = plain.train_step(state.replace(params=uphill), next(plain.batches(0)))
     expected, got, raw = (arrays(tree) for tree in (gradients(expected), there, first))
-    scale = max(np.abs(leaf).max() for leaf in raw.values())
-    for name, leaf in expected.items():
-        np.testing.assert_allclose(got[name], leaf, rtol=1e-3, atol=1e-4 * scale, err_msg=name)
-    assert max(np.abs(got[name] - raw[name]).max() for name in raw) > 0.05 * scale
+    for name, leaf in expected.items():  # as a whole: rounding may tip single ReLUs
+        size = np.linalg.norm(leaf) + 1e-4 * norm
+        assert np.linalg.norm(got[name] - leaf) < 5e-3 * size, name
+    assert max(np.linalg.norm(got[name] - raw[name]) for name in raw) > 0.05 * norm
 
 
 def test_loss_and_statistics_are_of_the_first_pass(steps):

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from experiments import QUICK
-from experiments.parity.random_weights import GAINS, random_array
+from experiments.parity.random_weights import gain, random_array
 from experiments.parity.torch_head import torchvision_without_operators
 
 with torchvision_without_operators():
@@ -50,7 +50,7 @@ class TorchPeer:
         state = self.model.state_dict()
         with torch.no_grad():
             for name, (shape, kind) in self.variables().items():
-                values = random_array(name, shape, kind, GAINS[self.variant], seed)
+                values = random_array(name, shape, kind, gain(self.source, self.variant), seed)
                 state[name].copy_(torch.from_numpy(values))
 
     def save(self, folder: pathlib.Path) -> pathlib.Path:
@@ -136,7 +136,7 @@ class KerasPeer:
     def randomize(self, seed: int) -> None:
         """Fill every parameter and statistic."""
         drawn = {
-            name: random_array(name, shape, kind, GAINS[self.variant], seed)
+            name: random_array(name, shape, kind, gain("keras", self.variant), seed)
             for name, (shape, kind) in self.variables().items()
         }
         for layer in self.model.layers:
