@@ -204,10 +204,14 @@ def _argv(argv: list[str]) -> Iterator[None]:
 
 
 def start(
-    door: str, arguments: Sequence[object], one_stage: bool = False, **environment: str
+    door: str,
+    arguments: Sequence[object],
+    one_stage: bool = False,
+    package: str = "fer_jax",
+    **environment: str,
 ) -> subprocess.Popen:
     """`python -m fer_jax.DOOR ARGUMENTS` as a process of its own."""
-    script = ["tests/one_stage.py", door] if one_stage else ["-m", f"fer_jax.{door}"]
+    script = ["tests/one_stage.py", door] if one_stage else ["-m", f"{package}.{door}"]
     return subprocess.Popen(
         [sys.executable, *WARNINGS, *script, *map(str, arguments)],
         cwd=ROOT,

@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import run
 
 from experiments.benchmark import comparisons, inputs, processes, report, turns
 from experiments.benchmark.agreement import agree
@@ -492,16 +491,7 @@ def test_a_first_step_that_never_comes_says_why(settings, tmp_path):
     ],
 )
 def test_a_mistyped_flag_is_one_line(flag, words):
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark", flag],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert words in run("benchmark", [flag], package="experiments").refusal()
 
 
 def test_fer_jax_takes_its_turns(settings, one_stage):

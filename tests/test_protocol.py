@@ -1,13 +1,11 @@
 """The protocol from seeds to a distilled model: real runs of a small model, one after another."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support import ROOT, SMALL, call, finish
+from support import SMALL, call, run
 
 from experiments import jobs, stages
 from fer_jax.evaluation.predictions import Predictions
@@ -95,12 +93,6 @@ def test_what_is_done_is_passed_over(done, monkeypatch, capsys):
     ],
 )
 def test_the_door_refuses_in_one_line(flags, words, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.protocol", *flags, f"--output={tmp_path / 'out'}"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert words in finish(process).refusal()
+    flags = [*flags, f"--output={tmp_path / 'out'}"]
+    assert words in run("protocol", flags, package="experiments").refusal()
     assert not (tmp_path / "out").exists()

@@ -1,16 +1,13 @@
 """Studies: their overrides exist, their runs go on, and the table is of what was really run."""
 
 import json
-import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from ml_collections import ConfigDict
-from support import EPOCH_ENDS, ROOT, SMALL, compile_cache, finish, logged, wait_until
+from support import EPOCH_ENDS, ROOT, SMALL, finish, logged, start, wait_until
 
 from experiments import jobs, studies
 from experiments.ablations import STUDIES
@@ -117,13 +114,7 @@ def test_only_a_report_of_the_same_command_counts(two_finished):
 
 def begin(arguments):
     """experiments.run as a process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.run", *arguments],
-        env=os.environ | compile_cache() | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start("run", arguments, package="experiments")
 
 
 def test_a_killed_study_goes_on_and_a_finished_one_is_passed_over(small_csv, tmp_path):
