@@ -16,7 +16,7 @@ from keras.src.legacy.saving import legacy_h5_format
 
 from experiments.parity.compare import LIMITS, Row, wanted
 from experiments.parity.peers import KerasPeer, keras_answer, published_weights, timm, undrawn
-from experiments.parity.random_weights import images, relative
+from experiments.parity.random_weights import images, random_array, relative
 from experiments.parity.torch_head import FerHead, FerNet
 from fer_jax import model_file
 from fer_jax.conversion.exporting import export_keras, export_timm
@@ -25,6 +25,7 @@ from fer_jax.conversion.keras_models import IMAGENET_MEAN, IMAGENET_STD
 from fer_jax.models.efficientnet import TOP_FILTERS, VARIANTS, round_filters
 
 SIZE = 96
+HEAD_GAIN = 1.4  # of the seed's head, after ReLU
 
 
 def rows(folder: pathlib.Path, variant: str, seed: int) -> Iterator[Row]:
@@ -33,11 +34,14 @@ def rows(folder: pathlib.Path, variant: str, seed: int) -> Iterator[Row]:
         yield published(folder, variant, seed, top)
     peer = random_peer(variant, seed, top=False)
     model = seed_model(peer)
-    for suffix in (".keras", ".h5", ".weights.h5"):
-        path = folder / f"seed-{variant}{suffix}"
-        model.save_weights(path) if suffix == ".weights.h5" else model.save(path)
+    paths = [folder / f"seed{suffix}" for suffix in (".keras", ".h5", ".weights.h5")]
+    for path in paths:
+        model.save_weights(path) if ".weights" in path.name else model.save(path)
+    model.layers[-1].activation = keras.activations.linear  # as we answer; the files keep softmax
+    for path in paths:
         file = import_file(path, wanted(peer))
-        yield probabilities(peer, file, f"seed {suffix}", model_answer(model))
+        what = f"seed {path.name.removeprefix('seed')}"
+        yield compare(peer, file, what, model_answer(model))
     yield from back(folder, peer, file)
 
 
@@ -51,12 +55,12 @@ def published(folder: pathlib.Path, variant: str, seed: int, top: bool) -> Row:
     with h5py.File(path, "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, peer.model)
     build = getattr(keras.applications, f"EfficientNet{variant.upper()}")
-    options: dict[str, Any] = {"classifier_activation": "softmax"} if top else {}
+    options: dict[str, Any] = {"classifier_activation": None} if top else {}
     with published_weights(path), undrawn():
         model = build(include_top=top, input_shape=(size, size, 3), **options)
     file = import_file(path, wanted(peer))
     what = f"published {'with' if top else 'without'} top"
-    return probabilities(peer, file, what, model_answer(model), size)
+    return compare(peer, file, what, model_answer(model), size)
 
 
 def random_peer(variant: str, seed: int, top: bool, size: int = SIZE) -> KerasPeer:
@@ -70,17 +74,20 @@ def random_peer(variant: str, seed: int, top: bool, size: int = SIZE) -> KerasPe
 
 
 def seed_model(peer: KerasPeer) -> Any:
-    """The seed's Sequential around the peer's backbone."""
-    return keras.Sequential(
-        [
-            peer.model,
-            layers.Conv2D(128, 3, activation="relu"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(128, activation="relu"),
-            layers.Dropout(0.3),
-            layers.Dense(7, activation="softmax"),
-        ]
-    )
+    """The seed's Sequential around the peer's backbone, its head drawn by name too."""
+    head = [
+        layers.Conv2D(128, 3, activation="relu"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(128, activation="relu"),
+        layers.Dropout(0.3),
+        layers.Dense(7, activation="softmax"),
+    ]
+    model = keras.Sequential([peer.model, *head])
+    for place, layer in enumerate(head):
+        for w in layer.weights:
+            kind = "kernel" if w.name == "kernel" else "bias"
+            w.assign(random_array(f"head/{place}/{w.name}", w.shape, kind, HEAD_GAIN, seed=0))
+    return model
 
 
 def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> Iterator[Row]:
@@ -90,7 +97,8 @@ def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> I
     keras.backend.clear_session()
     fresh = seed_model(KerasPeer(peer.variant, SIZE, top=False))
     fresh.load_weights(path)
-    yield probabilities(peer, file, "back to Keras", model_answer(fresh))
+    fresh.layers[-1].activation = keras.activations.linear
+    yield compare(peer, file, "back to Keras", model_answer(fresh))
     path = folder / "back.safetensors"
     export_timm(path, file)
     width = round_filters(TOP_FILTERS, VARIANTS[peer.variant].width)
@@ -99,7 +107,7 @@ def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> I
     net.load_file(safetensors.torch.load_file(path))
     about = file.about.architecture
     scaling = about["input_mean"], about["input_std"]
-    yield probabilities(peer, file, "back to timm", torch_answer(net, *scaling))
+    yield compare(peer, file, "back to timm", torch_answer(net, *scaling))
 
 
 def model_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -108,28 +116,27 @@ def model_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def torch_answer(net: torch.nn.Module, mean: Any, std: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images to PyTorch's probabilities."""
+    """uint8 images to PyTorch's logits."""
 
     def answer(batch: np.ndarray) -> np.ndarray:
         x = (batch / 255 - np.asarray(mean)) / np.asarray(std)
         with torch.no_grad():
-            return net(torch.from_numpy(x.transpose(0, 3, 1, 2)).float()).softmax(-1).numpy()
+            return net(torch.from_numpy(x.transpose(0, 3, 1, 2)).float()).numpy()
 
     return answer
 
 
-def probabilities(
+def compare(
     peer: KerasPeer,
     file: model_file.ModelFile,
     what: str,
     theirs: Callable[[np.ndarray], np.ndarray],
     size: int = SIZE,
 ) -> Row:
-    """Two uint8 images to both: probabilities, or the feature map where there is no head."""
+    """Two uint8 images to both: logits, or the feature map where there is no head."""
     batch, model = images(size), file.model()
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), file.variables)
-    ours = model.apply(variables, batch, train=False)
-    ours = np.asarray(jax.nn.softmax(ours) if model.head is not None else ours)
+    ours = np.asarray(model.apply(variables, batch, train=False))
     other = theirs(batch)
     where = (peer.source, peer.variant, peer.padding, size, "float32")
     contrast = relative(other[0], other[1])
