@@ -446,6 +446,13 @@ def test_patience_has_an_end(settings, made_room):
 # What contestants are given
 
 
+def test_paths_of_the_machine_stay_out_of_the_document(settings, tmp_path):
+    found = documented(dataclasses.replace(settings, data=str(tmp_path / "faces.zip")), {})
+    assert found["settings"]["config"] == "configs/b2_scratch.py"
+    assert found["settings"]["data"] == "faces.zip"
+    assert str(ROOT) not in json.dumps(found)
+
+
 def test_the_config_is_the_products_without_random_depth(settings):
     config = config_of(dataclasses.replace(settings, variant="b2", size=96, batch=64))
     assert (config.model.variant, config.model.dropout) == ("b2", 0.3)
@@ -453,6 +460,12 @@ def test_the_config_is_the_products_without_random_depth(settings):
     assert all(config.augment[name] for name in config.augment)
     assert config_of(settings, dropout=False).model.dropout == 0
     assert config_of(settings, dtype="bfloat16").model.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_whatever_the_recipe_the_loss_is_the_peers(settings, path):
+    loss = config_of(dataclasses.replace(settings, config=str(path))).loss
+    assert (loss.class_weights, loss.label_smoothing) == ("none", 0.0)
 
 
 def test_all_contestants_are_given_the_same_batches(settings):

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.benchmark.comparisons import MEASURED, Result
-from experiments.benchmark.settings import Settings
+from experiments.benchmark.settings import ROOT, Settings
 
 FORMAT = 1
-KEPT = ("variant", "size", "batch", "dtype", "threads", "config", "data")
+KEPT = ("variant", "size", "batch", "dtype", "threads")
 
 
 def document(
@@ -29,11 +29,23 @@ def document(
         "format": FORMAT,
         "machine": machine() | {"load_average_at_start": list(load)},
         "device": about.get("device"),
-        "settings": {name: getattr(settings, name) for name in KEPT} | dict(length),
+        "settings": kept(settings) | dict(length),
         "comparisons": {name: compact(result) for name, result in comparisons.items()},
         "first_step": dict(first_step),
         "gpu": dict(gpu),
     }
+
+
+def kept(settings: Settings) -> dict[str, Any]:
+    """What decides the figures; paths without what is this machine's alone."""
+    paths = {"config": _short(settings.config), "data": _short(settings.data)}
+    return {name: getattr(settings, name) for name in KEPT} | paths
+
+
+def _short(path: str) -> str:
+    """From the repository's root, or the last part."""
+    found = pathlib.Path(path)
+    return str(found.relative_to(ROOT)) if found.is_relative_to(ROOT) else found.name
 
 
 def compact(result: Result) -> dict[str, Any]:

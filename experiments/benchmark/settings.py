@@ -38,7 +38,7 @@ class Settings:
 
 
 def config_of(settings: Settings, dropout: bool = True, dtype: str | None = None) -> ConfigDict:
-    """The config with the model and sizes of `settings`, a constant rate, and no random depth."""
+    """The config with the model and sizes of `settings`, a constant rate, and a plain loss."""
     config = load_config(settings.config, pathlib.Path(settings.config).name)
     config.model.variant = settings.variant
     config.model.dtype = dtype or settings.dtype
@@ -47,5 +47,6 @@ def config_of(settings: Settings, dropout: bool = True, dtype: str | None = None
     config.data.image_size = settings.size
     config.train.batch_size = config.evaluation.batch_size = settings.batch
     config.schedule.name, config.schedule.warmup_steps = "constant", 0
+    config.loss.class_weights, config.loss.label_smoothing = "none", 0.0  # as the peers compute it
     config.augment.update(AUGMENTATION)
     return config
