@@ -17,7 +17,7 @@ from fer_jax.conversion.importing import Wanted, import_file
 from fer_jax.conversion.layout import Arrays, export_variables
 
 LIMITS = {"float32": 1e-4, "float64": 1e-6, "training": 1e-3}
-CONTRAST = 0.05  # by which the two images' logits must differ, of their largest magnitude
+CONTRAST = 0.1  # by which the two images' logits must differ, of their largest magnitude
 ZERO = 1e-9  # of the largest gradient: ours, in float64, are zero but for rounding below it
 TRAINING_IMAGES = 8
 Peer = KerasPeer | TorchPeer
