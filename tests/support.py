@@ -210,7 +210,7 @@ def start(
     package: str = "fer_jax",
     **environment: str,
 ) -> subprocess.Popen:
-    """`python -m fer_jax.DOOR ARGUMENTS` as a process of its own."""
+    """`python -m PACKAGE.DOOR ARGUMENTS` as a process of its own."""
     script = ["tests/one_stage.py", door] if one_stage else ["-m", f"{package}.{door}"]
     return subprocess.Popen(
         [sys.executable, *WARNINGS, *script, *map(str, arguments)],

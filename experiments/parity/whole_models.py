@@ -34,14 +34,13 @@ def rows(folder: pathlib.Path, variant: str, seed: int) -> Iterator[Row]:
         yield published(folder, variant, seed, top)
     peer = random_peer(variant, seed, top=False)
     model = seed_model(peer)
-    paths = [folder / f"seed{suffix}" for suffix in (".keras", ".h5", ".weights.h5")]
-    for path in paths:
-        model.save_weights(path) if ".weights" in path.name else model.save(path)
-    model.layers[-1].activation = keras.activations.linear  # as we answer; the files keep softmax
-    for path in paths:
+    files = {suffix: folder / f"seed{suffix}" for suffix in (".keras", ".h5", ".weights.h5")}
+    for suffix, path in files.items():
+        model.save_weights(path) if suffix == ".weights.h5" else model.save(path)
+    answer = seed_answer(model)
+    for suffix, path in files.items():
         file = import_file(path, wanted(peer))
-        what = f"seed {path.name.removeprefix('seed')}"
-        yield compare(peer, file, what, model_answer(model))
+        yield compare(peer, file, f"seed {suffix}", answer)
     yield from back(folder, peer, file)
 
 
@@ -97,8 +96,7 @@ def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> I
     keras.backend.clear_session()
     fresh = seed_model(KerasPeer(peer.variant, SIZE, top=False))
     fresh.load_weights(path)
-    fresh.layers[-1].activation = keras.activations.linear
-    yield compare(peer, file, "back to Keras", model_answer(fresh))
+    yield compare(peer, file, "back to Keras", seed_answer(fresh))
     path = folder / "back.safetensors"
     export_timm(path, file)
     width = round_filters(TOP_FILTERS, VARIANTS[peer.variant].width)
@@ -113,6 +111,12 @@ def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> I
 def model_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     """uint8 images to Keras' output."""
     return lambda batch: keras_answer(model, batch.astype(np.float32))
+
+
+def seed_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images to the logits of a seed's model, whose softmax is taken off: save it before."""
+    model.layers[-1].activation = keras.activations.linear
+    return model_answer(model)
 
 
 def torch_answer(net: torch.nn.Module, mean: Any, std: Any) -> Callable[[np.ndarray], np.ndarray]:
