@@ -28,6 +28,8 @@ RESULT_NEUTRAL = (
     "log.tensorboard",
 )
 
+BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and augmentation otherwise
+
 NEWER = {  # keys that older runs lack, and what those ran by
     "data.exclude": "",
     "init.weights": "",
@@ -122,7 +124,7 @@ def identity(config: Mapping[str, Any], fingerprint: Mapping[str, str]) -> dict[
     flat = {key: value for key, value in _flatten(config) if key not in RESULT_NEUTRAL}
     read = ("train", "validation", *(f for f in ("weights", "targets") if f in fingerprint))
     prints = {f"fingerprint.{name}": fingerprint[name] for name in read}
-    return json.loads(json.dumps(flat | prints))
+    return json.loads(json.dumps(flat | prints | {"batches": BATCHES}))
 
 
 def complete(stored: Mapping[str, Any]) -> ConfigDict:
@@ -144,7 +146,7 @@ def short_hash(identity: Mapping[str, Any]) -> str:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`key: old -> new` for every key in which two identities differ."""
-    newer = json.loads(json.dumps(NEWER))  # as identities hold them
+    newer = json.loads(json.dumps(NEWER | {"batches": 1}))  # as identities hold them
     before = {key: value for key, value in newer.items() if key in now} | dict(before)
     keys = sorted(before.keys() | now.keys())
     absent = "(absent)"

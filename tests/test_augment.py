@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -124,6 +125,18 @@ def test_a_flat_image_stays_flat_whatever_moves(value, height, width, seed):
     image = np.full((height, width, 3), value, np.uint8)
     settings = only(flip=True, rotation=1.0, zoom=0.9, translation=1.0, contrast=1.0)
     assert (augment(image, np.random.default_rng(seed), 30, settings) == value).all()
+
+
+@given(image=IMAGES, seed=st.integers(0, 999))
+def test_beyond_the_borders_lies_the_mirror_image_however_far(image, seed):
+    """OpenCV's own reflection, which is exact at any distance, and slower."""
+    settings = only(rotation=1.0, zoom=0.9, translation=1.0)
+    turn, zoom, right, down = 2 * np.random.default_rng(seed).random(5)[1:] - 1
+    matrix = warp_matrix(80, image.shape[:2], False, turn, 1 + 0.9 * zoom, (right, down), WHOLE)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    mirrored = cv2.warpAffine(image, matrix, (80, 80), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    out = augment(image, np.random.default_rng(seed), 80, settings)
+    assert np.abs(out.astype(int) - mirrored.reshape(80, 80, -1)).max() <= 1
 
 
 @given(

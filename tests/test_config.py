@@ -212,6 +212,12 @@ def test_a_run_of_before_a_key_is_one_of_its_neutral_value():
     assert config.difference(before, changed) == ["init.layer_decay: 1.0 -> 0.5"]
 
 
+def test_a_run_whose_seed_gave_other_batches_is_another_one():
+    now = config.identity(load("b2.py"), PRINTS)
+    before = {key: value for key, value in now.items() if key != "batches"}
+    assert config.difference(before, now) == [f"batches: 1 -> {config.BATCHES}"]
+
+
 def test_a_run_of_before_a_key_can_still_be_evaluated():
     stored, newer = load("b2.py").to_dict(), {key.split(".")[0] for key in config.NEWER}
     without = {

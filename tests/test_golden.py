@@ -23,7 +23,8 @@ The first training step is no longer what it was: {{differences}}.
 If nothing was meant to change it, this is a bug: data order, augmentation, initial parameters,
 model, loss, optimizer and statistics all show here; the first name that differs tells which.
 If a change was meant, then checkpoints of older versions do not continue as they would have:
-say so in the commit message, write the new numbers with
+say so in the commit message, count config.BATCHES up if images or labels differ, write the new
+numbers with
     {UPDATE}
 and commit {FILE.name} with the change.
 """

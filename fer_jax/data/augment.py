@@ -16,7 +16,7 @@ SMALLEST_CROP = 0.01  # of the area
 ERASED_AREA = (0.02, 0.2)  # of the image
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width; both ranges as Zhong et al. 2017 have them
 CROP_ASPECT = (3 / 4, 4 / 3)  # width / height in shares of the sides: Szegedy et al. 2015
-_DRAWS = 16  # uniform numbers per image, drawn whatever the settings: each keeps its own
+DRAWS = 16  # uniform numbers per image, drawn whatever the settings: each keeps its own
 _LIMITS = {  # largest legal value of each factor
     "rotation": 1.0,
     "zoom": 0.9,
@@ -69,7 +69,7 @@ def augment(
     image: np.ndarray, rng: np.random.Generator, size: int, settings: Augmentation
 ) -> np.ndarray:
     """uint8 [H, W, 1 or 3] -> uint8 [size, size, 3], moved at random; the same for equal rngs."""
-    draws = rng.random(_DRAWS).tolist()
+    draws = rng.random(DRAWS).tolist()
     zoom, crop = 1 + settings.zoom * _signed(draws[2]), _crop(settings.crop_area, draws[12:16])
     image = _shrink(image, size / zoom / crop.height, size / zoom / crop.width)
     image = _tone(image, settings, draws)
@@ -174,13 +174,23 @@ def _mean(image: np.ndarray) -> float:
 
 def _warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """Bilinear, reflecting at the borders: Keras' fill_mode `reflect`."""
+    # Mirrored once, around: OpenCV is slower at each pixel that it looks up beyond the borders.
+    margin = _reach(matrix, image.shape, size)
+    image = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REFLECT)
+    inside = matrix.copy()
+    inside[:, 2] += margin
     return cv2.warpAffine(
-        image,
-        matrix,
-        (size, size),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT,
+        image, inside, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
+
+
+def _reach(matrix: np.ndarray, shape: Sequence[int], size: int) -> int:
+    """Pixels beyond the image, on the side where it is most, that the warp looks up."""
+    half, beyond = (size - 1) / 2, 0.0
+    for (along, across, start), side in zip(matrix.tolist(), (shape[1], shape[0]), strict=True):
+        off_centre = abs(start + (along + across) * half - (side - 1) / 2)
+        beyond = max(beyond, off_centre + (abs(along) + abs(across)) * half - (side - 1) / 2)
+    return math.ceil(beyond) + 1
 
 
 def _erase(image: np.ndarray, draws: Sequence[float]) -> None:

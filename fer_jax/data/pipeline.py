@@ -1,18 +1,21 @@
 """Records -> batches, through Grain: shuffled and augmented to train, padded and masked to eval."""
 
+import functools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
-from fer_jax.data.augment import Augmentation, augment, resize
+from fer_jax.data.augment import DRAWS, Augmentation, augment, resize
 from fer_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+_ENDLESS = 2**40  # batches
+_COUNTS = DRAWS // 4  # of Philox' counter for the draws of one image
 _BUFFER = 4  # batches made ahead of the step, in process or by each worker
 
 
@@ -59,9 +62,8 @@ def train_batches(
         raise UserError("there are no records to train on: check data.path")
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed} must lie between 0 and {2**32 - 1}")
-    order = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat()
-    maker = _TrainBatch(records, image_size, augmentation, seed)
-    batches = order.batch(rows, drop_remainder=True, batch_fn=list).map_with_index(maker)
+    maker = _TrainBatch(records, image_size, rows, augmentation, seed)
+    batches = grain.MapDataset.range(_ENDLESS * shard.count).map(maker)
     return _iterate(_deal(batches, shard)[start_step:], workers)
 
 
@@ -94,31 +96,44 @@ def _deal(batches: grain.MapDataset[Batch], shard: Shard) -> grain.MapDataset[Ba
     return batches[shard.index :: shard.count]
 
 
-# Whole batches pass through Grain: its bookkeeping per element costs as much as the augmentation.
+# Only numbers of batches pass through Grain: its bookkeeping per element costs as much as half of
+# the augmentation.
 @dataclass(frozen=True)
 class _TrainBatch:
-    """(number of the batch, positions in `records`) -> batch."""
+    """Number of the batch -> batch."""
 
     records: Source
     size: int
+    rows: int
     augmentation: Augmentation | None
     seed: int
 
-    def __call__(self, number: int, chosen: Sequence[int]) -> Batch:
-        images = np.empty((len(chosen), self.size, self.size, 3), np.uint8)
-        labels = np.empty(len(chosen), np.int32)
-        targets, randomness = [], _Randomness(self.seed)
-        for row, position in enumerate(chosen):
-            record = self.records[position]
+    def __call__(self, number: int) -> Batch:
+        images = np.empty((self.rows, self.size, self.size, 3), np.uint8)
+        labels = np.empty(self.rows, np.int32)
+        first, targets = number * self.rows, []
+        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=first * _COUNTS))
+        for row in range(self.rows):
+            record = self._record(first + row)
             labels[row] = record["label"]
             targets += [record["target"]] if "target" in record else []
             if self.augmentation is None:
                 images[row] = resize(record["image"], self.size)
             else:
-                rng = randomness.at(number * len(chosen) + row)
                 images[row] = augment(record["image"], rng, self.size, self.augmentation)
         soft = {"target": np.stack(targets)} if targets else {}
         return {"image": images, "label": labels, **soft}
+
+    def _record(self, position: int) -> dict[str, Any]:
+        """At a position of the run."""
+        epoch, place = divmod(position, len(self.records))
+        return self.records[int(_order(len(self.records), self.seed, epoch)[place])]
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The records' positions as one epoch takes them: int64 [count]."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 @dataclass(frozen=True)
@@ -139,23 +154,6 @@ class _EvalBatch:
             images[row], labels[row] = resize(record["image"], self.size), record["label"]
         mask = (index >= 0).astype(np.float32)
         return {"image": images, "label": labels, "mask": mask, "index": index}
-
-
-class _Randomness:
-    """A generator for each position of the run: Philox, key = seed, counter's top word = position.
-
-    Setting the counter takes less time than making a generator for each.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._bits = np.random.Philox(key=seed)
-        self._state = self._bits.state
-        self._generator = np.random.Generator(self._bits)
-
-    def at(self, position: int) -> np.random.Generator:
-        self._state["state"]["counter"][3] = position
-        self._bits.state = self._state
-        return self._generator
 
 
 class _Stream(Iterator[Batch]):
