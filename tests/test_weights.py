@@ -26,13 +26,33 @@ def test_the_file_is_small_and_says_what_it_is():
     assert about.origin["selected_on"] == "validation"
 
 
-@pytest.mark.parametrize("name", ["weights_plain", "weights_tta"])
-def test_the_cards_figures_are_the_reports(name):
-    found, card = report(name), CARD.read_text()
-    low, high = found["accuracy_95_interval"]
-    assert f"{found['accuracy']:.2%}".replace("%", " %") in card
-    assert f"({100 * low:.2f} to {100 * high:.2f})" in card
-    assert f"{found['clean']['accuracy']:.2%}".replace("%", " %") in card
+def percent(share: float, digits: int) -> str:
+    return f"{share:.{digits}%}".replace("%", " %")
+
+
+@pytest.mark.parametrize(
+    ("answers", "name"),
+    [("plain", "weights_plain"), ("flip x crops, 12 views", "weights_tta")],
+)
+def test_the_cards_row_of_figures_is_the_reports(answers, name):
+    found = report(name)
+    (low, high), clean = found["accuracy_95_interval"], found["clean"]
+    clean_low, clean_high = clean["accuracy_interval"]
+    scaled = found["temperature_scaling"]["expected_calibration_error"]["after"]
+    cells = [
+        answers,
+        f"{percent(found['accuracy'], 2)} ({100 * low:.2f} to {100 * high:.2f})",
+        f"{percent(clean['accuracy'], 2)} ({100 * clean_low:.2f} to {100 * clean_high:.2f})",
+        f"{percent(found['expected_calibration_error'], 1)} and {percent(scaled, 1)}",
+        f"[{name}](../experiments/results/{name}/report.md)",
+    ]
+    assert f"| {' | '.join(cells)} |" in CARD.read_text()
+
+
+def test_the_cards_row_of_each_class_is_the_reports():
+    for label, found in report("weights_plain")["per_class"].items():
+        recall, precision = (percent(found[name], 1) for name in ("recall", "precision"))
+        assert f"| {label} | {recall} | {precision} | {found['support']} |" in CARD.read_text()
 
 
 def test_evaluating_the_file_gives_the_cards_figure(fer2013: Path, tmp_path: Path):
