@@ -40,7 +40,8 @@ class JobStopped(FerError):
 
     def __init__(self, job: Job, status: int) -> None:
         self.status = abs(status)
-        super().__init__(f"{job.folder} ended with {status}; the same command goes on with it")
+        advice = "what it refused is said above" if status == 2 else "the same command goes on"
+        super().__init__(f"{job.folder} ended with {status}; {advice}")
 
 
 def training(name: str, seed: str, folder: Path, config: str, settings: Mapping[str, Any]) -> Job:

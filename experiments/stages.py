@@ -10,8 +10,10 @@ import numpy as np
 
 from experiments import jobs
 from experiments.jobs import Job
-from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE
+from fer_jax.evaluation import comparison
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
 
+SAMPLES = 10_000
 PLAIN, AUGMENTED = "none", "flip_crops"
 Stages = Iterator[list[Job]]
 
@@ -116,7 +118,35 @@ def mean(shares: Sequence[float]) -> str:
     return f"{percent.mean():.2f}%{spread}"
 
 
+def comparisons(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Validation's rows with intervals, and the best run of each; pairs with the best single one.
+
+    A best run is chosen and scored on the same images, as all that validation chooses.
+    """
+    groups, answers = {}, {}
+    for row in rows:
+        if row["split"] != "validation":
+            continue
+        name = f"{row['name']}, {row['answers']}"
+        groups[name] = row["reports"]
+        if len(row["reports"]) > 1:
+            groups[f"best {name}"] = [row["reports"][int(np.argmax(row["accuracy"]))]]
+        answers |= dict.fromkeys((name, f"best {name}"), row["answers"])
+    paths = {path for group in groups.values() for path in group}
+    files = {path: Predictions.load(Path(path) / PREDICTIONS_FILE) for path in sorted(paths)}
+    correct = comparison.correct_answers(files)
+    models = {name: np.stack([correct[path] for path in group]) for name, group in groups.items()}
+    result = comparison.compare(models, answers, SAMPLES, 0)
+    reference = next(name for name in models if name.startswith("best single"))
+    result["pairs"] = [pair for pair in result["pairs"] if pair["first"] == reference]
+    return result
+
+
 def write(place: Path, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """`protocol.json` and `protocol.md` in `place`."""
-    (place / "protocol.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (place / "protocol.md").write_text(f"# {title}\n\n{table(rows)}")
+    result = comparisons(rows)
+    (place / "protocol.json").write_text(
+        json.dumps({"rows": rows, "comparison": result}, indent=1) + "\n"
+    )
+    text = f"# {title}\n\n{table(rows)}\n{comparison.markdown(result)}"
+    (place / "protocol.md").write_text(text)

@@ -11,9 +11,6 @@ LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 FER2013_CSV_ORDER = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """What 0..6 mean in the column `emotion` of fer2013.csv."""
 
-FERPLUS_ORDER = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")
-"""The vote columns of FER+ (fer2013new.csv), without `unknown` and `NF`."""
-
 ALIASES = {
     "anger": "angry",
     "disgusted": "disgust",

@@ -53,15 +53,18 @@ def test_processors_of_other_abilities_have_other_names(tmp_path, monkeypatch):
 COMPILE = """
 import json, jax
 from fer_jax import cache
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 cache.keep_programs()
 jax.block_until_ready(jax.jit(lambda x: x * 2 + 1)(1.0))
-print(json.dumps(jax.config.jax_compilation_cache_dir))
+hits, misses = (events.count(f"/jax/compilation_cache/cache_{what}") for what in ("hits", "misses"))
+print(json.dumps([jax.config.jax_compilation_cache_dir, hits, misses]))
 """
 
 
 def compiled(**environment):
-    """The folder that a process of its own keeps its programs in."""
+    """Of a process of its own: the folder of its programs, how many it found there and not."""
     kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     out = subprocess.run(
         [sys.executable, "-c", COMPILE],
@@ -75,21 +78,22 @@ def compiled(**environment):
     return json.loads(out.stdout)
 
 
-def test_programs_are_kept(tmp_path):
-    place = compiled(FER_JAX_CACHE=str(tmp_path))
+def test_a_second_process_does_not_compile(tmp_path):
+    place, hits, misses = compiled(FER_JAX_CACHE=str(tmp_path))
     assert place == str(tmp_path / "programs" / cache.processor())
-    programs = sorted(path.name for path in Path(place).iterdir())
-    assert programs
-    assert compiled(FER_JAX_CACHE=str(tmp_path)) == place
-    assert sorted(path.name for path in Path(place).iterdir()) == programs
+    assert hits == 0
+    assert misses > 0
+    assert compiled(FER_JAX_CACHE=str(tmp_path)) == [place, misses, 0]
 
 
 def test_the_users_own_folder_is_left_alone(tmp_path):
     own = str(tmp_path / "own")
-    assert compiled(JAX_COMPILATION_CACHE_DIR=own, FER_JAX_CACHE=str(tmp_path / "ours")) == own
+    place, *_ = compiled(JAX_COMPILATION_CACHE_DIR=own, FER_JAX_CACHE=str(tmp_path / "ours"))
+    assert place == own
     assert not (tmp_path / "ours").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
     (tmp_path / "file").write_text("")
-    assert compiled(FER_JAX_CACHE=str(tmp_path / "file")) is None
+    place, *_ = compiled(FER_JAX_CACHE=str(tmp_path / "file"))
+    assert place is None

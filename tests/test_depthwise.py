@@ -63,10 +63,12 @@ def test_depthwise_equals_the_grouped_convolution(k, stride, size, padding):
     )
 
 
+@pytest.mark.parametrize("size", [(12, 12), (7, 9)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_in_bfloat16(stride):
+@pytest.mark.parametrize("k", [3, 5])
+def test_depthwise_in_bfloat16(k, stride, size):
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(4, 12, 12, 8)), rng.normal(size=(5, 5, 1, 8))
+    x, kernel = rng.normal(size=(4, *size, 8)), rng.normal(size=(k, k, 1, 8))
     halves = tuple(jnp.asarray(a, jnp.bfloat16) for a in (x, kernel))
     wholes = tuple(a.astype(jnp.float32) for a in halves)
     fast = functools.partial(depthwise_conv, stride=stride, padding="SAME")

@@ -15,10 +15,6 @@ def test_csv_order_is_not_ours():
     assert [labels.index(name) for name in labels.FER2013_CSV_ORDER] == [0, 1, 2, 3, 5, 6, 4]
 
 
-def test_ferplus_order_covers_ours_and_contempt():
-    assert set(labels.FERPLUS_ORDER) == {*labels.LABELS, "contempt"}
-
-
 @pytest.mark.parametrize(
     ("alias", "name"),
     [("Happiness", "happy"), ("fearful", "fear"), (" ANGER ", "angry"), ("sadness", "sad")],

@@ -1,6 +1,7 @@
 """The protocol from seeds to a distilled model: real runs of a small model, one after another."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,6 +57,26 @@ def test_every_stage_has_its_row(done):
     first = rows[0]["accuracy"]
     assert f"| {100 * np.mean(first):.2f}% ± {100 * np.std(first, ddof=1):.2f} |" in text
     assert len(text.splitlines()) == 2 + len(ROWS)
+
+
+def test_models_are_compared_with_the_best_single_one(done):
+    rows = reports(done)
+    stages.write(done.place, "title", rows)
+    found = json.loads((done.place / "protocol.json").read_text())["comparison"]
+    best = rows[0]["reports"][int(np.argmax(rows[0]["accuracy"]))]
+    distilled = next(row for row in rows if row["name"] == "distilled")["reports"]
+    one, other = (Predictions.load(Path(path) / "predictions.npz") for path in (best, *distilled))
+    right, others = (answers.predicted == answers.labels for answers in (one, other))
+    (pair,) = (pair for pair in found["pairs"] if pair["second"] == "distilled, plain")
+    assert pair["first"] == "best single, plain"
+    assert pair["only_second_right"] == np.sum(others & ~right)
+    assert pair["difference"] == pytest.approx(others.mean() - right.mean())
+    assert pair["mcnemar_p"] is not None
+    low, high = found["models"][0]["accuracy_95_interval"]
+    assert low <= np.mean(rows[0]["accuracy"]) <= high
+    assert "ensemble, ensemble of 2 minus best single, plain" in (
+        done.place / "protocol.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_the_ensemble_is_the_mean_of_its_members(done):

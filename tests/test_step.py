@@ -303,6 +303,51 @@ def test_the_loop_saves_and_logs_in_its_rhythm():
     assert record.logged == list(range(1, 9))
 
 
+def test_metrics_are_fetched_when_later_steps_are_under_way():
+    """The loop never waits for the step that it has just dispatched."""
+    happened: list = []
+
+    class Metric(float):
+        def __new__(cls, step):
+            return super().__new__(cls, 1.0)
+
+        def __init__(self, step):
+            self.step = step
+
+        def __float__(self):
+            happened.append(("fetched", self.step))
+            return 1.0
+
+    class Steps(Given):
+        def step_from(self, step):
+            happened.append(("dispatched", step + 1))
+            return super().step_from(step)
+
+    steps = Steps([{"loss": Metric(step)} for step in range(1, 9)], (8,))
+    record, start = Recorder(), Bare(jnp.asarray(0, jnp.int32))
+    rhythm, stop = loop.Rhythm(log=1, save=100), loop.Stop()
+    batches = iter([None] * 8)
+    loop.train(steps, start, batches, lambda *_: {}, record, {}, record, rhythm, stop)
+    for step in range(1, 9 - loop.LAG):
+        dispatched = happened.index(("dispatched", step + loop.LAG))
+        assert dispatched < happened.index(("fetched", step))
+
+
+def test_neither_an_epochs_end_nor_a_last_batch_compiles_anew(small_csv):
+    config = small_config(small_csv)
+    data = build.read_data(config)
+    trainer = build.make_trainer(config, data.roles["train"])
+    state, batches = trainer.init(), trainer.batches(0)
+    assert len(data.roles["train"]) % config.train.batch_size
+    for _ in range(trainer.epoch_ends[0] + 1):
+        state, _ = trainer.train_step(state, next(batches))
+    assert trainer.train_step._cache_size() == 1
+    validation = data.roles["validation"]
+    assert len(validation) % config.evaluation.batch_size
+    trainer.evaluator.predict(state.evaluated, validation, progress=False)
+    assert trainer.evaluator.eval_step._cache_size() == 1
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("step", range(1, 9))
 def test_a_loss_that_is_not_finite_stops_the_run(bad, step):
