@@ -1,0 +1,50 @@
+"""Train with the fast operations and without: `python -m experiments.fast_paths --data=PATH`.
+
+Prints how far the first step's loss and the mean loss are apart, and writes both curves.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import plain_model
+from experiments.jobs import CONFIGS
+from fer_jax import cache, cli
+from fer_jax.config import load_config
+from fer_jax.errors import UserError
+
+RECIPE = flags.DEFINE_string("recipe", "b2_scratch.py", "A file in configs/.")
+DATA = flags.DEFINE_string("data", "", "FER2013 in any known layout, or synthetic.")
+STEPS = flags.DEFINE_integer("steps", 50, "Of each training.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 16, "Images in a step.", lower_bound=1)
+SIZE = flags.DEFINE_integer("size", 64, "Pixels.", lower_bound=32)
+OUTPUT = flags.DEFINE_string("output", "runs/fast_paths.json", "The file to write.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Both trainings from the same seed on the same batches, then their differences."""
+    del argv
+    if not DATA.value:
+        raise UserError("no --data: give FER2013 in any known layout, or synthetic")
+    cache.keep_programs()
+    config = load_config(CONFIGS / RECIPE.value, RECIPE.value)
+    config.data.path = DATA.value
+    config.data.image_size, config.train.batch_size = SIZE.value, BATCH.value
+    fast = plain_model.losses(config, STEPS.value)
+    with plain_model.plain_operations():
+        plain = plain_model.losses(config, STEPS.value)
+    apart = plain_model.differences(fast, plain)
+    for name, value in apart.items():
+        print(f"{name}: {value:.1e}")
+    settings = {"recipe": RECIPE.value, "batch": BATCH.value, "size": SIZE.value}
+    found = {**settings, "difference": apart, "fast": fast.tolist(), "plain": plain.tolist()}
+    file = Path(OUTPUT.value)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"wrote {file}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
