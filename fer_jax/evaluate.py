@@ -1,6 +1,7 @@
 """Evaluate a model on a split: `python -m fer_jax.evaluate --checkpoint=RUN --data=PATH`.
 
-Several --checkpoint are one ensemble; --tta averages over views of each image. Reports say so.
+Several --checkpoint are one ensemble; --tta averages over views of each image; --temperature scales
+the mean. Reports say so, and what they fit themselves comes on top.
 """
 
 import os
@@ -13,6 +14,7 @@ from absl import flags
 
 from fer_jax import build, cache, cli, leakage, run, trained
 from fer_jax.errors import UserError
+from fer_jax.evaluation.calibration import TEMPERATURES
 from fer_jax.evaluation.tta import VIEWS
 from fer_jax.training import mesh
 
@@ -25,6 +27,9 @@ CHECKPOINT = flags.DEFINE_multi_string(
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout; the run's own if empty.")
 SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "What to score.")
 TTA = flags.DEFINE_enum("tta", "none", list(VIEWS), "Views of each image to average over.")
+TEMPERATURE = flags.DEFINE_float(
+    "temperature", 1.0, "Divides the logs of all probabilities; above 1 makes answers less sure."
+)
 CLEAN = flags.DEFINE_string(
     "clean_against",
     "",
@@ -32,13 +37,14 @@ CLEAN = flags.DEFINE_string(
     "to compare with, an audit's folder, or a list of keys. If empty, the model's exact copies.",
 )
 OUTPUT = flags.DEFINE_string(
-    "output", "", "The report's folder; CHECKPOINT/report-SPLIT[-TTA] if empty."
+    "output", "", "The report's folder; CHECKPOINT/report-SPLIT[-TTA][-TEMPERATURE] if empty."
 )
 
 
 def main(argv: Sequence[str]) -> None:
     """Load trained models, answer every image of the split, write the report."""
     del argv
+    check_temperature(TEMPERATURE.value)
     paths = [pathlib.Path(given) for given in CHECKPOINT.value]
     output = output_folder(paths)
     cache.keep_programs()
@@ -59,8 +65,19 @@ def main(argv: Sequence[str]) -> None:
         if CLEAN.value
         else leakage.by_models(models, data, data.split(SPLIT.value))
     )
-    report = run.evaluate(members, data, SPLIT.value, output, origin, TTA.value, copied)
+    report = run.evaluate(
+        members, data, SPLIT.value, output, origin, TTA.value, copied, TEMPERATURE.value
+    )
     run.say(f"{run.results(report)}\nreport {output}/report.md")
+
+
+def check_temperature(value: float) -> None:
+    """UserError unless `value` is one that a report may have fitted."""
+    low, high = TEMPERATURES
+    if not low <= value <= high:  # nor is nan
+        raise UserError(
+            f"--temperature={value}: give a number from {low} to {high:g}, such as a report's"
+        )
 
 
 def output_folder(paths: Sequence[pathlib.Path]) -> pathlib.Path:
@@ -74,7 +91,10 @@ def output_folder(paths: Sequence[pathlib.Path]) -> pathlib.Path:
     if len(paths) > 1:
         raise UserError(f"an ensemble of {len(paths)} lies nowhere by itself: give --output=DIR")
     beside = paths[0] if os.path.isdir(paths[0]) else paths[0].with_suffix("")
-    return beside / "-".join(["report", SPLIT.value, *([TTA.value] * (TTA.value != "none"))])
+    parts = ["report", SPLIT.value]
+    parts += [TTA.value] if TTA.value != "none" else []
+    parts += [f"T{TEMPERATURE.value}"] if TEMPERATURE.value != 1 else []
+    return beside / "-".join(parts)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.sources import Dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation import metrics, plots
+from fer_jax.evaluation.calibration import at_temperature
 from fer_jax.evaluation.clean import Copied, exact_copies
 from fer_jax.evaluation.inference import ensemble
 from fer_jax.evaluation.predictions import REPORT_FILE
@@ -106,21 +107,24 @@ def evaluate(
     origin: Mapping[str, Any],
     tta: str = "none",
     copied: Copied | None = None,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Answer every image of `split` and write the report; what report.json holds.
 
-    The answers are means over `members` and over the views of `tta`. `origin` says what made the
-    figures: checkpoint, checkpoint_step, selected_on, members, command; `copied` which images
-    were in training.
+    The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
+    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members,
+    command; `copied` which images were in training.
     """
     records, progress = data.split(split), sys.stderr.isatty()
     answers = ensemble([one.predict(var, records, progress, tta) for one, var in members])
     if not is_first():
         return {}
+    answers = at_temperature(answers, temperature)
     config = members[0][0].config
     context = {
         **origin,
         "tta": tta,
+        "temperature": temperature,
         "split": split,
         "data_path": config.data.path,
         "data_fingerprint": records.fingerprint,

@@ -9,6 +9,7 @@ from scipy.special import softmax
 
 from fer_jax.evaluation.calibration import (
     TEMPERATURES,
+    at_temperature,
     cross_fitted,
     expected_calibration_error,
     fit_temperature,
@@ -16,6 +17,7 @@ from fer_jax.evaluation.calibration import (
     reliability,
     scale,
 )
+from fer_jax.evaluation.predictions import Predictions
 
 
 def two_class(confidences, correct):
@@ -124,6 +126,39 @@ def test_scaling_keeps_the_answers_and_mends_the_error():
     assert before > 0.15
     assert after < 0.03
     assert np.bincount(scaled.fold).tolist() == [2000, 2000]
+
+
+def answered(probabilities, labels) -> Predictions:
+    losses = -np.log(probabilities[np.arange(len(labels)), labels])
+    return Predictions(tuple(map(str, range(len(labels)))), labels, probabilities, losses)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.7, *TEMPERATURES])
+def test_answers_at_a_temperature_are_the_same_with_another_confidence(temperature):
+    plain = answered(*answers_at(2.0, n=500))
+    found = at_temperature(plain, temperature)
+    np.testing.assert_array_equal(found.predicted, plain.predicted)
+    powers = plain.probabilities.astype(float) ** (1 / temperature)
+    expected = powers / powers.sum(1, keepdims=True)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-250)
+    picked = found.probabilities[np.arange(500), plain.labels]
+    likely = picked > 1e-300
+    np.testing.assert_allclose(found.losses[likely], -np.log(picked[likely]), atol=1e-12)
+    assert np.isfinite(found.losses).all()
+    assert (found.keys, found.labels.tolist()) == (plain.keys, plain.labels.tolist())
+
+
+def test_answers_at_temperature_one_are_left_alone():
+    plain = answered(*answers_at(2.0, n=20))
+    assert at_temperature(plain, 1.0) is plain
+
+
+def test_neighbouring_probabilities_stay_in_their_order():
+    """The next float32 is more probable by so little that, scaled, only float64 tells."""
+    third = np.float32(0.3)
+    probabilities = np.array([[third, np.nextafter(third, np.float32(1)), 0.4 - third]], np.float32)
+    found = at_temperature(answered(probabilities, np.array([0])), TEMPERATURES[1])
+    assert found.predicted.tolist() == [1]
 
 
 def test_no_image_is_scored_by_what_was_fitted_on_it():

@@ -28,6 +28,7 @@ def context(**changes):
         "label_names": LABELS,
         "command": "python -m fer_jax.evaluate --split=validation",
         "tta": "none",
+        "temperature": 1.0,
         "members": [
             {"checkpoint": "runs/b2-1a2b", "checkpoint_step": 3592, "selected_on": "validation"}
         ],

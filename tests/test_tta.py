@@ -11,7 +11,7 @@ from scipy.special import softmax
 from support import call, small_config
 
 from fer_jax import build, trained
-from fer_jax.evaluation import inference, tta
+from fer_jax.evaluation import calibration, inference, tta
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.evaluation.report import way
 from fer_jax.models import efficientnet
@@ -97,16 +97,18 @@ def test_an_ensemble_is_the_mean_of_its_members():
 
 
 @pytest.mark.parametrize(
-    ("members", "kind", "text"),
+    ("members", "kind", "temperature", "text"),
     [
-        (1, "none", "plain"),
-        (1, "flip", "test-time augmentation flip, 2 views"),
-        (5, "none", "ensemble of 5"),
-        (5, "flip_crops", "ensemble of 5, test-time augmentation flip_crops, 12 views"),
+        (1, "none", 1.0, "plain"),
+        (1, "flip", 1.0, "test-time augmentation flip, 2 views"),
+        (1, "none", 1.5, "temperature 1.5"),
+        (5, "none", 1.0, "ensemble of 5"),
+        (5, "flip_crops", 1.0, "ensemble of 5, test-time augmentation flip_crops, 12 views"),
+        (5, "none", 0.75, "ensemble of 5, temperature 0.75"),
     ],
 )
-def test_the_way_of_answering_has_a_name(members, kind, text):
-    assert way(members, kind) == text
+def test_the_way_of_answering_has_a_name(members, kind, temperature, text):
+    assert way(members, kind, temperature) == text
 
 
 class Memory:
@@ -181,13 +183,59 @@ def test_ensemble_and_views_from_end_to_end(two_models, small_csv, tmp_path):
     assert "accuracy on test (test-time augmentation flip, 2 views)" in said
 
 
-def test_a_report_over_views_does_not_replace_the_plain_one(two_models, small_csv, tmp_path):
+def test_a_temperature_scales_the_mean_of_an_ensemble(two_models, small_csv, tmp_path):
+    flags = [*(f"--checkpoint={path}" for path in two_models), f"--data={small_csv}"]
+    plain, one, _ = evaluated(tmp_path / "plain", *flags)
+    report, other, said = evaluated(tmp_path / "scaled", *flags, "--temperature=0.25")
+    expected = calibration.scale(one.probabilities, 0.25)
+    np.testing.assert_allclose(other.probabilities, expected)
+    same = ("n", "accuracy", "accuracy_95_interval", "confusion_matrix", "macro_f1", "clean")
+    assert [report[name] for name in same] == [plain[name] for name in same]
+    assert report["loss"] == pytest.approx(calibration.mean_loss(expected, one.labels))
+    error = calibration.expected_calibration_error(expected, one.labels)
+    assert report["expected_calibration_error"] == pytest.approx(error)
+    assert abs(error - plain["expected_calibration_error"]) > 0.01
+    assert (report["temperature"], report["answers"]) == (0.25, "ensemble of 2, temperature 0.25")
+    assert "accuracy on validation (ensemble of 2, temperature 0.25)" in said
+    best = 0.25 * report["temperature_scaling"]["temperature"]
+    assert best == pytest.approx(plain["temperature_scaling"]["temperature"], rel=1e-3)
+    advice = f"`--temperature={best:.3f}`, fitted on all of these, the 0.25 applied here included."
+    assert advice in (tmp_path / "scaled" / "report.md").read_text()
+
+
+def test_temperature_one_changes_nothing(two_models, small_csv, tmp_path):
+    flags = [f"--checkpoint={two_models[0]}", f"--data={small_csv}"]
+    plain, one, _ = evaluated(tmp_path / "plain", *flags)
+    report, other, _ = evaluated(tmp_path / "one", *flags, "--temperature=1")
+    assert report | {"command": ""} == plain | {"command": ""}
+    assert (report["temperature"], report["answers"]) == (1.0, "plain")
+    assert other.probabilities.dtype == np.float32
+    np.testing.assert_array_equal(other.probabilities, one.probabilities)
+    np.testing.assert_array_equal(other.losses, one.losses)
+    best = report["temperature_scaling"]["temperature"]
+    advice = f"`--temperature={best:.3f}`, fitted on all of these."
+    assert advice in (tmp_path / "one" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "0.001", "101"])
+def test_what_is_no_temperature_is_refused(value):
+    line = call("evaluate", ["--checkpoint=a", f"--temperature={value}"]).refusal()
+    assert f"--temperature={float(value)}: give a number from 0.01 to 100" in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "folder"),
+    [("--tta=flip", "report-test-flip"), ("--temperature=1.5", "report-test-T1.5")],
+)
+def test_another_way_of_answering_does_not_replace_the_plain_report(
+    two_models, small_csv, tmp_path, flag, folder
+):
     path = tmp_path / "model.safetensors"
     shutil.copy(two_models[1], path)
-    flags = [f"--checkpoint={path}", f"--data={small_csv}", "--split=test", "--tta=flip"]
+    flags = [f"--checkpoint={path}", f"--data={small_csv}", "--split=test", flag]
     outcome = call("evaluate", flags)
     assert outcome.status == 0, outcome.err
-    assert [p.name for p in (tmp_path / "model").iterdir()] == ["report-test-flip"]
+    assert [p.name for p in (tmp_path / "model").iterdir()] == [folder]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """How far confidence can be believed: reliability table, calibration error, and its mending."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp, softmax
+from scipy.special import log_softmax, logsumexp, softmax
+
+from fer_jax.evaluation.predictions import Predictions
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
@@ -90,6 +92,19 @@ class Scaled:
 def scale(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
     """softmax(log p / T) of [N, K] in float64; T a number or [N, 1]. The order of classes stays."""
     return softmax(_log(probabilities) / temperature, axis=1)
+
+
+def at_temperature(answers: Predictions, temperature: float) -> Predictions:
+    """`answers` with their probabilities as `scale` gives them, and the losses of those; 1: as is.
+
+    Probabilities become float64, in which none that differed are made equal.
+    """
+    if temperature == 1:
+        return answers
+    logs = log_softmax(_log(answers.probabilities) / temperature, axis=1)
+    losses = -logs[np.arange(len(answers)), answers.labels]
+    scaled = scale(answers.probabilities, temperature)
+    return replace(answers, probabilities=scaled, losses=losses)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:

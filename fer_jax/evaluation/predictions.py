@@ -18,7 +18,8 @@ _ARRAYS = ("key", "label", "probabilities", "loss")
 class Predictions:
     """One row per image: N keys, labels int32 [N], probabilities float32 [N, K], losses [N].
 
-    `losses` is the unweighted cross-entropy of each image, in nats. ValueError if shapes disagree.
+    `losses` is the unweighted cross-entropy of each image, in nats. Both are float64 where a
+    temperature scaled them. ValueError if shapes disagree.
     """
 
     keys: tuple[str, ...]

@@ -36,6 +36,7 @@ CONTEXT_KEYS = (
     "label_names",
     "command",
     "tta",
+    "temperature",
     "members",
 )
 
@@ -54,7 +55,8 @@ def write_report(
     """Writes all files of the report into `output_dir` and returns what report.json holds.
 
     `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS,
-    of them `members` a list of {checkpoint, checkpoint_step, selected_on}, one for each model;
+    of them `members` a list of {checkpoint, checkpoint_step, selected_on}, one for each model, and
+    `temperature` what already scales `predictions`, so that the report's own comes on top of it;
     `copies` int [N] is equal for images with the same pixels, None if there are none; `copied`
     tells those that were in training, None if nobody knows.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
@@ -107,7 +109,7 @@ def make_report(
     return {
         **{key: context[key] for key in CONTEXT_KEYS},
         "label_names": names,
-        "answers": way(len(context["members"]), context["tta"]),
+        "answers": way(len(context["members"]), context["tta"], context["temperature"]),
         "note": selection_note(context["split"], context["selected_on"]),
         "split_chose_checkpoint": split_chose(context["split"], context["selected_on"]),
         **figures,
@@ -134,17 +136,21 @@ def selection_note(split: str, selected_on: str | None) -> str:
     return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
 
 
-def way(members: int, tta: str) -> str:
-    """How many models and views made each answer: what must not be mixed up; "plain" for one."""
+def way(members: int, tta: str, temperature: float = 1.0) -> str:
+    """How many models and views made each answer: what must not be mixed up; "plain" for one.
+
+    And the temperature that scaled it, where that is not 1.
+    """
     if tta not in VIEWS:
         raise ValueError(f"tta={tta!r} is not one of {', '.join(VIEWS)}")
     parts = [f"ensemble of {members}"] if members > 1 else []
     parts += [f"test-time augmentation {tta}, {VIEWS[tta]} views"] if tta != "none" else []
+    parts += [f"temperature {temperature}"] if temperature != 1 else []
     return ", ".join(parts) or "plain"
 
 
 def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, Any]:
-    """The `temperature_scaling` of report.json; `temperature` is for use on other images."""
+    """The `temperature_scaling` of report.json; `temperature` is for such answers to others."""
     raw, labels = predictions.probabilities, predictions.labels
     after = reliability(scaled.probabilities, labels)
     return {
@@ -295,6 +301,8 @@ def _calibration(report: Mapping[str, Any]) -> str:
     if scaling is None:
         return "Too few images to fit a temperature on some and to measure on others."
     first, second = scaling["temperatures"]
+    applied = report["temperature"]
+    total, already = applied * scaling["temperature"], f", the {applied} applied here included"
     rows = [
         (name, f"{error:.2%}", f"{scaling['loss'][name]:.4f}")
         for name, error in scaling["expected_calibration_error"].items()
@@ -302,7 +310,7 @@ def _calibration(report: Mapping[str, Any]) -> str:
     text = (
         f"Temperature scaling by two random halves: each is scaled by what was fitted on the "
         f"other (T = {first:.3f} and {second:.3f}). On other images use "
-        f"T = {scaling['temperature']:.3f}, fitted on all of these."
+        f"`--temperature={total:.3f}`, fitted on all of these{already * (applied != 1)}."
     )
     head = ("temperature scaling", "expected calibration error", "cross-entropy (nats)")
     return f"{text}\n\n{_markdown_table(head, rows)}"
