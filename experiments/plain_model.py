@@ -18,6 +18,7 @@ from fer_jax.models.depthwise import Pads
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = Literal["SAME"] | Pads
+Curves = dict[str, list[float]]
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -57,19 +58,21 @@ def plain_operations() -> Iterator[None]:
         yield
 
 
-def losses(config: ConfigDict, steps: int) -> np.ndarray:
-    """Training losses [steps] of the run that `config` describes, from its first step on."""
+def training(config: ConfigDict, steps: int) -> Curves:
+    """`loss` and `gradient_norm`, [steps] each, of the run that `config` describes."""
     trainer = build.make_trainer(config, build.read_data(config).roles["train"])
     state, found = trainer.init(), []
     for batch in itertools.islice(trainer.batches(0), steps):
         state, metrics = trainer.train_step(state, batch)
-        found.append(float(metrics["loss"]))
-    return np.array(found)
+        found.append(metrics)
+    return {name: [float(one[name]) for one in found] for name in ("loss", "gradient_norm")}
 
 
-def differences(fast: np.ndarray, plain: np.ndarray) -> dict[str, float]:
-    """Of the first step's loss and of the mean over all steps, relative."""
-    return {
-        "first_step": float(abs(fast[0] - plain[0]) / plain[0]),
-        "mean": float(abs(fast.mean() - plain.mean()) / plain.mean()),
+def differences(fast: Curves, plain: Curves) -> dict[str, float]:
+    """Relative: of the first step's loss and gradient, and of the mean loss over all steps."""
+    compared = {
+        "first_loss": (fast["loss"][0], plain["loss"][0]),
+        "first_gradient_norm": (fast["gradient_norm"][0], plain["gradient_norm"][0]),
+        "mean_loss": (np.mean(fast["loss"]), np.mean(plain["loss"])),
     }
+    return {name: float(abs(a - b) / abs(b)) for name, (a, b) in compared.items()}
