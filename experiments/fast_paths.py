@@ -15,11 +15,11 @@ from fer_jax import cache, cli
 from fer_jax.config import load_config
 from fer_jax.errors import UserError
 
-RECIPE = flags.DEFINE_string("recipe", "b2.py", "A file in configs/.")
+RECIPE = flags.DEFINE_string("recipe", "b2_scratch.py", "A file in configs/.")
 DATA = flags.DEFINE_string("data", "", "FER2013 in any known layout, or synthetic.")
 STEPS = flags.DEFINE_integer("steps", 50, "Of each training.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 16, "Images in a step.", lower_bound=1)
-SIZE = flags.DEFINE_integer("size", 72, "Pixels.", lower_bound=32)
+SIZE = flags.DEFINE_integer("size", 64, "Pixels.", lower_bound=32)
 OUTPUT = flags.DEFINE_string("output", "runs/fast_paths.json", "The file to write.")
 
 
