@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 from support import run
 
-from experiments.benchmark import comparisons, inputs, processes, report, turns
+from experiments.benchmark import bandwidth, comparisons, inputs, processes, report, spare, turns
 from experiments.benchmark.agreement import agree
 from experiments.benchmark.children import Child, Entry, NotRunError
-from experiments.benchmark.comparisons import DISAGREEMENT, MEASURED, NOT_RUN, Length, Result
-from experiments.benchmark.rounds import Round, rounds
+from experiments.benchmark.choice import (
+    DISAGREEMENT,
+    FAILED,
+    MEASURED,
+    NOT_RUN,
+    Length,
+    Setting,
+)
+from experiments.benchmark.comparisons import Result
+from experiments.benchmark.processes import Training
+from experiments.benchmark.rounds import Round, alone, rounds
 from experiments.benchmark.settings import ROOT, Settings, config_of
 from fer_jax.data.sources import ReadOptions, open_dataset
 
@@ -111,6 +120,9 @@ class Made:
     def memory(self) -> dict[str, float]:
         return {"peak_mib": 100.0}
 
+    def bytes_per_call(self) -> float:
+        return 1e9
+
     def close(self) -> None:
         self.closed = True
 
@@ -128,16 +140,19 @@ def starting(made: dict[str, Any]) -> Callable[[Entry, Settings], Any]:
     return start
 
 
-def compared(settings: Settings, ours: Made, peers: dict[str, Any]) -> Result:
+def compared(settings: Settings, ours: Made, peers: dict[str, Any], wait: bool = True) -> Result:
     entries = [Entry(name, "made", "train") for name in peers]
-    setting = comparisons.Setting(settings, LENGTH, lambda text: None, starting(peers))
+    start = starting(peers)
+    setting = Setting(settings, LENGTH, lambda text: None, start, lambda peaks, gpu: wait)
     return comparisons.compare(ours, ours.answer(), entries, setting)  # type: ignore[arg-type]
 
 
-def documented(settings: Settings, found: dict[str, Result]) -> dict[str, Any]:
+def documented(
+    settings: Settings, found: dict[str, Result], timed: dict[str, Any] | None = None
+) -> dict[str, Any]:
     about = {"device": "made"}
     absent = {"status": NOT_RUN, "reason": "JAX sees no GPU"}
-    return report.document(settings, {"turns": 3}, about, found, {}, absent, [0.5])
+    return report.document(settings, {"turns": 3}, about, found, timed or {}, absent, [0.5])
 
 
 # Turns
@@ -232,6 +247,83 @@ def test_the_best_of_the_grid_is_the_opponent_and_all_are_listed(settings):
     assert diary[-6:] == ["fer_jax", "fast"] * 3
 
 
+def test_the_grid_is_visited_there_and_back_and_the_best_rate_counts(settings):
+    """The machine is slow at first: the last is measured fast, the first is the fastest."""
+    diary: list[str] = []
+    first = Made("first", [1.0, 10.0, 10.0, 30.0], diary)  # compiles, fills a turn, two visits
+    last = Made("last", [1.0, 20.0, 20.0, 10.0], diary)
+    result = compared(settings, Made("fer_jax", [60.0], diary), {"first": first, "last": last})
+    assert diary[:8] == ["first"] * 3 + ["last"] * 3 + ["last", "first"]
+    assert [row["rates"] for row in result.grid] == [
+        pytest.approx([10, 30]),
+        pytest.approx([20, 10]),
+    ]
+    assert [row["rate"] for row in result.grid] == pytest.approx([30, 20])
+    assert result.peer["name"] == "first"
+
+
+def test_who_cannot_wait_in_memory_is_started_again(settings):
+    peers = {"slow": Made("slow", [10.0], []), "fast": Made("fast", [30.0], [])}
+    started: list[str] = []
+    start = starting(peers)
+
+    def noted(entry: Entry, settings: Settings) -> Any:
+        assert all(peer.closed for name, peer in peers.items() if name in started), "crowded"
+        started.append(entry.name)
+        return start(entry, settings)
+
+    entries = [Entry(name, "made", "train") for name in peers]
+    crowded = Setting(settings, LENGTH, lambda text: None, noted, lambda peaks, gpu: False)
+    ours = Made("fer_jax", [60.0], [])
+    result = comparisons.compare(ours, ours.answer(), entries, crowded)  # type: ignore[arg-type]
+    assert started == ["slow", "fast", "fast", "slow"]
+    assert result.peer["name"] == "fast"
+    assert [len(row["rates"]) for row in result.grid] == [2, 2]
+
+
+def test_who_is_gone_at_the_second_visit_is_out(settings):
+    class Gone(Made):
+        def seconds(self, calls: int) -> float:
+            if len(self.turns) == 3:
+                raise NotRunError("its process has ended")
+            return super().seconds(calls)
+
+    peers = {"gone": Gone("gone", [50.0], []), "stays": Made("stays", [10.0], [])}
+    result = compared(settings, Made("fer_jax", [20.0], []), peers)
+    assert [row["status"] for row in result.grid] == [NOT_RUN, MEASURED]
+    assert result.grid[0]["reason"] == "its process has ended"
+    assert result.peer["name"] == "stays"
+    assert peers["gone"].closed
+
+
+@pytest.mark.parametrize(
+    ("host", "device", "peaks", "gpu", "waits"),
+    [
+        (2000.0, 0.0, {"peak_mib": 1000.0}, False, True),
+        (1999.0, 0.0, {"peak_mib": 1000.0}, False, False),
+        (9999.0, 800.0, {"peak_mib": 1000.0, "device_peak_mib": 400.0}, True, True),
+        (9999.0, 799.0, {"peak_mib": 1000.0, "device_peak_mib": 400.0}, True, False),
+        (9999.0, 9999.0, {"peak_mib": 1000.0}, True, False),  # does not tell
+    ],
+)
+def test_a_process_waits_where_memory_is_left(monkeypatch, host, device, peaks, gpu, waits):
+    monkeypatch.setattr(spare, "host_mib", lambda: host)
+    monkeypatch.setattr(spare, "device_mib", lambda: device)
+    assert spare.can_wait(peaks, gpu) == waits
+
+
+def test_free_memory_is_read(monkeypatch, tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 9999999 kB\nMemAvailable:  2097152 kB\n")
+    monkeypatch.setattr(spare, "MEMORY", tmp_path / "meminfo")
+    assert spare.host_mib() == 2048
+    monkeypatch.setattr(spare, "MEMORY", tmp_path / "missing")
+    assert spare.host_mib() == 0
+    monkeypatch.setattr(spare, "QUERY", ("echo", "81000\n79000"))
+    assert spare.device_mib() == 79000
+    monkeypatch.setattr(spare, "QUERY", ("no-such-program",))
+    assert spare.device_mib() == 0
+
+
 def test_who_disagrees_is_never_timed(settings):
     diary: list[str] = []
     wrong = Made("wrong", [1e6], diary, {**ANSWER, "loss": 0.7})
@@ -291,7 +383,56 @@ def test_the_whole_loop_tells_how_long_it_waits(settings):
     assert result.fer_jax["waiting_share"] == pytest.approx(0.25)
 
 
+def test_traffic_is_bytes_by_seconds_and_a_share_where_the_device_is_known():
+    found = bandwidth.traffic(moved=6e9, seconds=0.005, device="NVIDIA H200")
+    assert found == {
+        "gigabytes": pytest.approx(6),
+        "gigabytes_per_second": pytest.approx(1200),
+        "nominal_gigabytes_per_second": pytest.approx(4800),
+        "share_of_nominal": pytest.approx(0.25),
+    }
+    assert bandwidth.traffic(6e9, 0.005, "cpu").keys() == {"gigabytes", "gigabytes_per_second"}
+
+
+def test_the_traffic_is_of_one_call_in_the_time_of_one(settings):
+    result = compared(settings, Made("fer_jax", [20.0], []), {"peer": Made("peer", [10.0], [])})
+    assert result.fer_jax["traffic"]["gigabytes_per_second"] == pytest.approx(2)  # 1 GB, 0.5 s
+
+
 # Rounds
+
+
+def test_the_best_workers_of_our_pipeline_are_compared_and_named(settings):
+    speeds = {"fer_jax, 0 workers": 20.0, "fer_jax, 2 workers": 40.0}
+
+    def start(entry: Entry, settings: Settings) -> Any:
+        return Made(entry.name, [speeds.get(entry.name, 10.0)], [])
+
+    one = Round(settings, False, LENGTH, ("pipeline_vs_torch",), lambda text: None, start)
+    found = dict(one.results())
+    result = found["pipeline_vs_torch"]
+    assert result.median == pytest.approx(4)
+    assert {row["name"]: row["rate"] for row in result.fer_jax_grid} == pytest.approx(speeds)
+    line = list(report.table(documented(settings, found)))[1]
+    assert "fer_jax, 2 workers against DataLoader" in line
+
+
+def test_what_fails_of_fer_jax_itself_is_a_failure(settings, monkeypatch, tmp_path):
+    def broken(settings: Settings) -> dict[str, float]:
+        raise NotRunError("ModuleNotFoundError: No module named 'platformdirs'")
+
+    monkeypatch.setattr(processes, "first_steps", broken)
+    first = Round(settings, False, LENGTH, (), lambda text: None)
+    loop, timed = alone(("first_step",), first, Training("configs/b2.py", 8, ""))
+    found = documented(settings, loop, timed)
+    assert found["first_step"]["status"] == FAILED
+    words = "first_step: failed: ModuleNotFoundError: No module named 'platformdirs'"
+    assert report.failures(found) == [words]
+    absent = Result(NOT_RUN, "ModuleNotFoundError: No module named 'torch'")
+    assert not report.failures(documented(settings, {"train_vs_torch": absent}))
+    for status in (DISAGREEMENT, FAILED):
+        wrong = {"train_vs_torch": Result(status, "why")}
+        assert report.failures(documented(settings, wrong)) == [f"train_vs_torch: {status}: why"]
 
 
 def test_every_comparison_has_a_grid_of_named_contestants():
@@ -386,6 +527,7 @@ def test_the_table_shows_ratio_spread_and_both_figures(settings):
     assert lines[1].count("50.0 img/s") == 2
     assert lines[2].count("20.00 ms") == 2
     assert "torch eager" in lines[1]
+    assert lines[3].split(maxsplit=2)[2] == "fer_jax 1,234 MiB; torch eager 1,234 MiB"
     assert lines[-1].split(maxsplit=2)[2] == "not run: JAX sees no GPU"
 
 
@@ -495,11 +637,30 @@ def test_a_first_step_that_never_comes_says_why(settings, tmp_path):
         processes.first_step(impossible, tmp_path, "cold")
 
 
+def test_a_whole_run_is_timed_to_its_end_cold_and_warm(settings, small_csv, tmp_path):
+    training = Training(str(ROOT / "configs/smoke.py"), 1, str(small_csv))
+    seconds = processes.whole_runs(training, str(tmp_path))
+    assert seconds.keys() == {"cold", "warm"}
+    assert all(0 < value < 600 for value in seconds.values())
+    assert training.about() == {"recipe": "smoke.py", "data": "fer2013.csv", "epochs": 1}
+    timed = {"whole_run": {"status": MEASURED, "seconds": seconds}}
+    lines = list(report.table(documented(settings, {}, timed)))
+    assert lines[1].startswith("whole_run")
+    assert lines[1].endswith("from process start to the end")
+
+
+def test_a_whole_run_that_fails_says_its_last_words(tmp_path):
+    training = Training(str(ROOT / "configs/smoke.py"), 1, str(tmp_path / "nowhere"))
+    with pytest.raises(NotRunError, match=r"ended with 2: error: .*nowhere"):
+        processes.whole_runs(training, str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
         ("--compare=train_vs_torch,nonsense", "--compare=nonsense is not one of train_vs_torch"),
         ("--turns=0", "must be positive"),
+        ("--whole_epochs=0", "--whole_epochs=0 must be positive"),
         ("--batch=64,none", "--batch=64,none must be numbers"),
     ],
 )
@@ -519,7 +680,8 @@ def test_fer_jax_takes_its_turns(settings, one_stage):
     assert answer["train_loss"] != answer["later_loss"]
     step.run(2)
     assert step.extras()["waited"] > 0
-    pipeline = ours.make("pipeline", settings, {})
+    assert step.bytes_per_call() > 2 * settings.file(inputs.MODEL).stat().st_size
+    pipeline = ours.make("pipeline", settings, {"workers": 0})
     pipeline.run(2)
     seen = pipeline.answer()
     assert np.shape(seen["plain"]) == (inputs.PLAIN, 32, 32)

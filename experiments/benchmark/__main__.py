@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -11,15 +12,19 @@ from absl import flags
 
 from experiments.benchmark import comparisons, report
 from experiments.benchmark.children import Child
-from experiments.benchmark.comparisons import DISAGREEMENT, NAMES, NOT_RUN, Length, Result
+from experiments.benchmark.choice import NOT_RUN, Length
+from experiments.benchmark.comparisons import NAMES, Result
+from experiments.benchmark.processes import Training
 from experiments.benchmark.rounds import BATCHES, DTYPES, Round, alone, rounds
 from experiments.benchmark.settings import ROOT, Settings
 from experiments.parity.random_weights import GAINS
 from fer_jax import cli
 from fer_jax.errors import UserError
 
-ALL = (*NAMES, "whole_loop", "first_step")
-COMPARE = flags.DEFINE_list("compare", list(ALL), f"Which of {', '.join(ALL)}.")
+ALL = (*NAMES, "whole_loop", "first_step", "whole_run")
+COMPARE = flags.DEFINE_list(
+    "compare", None, f"Which of {', '.join(ALL)}; all, but whole_run only on a GPU."
+)
 RECIPE = flags.DEFINE_string("recipe", str(ROOT / "configs/b2_scratch.py"), "The model's config.")
 VARIANT = flags.DEFINE_string("variant", "b2", "Which EfficientNet, b0 to b7.")
 SIZE = flags.DEFINE_integer("size", 96, "Pixels.")
@@ -29,11 +34,15 @@ TURNS = flags.DEFINE_integer("turns", 5, "Pairs of turns of each comparison.")
 SECONDS = flags.DEFINE_float("seconds", 3.0, "Length of a turn.")
 THREADS = flags.DEFINE_integer("threads", 0, "Cores to use; 0: all.")
 DATA = flags.DEFINE_string("data", "", "Grey faces for the pipelines; made in memory without it.")
+WHOLE_RECIPE = flags.DEFINE_string(
+    "whole_recipe", str(ROOT / "configs/b2.py"), "The config of whole_run."
+)
+WHOLE_EPOCHS = flags.DEFINE_integer("whole_epochs", 8, "Its epochs.")
 OUTPUT = flags.DEFINE_string("output", "runs/bench/benchmark.json", "All that was found.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what was chosen; 1 where contestants disagree."""
+    """Run what was chosen; 1 where contestants disagree or fer_jax itself fails."""
     del argv
     check()
     found: dict[str, Result] = {}
@@ -44,30 +53,37 @@ def main(argv: Sequence[str]) -> int:
         with Child(comparisons.our_entry("prepare"), settings) as prepared:
             about = prepared.about
         gpu = about["platform"] != "cpu"
-        names = tuple(name for name in NAMES if name in COMPARE.value)
+        chosen = COMPARE.value or (ALL if gpu else ALL[:-1])
+        names = tuple(name for name in NAMES if name in chosen)
         first = Round(settings, gpu, Length(TURNS.value, SECONDS.value), names, say)
         dtypes = DTYPE.value or (DTYPES if gpu else DTYPES[:1])
         batches = given_batches() or (BATCHES if gpu else BATCHES[:1])
         for suffix, round_ in rounds(first, dtypes, batches):
             found |= {name + suffix: result for name, result in round_.results()}
-        loop, start = alone(COMPARE.value, first)
+        training = Training(path(WHOLE_RECIPE), WHOLE_EPOCHS.value, DATA.value)
+        loop, timed = alone(chosen, first, training)
         found |= loop
     turns = dataclasses.asdict(first.length)
     absent = {"status": NOT_RUN, "reason": f"JAX sees no GPU, it computes on {about['platform']}"}
-    whole = report.document(settings, turns, about, found, start, {} if gpu else absent, load)
+    whole = report.document(settings, turns, about, found, timed, {} if gpu else absent, load)
     report.write(pathlib.Path(OUTPUT.value), whole)
     print("\n".join(["", *report.table(whole), OUTPUT.value]))
-    return int(any(result.status == DISAGREEMENT for result in found.values()))
+    failures = report.failures(whole)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return int(bool(failures))
 
 
 def check() -> None:
     """UserError for flags that cannot be meant."""
-    unknown = sorted(set(COMPARE.value) - set(ALL))
+    unknown = sorted(set(COMPARE.value or ()) - set(ALL))
     batches, dtypes = BATCH.value or [], DTYPE.value or []
     if unknown:
         raise UserError(f"--compare={unknown[0]} is not one of {', '.join(ALL)}")
     if VARIANT.value not in GAINS:
         raise UserError(f"--variant={VARIANT.value} is not one of {', '.join(GAINS)}")
+    if WHOLE_EPOCHS.value < 1:
+        raise UserError(f"--whole_epochs={WHOLE_EPOCHS.value} must be positive")
     if TURNS.value < 1 or SECONDS.value <= 0:
         raise UserError(f"--turns={TURNS.value} --seconds={SECONDS.value:g} must be positive")
     if not all(batch.isdecimal() and int(batch) > 1 for batch in batches):
@@ -84,7 +100,7 @@ def first_settings(folder: str) -> Settings:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores()[:threads])
     return Settings(
-        config=str(pathlib.Path(RECIPE.value).resolve()),
+        config=path(RECIPE),
         variant=VARIANT.value,
         size=SIZE.value,
         batch=(given_batches() or BATCHES)[0],
@@ -93,6 +109,11 @@ def first_settings(folder: str) -> Settings:
         folder=folder,
         data=DATA.value,
     )
+
+
+def path(flag: flags.FlagHolder) -> str:
+    """Of the file that a flag names: contestants start in another folder."""
+    return str(pathlib.Path(flag.value).resolve())
 
 
 def given_batches() -> list[int]:

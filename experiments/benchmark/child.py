@@ -57,11 +57,13 @@ def main() -> None:
 
 
 def reply(contestant: Contestant, question: dict[str, Any]) -> dict[str, Any]:
-    """The answer to `answer`, to `turn` of so many calls, or to `memory`."""
+    """The answer to `answer`, to `turn` of so many calls, to `memory`, or to `bytes` of a call."""
     if question["do"] == "answer":
         return {"answer": contestant.answer()}
     if question["do"] == "memory":
         return {"memory": {"peak_mib": peak_mib(), **device_memory(contestant)}}
+    if question["do"] == "bytes":
+        return {"bytes": told(contestant, "bytes_per_call")}
     contestant.run(contestant.untimed)
     start = time.perf_counter()
     contestant.run(question["calls"])
@@ -70,9 +72,14 @@ def reply(contestant: Contestant, question: dict[str, Any]) -> dict[str, Any]:
 
 def device_memory(contestant: Contestant) -> dict[str, float]:
     """Of an accelerator, where the contestant can tell."""
-    tell = getattr(contestant, "device_peak_mib", None)
-    peak = tell() if tell else None
+    peak = told(contestant, "device_peak_mib")
     return {} if peak is None else {"device_peak_mib": peak}
+
+
+def told(contestant: Contestant, name: str) -> float | None:
+    """What only some contestants can tell."""
+    tell = getattr(contestant, name, None)
+    return tell() if tell else None
 
 
 def peak_mib() -> float:

@@ -91,6 +91,10 @@ class Child:
         """Peaks in MiB, of the process and of its accelerator."""
         return self._ask(do="memory")["memory"]
 
+    def bytes_per_call(self) -> float | None:
+        """What a call reads and writes, where its compiler tells."""
+        return self._ask(do="bytes")["bytes"]
+
     def close(self) -> None:
         """End the process; harmless when repeated."""
         if self._process.stdin and not self._process.stdin.closed:

@@ -6,9 +6,18 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments.benchmark import turns
-from experiments.benchmark.agreement import agree
-from experiments.benchmark.children import HUGE_PAGES, Child, Entry, NotRunError
+from experiments.benchmark import bandwidth, turns
+from experiments.benchmark.children import HUGE_PAGES, Child, Entry
+from experiments.benchmark.choice import (
+    DISAGREEMENT,
+    MEASURED,
+    NOT_RUN,
+    Length,
+    Reference,
+    Setting,
+    Start,
+    choose,
+)
 from experiments.benchmark.settings import Settings
 
 NAMES = (
@@ -21,27 +30,7 @@ NAMES = (
     "pipeline_vs_torch",
     "pipeline_vs_tfdata",
 )
-MEASURED, DISAGREEMENT, NOT_RUN = "measured", "disagreement", "not run"
-Say = Callable[[str], None]
-Start = Callable[[Entry, Settings], Child]
-
-
-@dataclasses.dataclass(frozen=True)
-class Length:
-    """How many pairs of turns, and seconds of each."""
-
-    turns: int
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What all comparisons of a round share."""
-
-    settings: Settings
-    length: Length
-    say: Say
-    start: Start = Child
+WORKERS = (0, 2)  # Grain processes: the grid of fer_jax's own pipeline
 
 
 @dataclasses.dataclass
@@ -59,21 +48,29 @@ class Result:
     peer: dict[str, Any] = dataclasses.field(default_factory=dict)
     agreement: dict[str, float] = dataclasses.field(default_factory=dict)
     grid: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Candidate:
-    """A peer of the grid that agrees, waiting for its turns."""
-
-    child: Child
-    calls: int
-    rate: float
-    agreement: dict[str, float]
+    fer_jax_grid: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def our_entry(task: str) -> Entry:
     """fer_jax, with the huge pages that its front doors ask for."""
     return Entry("fer_jax", "experiments.benchmark.ours", task, {}, HUGE_PAGES)
+
+
+def our_grid(task: str) -> list[Entry]:
+    """Its settings, of which the best is compared; the pipeline leaves the accelerator alone."""
+    entry = our_entry(task)
+    if task != "pipeline":
+        return [entry]
+    environment = {**entry.environment, "JAX_PLATFORMS": "cpu"}
+    return [
+        dataclasses.replace(
+            entry,
+            name=f"fer_jax, {workers} workers",
+            options={"workers": workers},
+            environment=environment,
+        )
+        for workers in WORKERS
+    ]
 
 
 def grid(name: str, threads: int, gpu: bool) -> list[Entry]:
@@ -164,88 +161,45 @@ def compare(
     ours: Child, expected: dict[str, Any], entries: Sequence[Entry], setting: Setting
 ) -> Result:
     """The best of the peers that give our `expected` answers, then A B A B with it."""
-    best, listed = choose(ours, expected, entries, setting)
-    if best is None:
-        disagreeing = [row for row in listed if row["status"] == DISAGREEMENT]
-        rows = disagreeing or listed
-        status = DISAGREEMENT if disagreeing else NOT_RUN
-        return Result(status, rows[0]["reason"], agreement=rows[0]["agreement"], grid=listed)
-    with best.child as peer:
+    reference = Reference(ours.about["platform"], expected)
+    with contextlib.ExitStack() as alive:
+        best, listed = choose(reference, entries, setting, alive)
+        if best is None or best.child is None:
+            return unmeasured(listed)
         calls = turns.calls_for(ours, setting.length.seconds), best.calls
-        duel = turns.alternate(ours, peer, setting.length.turns, calls)
+        duel = turns.alternate(ours, best.child, setting.length.turns, calls)
         return Result(
             MEASURED,
             "",
             *duel.summary(),
             duel.ratios,
             fer_jax=contestant(ours, duel.ours),
-            peer=contestant(peer, duel.peer),
-            agreement=best.agreement,
+            peer=contestant(best.child, duel.peer),
+            agreement=best.row["agreement"],
             grid=listed,
         )
 
 
-def choose(
-    ours: Child, expected: dict[str, Any], entries: Sequence[Entry], setting: Setting
-) -> tuple[Candidate | None, list[dict[str, Any]]]:
-    """The fastest alone, still alive, and a line on every entry."""
-    best: Candidate | None = None
-    listed = []
-    for entry in entries:
-        row: dict[str, Any] = {"name": entry.name, "agreement": {}}
-        try:
-            peer = setting.start(entry, setting.settings)
-            found = candidate(ours, expected, peer, setting.length, row)
-        except NotRunError as error:
-            found = None
-            row |= {"status": NOT_RUN, "reason": str(error)}
-        if found and best:  # the machine's speed drifts: timed again beside its challenger
-            best = dataclasses.replace(best, rate=turns.rate(best.child, best.calls))
-        if found and (best is None or found.rate > best.rate):
-            best, found = found, best
-        if found:
-            found.child.close()
-        listed.append(row)
-        figure = f"{row['rate']:.1f} images/s" if "rate" in row else ""
-        said = figure or f"{row['status']}: {row['reason']}"
-        setting.say(f"  {entry.name}: {said}")
-    return best, listed
-
-
-def candidate(
-    ours: Child, expected: dict[str, Any], peer: Child, length: Length, row: dict[str, Any]
-) -> Candidate | None:
-    """Timed alone where it agrees, else None and closed; `row` tells."""
-    with contextlib.ExitStack() as closing:
-        closing.enter_context(peer)
-        row |= verdict(ours, expected, peer)
-        if row["status"] != MEASURED:
-            return None
-        calls = turns.calls_for(peer, length.seconds)
-        row["rate"] = turns.rate(peer, calls)
-        closing.pop_all()
-    return Candidate(peer, calls, row["rate"], row["agreement"])
-
-
-def verdict(ours: Child, expected: dict[str, Any], peer: Child) -> dict[str, Any]:
-    """Whether a peer may be timed: on the same kind of device, and with the same answers."""
-    here, there = ours.about["platform"], peer.about["platform"]
-    if here != there:
-        return {"status": NOT_RUN, "reason": f"it computes on {there}, fer_jax on {here}"}
-    found = agree(expected, peer.answer())
-    status = DISAGREEMENT if found.objection else MEASURED
-    return {"status": status, "reason": found.objection, "agreement": found.differences}
+def unmeasured(listed: list[dict[str, Any]]) -> Result:
+    """Why nobody of a grid was timed: the first who disagrees, else the first at all."""
+    disagreeing = [row for row in listed if row["status"] == DISAGREEMENT]
+    row = [*disagreeing, *listed][0]
+    status = DISAGREEMENT if disagreeing else NOT_RUN
+    return Result(status, row["reason"], agreement=row["agreement"], grid=listed)
 
 
 def contestant(child: Child, rates: Sequence[float]) -> dict[str, Any]:
     """What is known of one who took turns: absolute figures, device, versions, memory."""
     median = statistics.median(rates)
+    moved = child.bytes_per_call()
+    seconds, device = child.examples / median, child.about["device"]
     return {
         "name": child.entry.name,
         "images_per_second": median,
         "images_per_second_min": min(rates),
         "images_per_second_max": max(rates),
-        "milliseconds_per_call": 1e3 * child.examples / median,
+        "milliseconds_per_call": 1e3 * seconds,
         **child.about,
         **child.memory(),
+        **({"traffic": bandwidth.traffic(moved, seconds, device)} if moved else {}),
     }

@@ -98,6 +98,12 @@ class Train:
             "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         }
 
+    def device_peak_mib(self) -> float | None:
+        """Of the GPU."""
+        if not tf.config.list_physical_devices("GPU"):
+            return None
+        return round(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20, 1)
+
     def extras(self) -> dict[str, float]:
         """Nothing else."""
         return {}

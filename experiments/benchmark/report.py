@@ -8,10 +8,12 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.benchmark.comparisons import MEASURED, Result
+from experiments.benchmark.choice import DISAGREEMENT, FAILED, MEASURED
+from experiments.benchmark.comparisons import Result
 from experiments.benchmark.settings import ROOT, Settings
 
 FORMAT = 1
+TIMED = {"first_step": "the first step", "whole_run": "the end"}
 KEPT = ("variant", "size", "batch", "dtype", "threads")
 
 
@@ -20,18 +22,21 @@ def document(
     length: Mapping[str, float],
     about: Mapping[str, Any],
     comparisons: Mapping[str, Result],
-    first_step: Mapping[str, Any],
+    timed: Mapping[str, Mapping[str, Any]],
     gpu: Mapping[str, str],
     load: Sequence[float],
 ) -> dict[str, Any]:
-    """All that was found: `comparisons` by name, each with `status` and, if measured, figures."""
+    """All that was found: `comparisons` by name, each with `status` and, if measured, figures.
+
+    `timed` are the first step and the whole run, as far as they were asked for.
+    """
     return {
         "format": FORMAT,
         "machine": machine() | {"load_average_at_start": list(load)},
         "device": about.get("device"),
         "settings": kept(settings) | dict(length),
         "comparisons": {name: compact(result) for name, result in comparisons.items()},
-        "first_step": dict(first_step),
+        **{name: dict(found) for name, found in timed.items()},
         "gpu": dict(gpu),
     }
 
@@ -80,14 +85,59 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'comparison':<26}{'fer_jax':>16}{'peer':>16}  ratio (smallest to largest)"
     for name, row in found["comparisons"].items():
         yield f"{name:<26}{_figures(row)}"
-    start = found["first_step"]
-    if start.get("status") == MEASURED:
-        seconds = ", ".join(f"{k} {v:.1f} s" for k, v in start["seconds"].items())
-        yield f"{'first_step':<26}{seconds} from process start"
-    elif start:
-        yield f"{'first_step':<26}{start['status']}: {start['reason']}"
+    for title, text in _training(found["comparisons"]):
+        yield f"{title:<25} {text}"
+    for name, reached in TIMED.items():
+        if name in found:
+            yield f"{name:<26}{_seconds(found[name], reached)}"
     if found["gpu"]:
         yield f"{'GPU section':<26}{found['gpu']['status']}: {found['gpu']['reason']}"
+
+
+def failures(found: Mapping[str, Any]) -> list[str]:
+    """What makes the benchmark's exit status 1: disagreements, and whatever of fer_jax failed."""
+    rows = {**found["comparisons"], **{name: found[name] for name in TIMED if name in found}}
+    wrong = {name: row for name, row in rows.items() if row["status"] in (DISAGREEMENT, FAILED)}
+    return [f"{name}: {row['status']}: {row['reason']}" for name, row in wrong.items()]
+
+
+def _training(rows: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of each round's training: everyone's peak memory, and what a step of fer_jax moves."""
+    rounds: dict[str, list[Mapping[str, Any]]] = {}
+    for name, row in rows.items():
+        task = name.partition("@")[0]
+        if task.startswith("train_vs_") and row["status"] == MEASURED:
+            rounds.setdefault(name.removeprefix(task), []).append(row)
+    for suffix, measured in rounds.items():
+        sides = [row[side] for row in measured for side in ("fer_jax", "peer")]
+        peaks = {side["name"]: _peaks(side) for side in sides}
+        yield f"peak memory{suffix}", "; ".join(f"{name} {text}" for name, text in peaks.items())
+        if "traffic" in sides[0]:
+            yield f"memory traffic{suffix}", _traffic(sides[0])
+
+
+def _peaks(side: Mapping[str, Any]) -> str:
+    on_device = side.get("device_peak_mib")
+    more = "" if on_device is None else f", on the device {on_device:,.0f} MiB"
+    return f"{side['peak_mib']:,.0f} MiB{more}"
+
+
+def _traffic(side: Mapping[str, Any]) -> str:
+    moved = side["traffic"]
+    text = (
+        f"fer_jax {moved['gigabytes']:.2f} GB per step, {moved['gigabytes_per_second']:,.1f} GB/s"
+    )
+    if "share_of_nominal" not in moved:
+        return text
+    nominal = moved["nominal_gigabytes_per_second"]
+    return f"{text}, {moved['share_of_nominal']:.0%} of {side['device']}'s {nominal:,.0f} GB/s"
+
+
+def _seconds(row: Mapping[str, Any], reached: str) -> str:
+    if row["status"] != MEASURED:
+        return f"{row['status']}: {row['reason']}"
+    seconds = ", ".join(f"{k} {v:.1f} s" for k, v in row["seconds"].items())
+    return f"{seconds} from process start to {reached}"
 
 
 def _figures(row: Mapping[str, Any]) -> str:
@@ -95,11 +145,13 @@ def _figures(row: Mapping[str, Any]) -> str:
         return f"{row['status']}: {row['reason']}"
     waiting = row["fer_jax"].get("waiting_share")
     waits = "" if waiting is None else f"; waits for data {waiting:.1%} of the time"
+    names = [row[side]["name"] for side in ("fer_jax", "peer")]
+    who = names[1] if names[0] == "fer_jax" else " against ".join(names)
     memory = " and ".join(f"{row[side]['peak_mib']:,.0f}" for side in ("fer_jax", "peer"))
     return (
         f"{_absolute(row, 'fer_jax'):>16}{_absolute(row, 'peer'):>16}  "
         f"{row['median']:.2f} ({row['min']:.2f} to {row['max']:.2f})  "
-        f"{row['peer']['name']}; {memory} MiB{waits}"
+        f"{who}; {memory} MiB{waits}"
     )
 
 

@@ -1,11 +1,24 @@
 """One round: all chosen comparisons with one batch size and precision, task by task."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from experiments.benchmark import comparisons, processes
 from experiments.benchmark.children import Child, Entry, NotRunError
-from experiments.benchmark.comparisons import MEASURED, NOT_RUN, Length, Result, Say, Start
+from experiments.benchmark.choice import (
+    FAILED,
+    MEASURED,
+    NOT_RUN,
+    Length,
+    Reference,
+    Say,
+    Setting,
+    Start,
+    choose,
+)
+from experiments.benchmark.comparisons import Result
+from experiments.benchmark.processes import Training
 from experiments.benchmark.settings import Settings
 
 DTYPES, BATCHES = ("float32", "bfloat16"), (64, 256, 1024)  # on a GPU; the first alone on a CPU
@@ -23,6 +36,10 @@ class Round:
     say: Say
     start: Start = Child
 
+    @property
+    def _setting(self) -> Setting:
+        return Setting(self.settings, self.length, self.say, self.start)
+
     def results(self) -> Iterator[tuple[str, Result]]:
         """Each comparison as it is done."""
         unexported = self._export() if any("onnx" in name for name in self.names) else ""
@@ -36,14 +53,29 @@ class Round:
         """fer_jax once, and one peer's grid after the other against it."""
         self.say(f"{task}: fer_jax, batch {self.settings.batch}, {self.settings.dtype}")
         try:
-            with self.start(comparisons.our_entry(task), self.settings) as ours:
-                expected = ours.answer()
+            with contextlib.ExitStack() as alive:
+                ours, expected, listed = self._ours(task, alive)
                 for name in names:
                     absent = unexported if "onnx" in name else ""
-                    yield name, self._against(name, ours, expected, absent)
+                    result = self._against(name, ours, expected, absent)
+                    yield name, dataclasses.replace(result, fer_jax_grid=listed)
         except NotRunError as error:
             for name in names:
-                yield name, Result(NOT_RUN, f"fer_jax: {error}")
+                yield name, Result(FAILED, f"fer_jax: {error}")
+
+    def _ours(self, task: str, alive: contextlib.ExitStack) -> tuple[Child, dict, list[dict]]:
+        """fer_jax at its best setting, what the first of them answers, and a line on each."""
+        entries = comparisons.our_grid(task)
+        first = alive.enter_context(self.start(entries[0], self.settings))
+        expected = first.answer()
+        if len(entries) == 1:
+            return first, expected, []
+        reference = Reference(first.about["platform"], expected)
+        first.close()
+        best, listed = choose(reference, entries, self._setting, alive)
+        if best is None or best.child is None:
+            raise NotRunError(listed[0]["reason"])
+        return best.child, expected, listed
 
     def _against(self, name: str, ours: Child, expected: dict, absent: str) -> Result:
         """One comparison, whatever may come of it."""
@@ -51,9 +83,8 @@ class Round:
             return Result(NOT_RUN, absent)
         self.say(name)
         entries = comparisons.grid(name, self.settings.threads, self.gpu)
-        setting = comparisons.Setting(self.settings, self.length, self.say, self.start)
         try:
-            result = comparisons.compare(ours, expected, entries, setting)
+            result = comparisons.compare(ours, expected, entries, self._setting)
         except NotRunError as error:
             return Result(NOT_RUN, str(error))
         return dataclasses.replace(result, unit="ms") if _task(name) == "latency" else result
@@ -83,23 +114,34 @@ def rounds(first: Round, dtypes: Sequence[str], batches: Sequence[int]) -> Itera
                 yield suffix, dataclasses.replace(first, settings=settings, names=names)
 
 
-def alone(names: Sequence[str], first: Round) -> tuple[dict[str, Result], dict]:
-    """What fer_jax does without peers: the whole loop, and the time to its first step."""
+def alone(
+    names: Sequence[str], first: Round, training: Training
+) -> tuple[dict[str, Result], dict[str, dict]]:
+    """What fer_jax does without peers: the whole loop; the first step and a whole run, timed."""
     loop: dict[str, Result] = {}
-    start: dict = {}
     if "whole_loop" in names:
         first.say("whole_loop")
         try:
             loop["whole_loop"] = comparisons.whole_loop(first.settings, first.length, first.start)
         except NotRunError as error:
-            loop["whole_loop"] = Result(NOT_RUN, str(error))
+            loop["whole_loop"] = Result(FAILED, str(error))
+    timed: dict[str, dict] = {}
     if "first_step" in names:
         first.say("first_step")
-        try:
-            start = {"status": MEASURED, "seconds": processes.first_steps(first.settings)}
-        except NotRunError as error:
-            start = {"status": NOT_RUN, "reason": str(error)}
-    return loop, start
+        timed["first_step"] = _timed(lambda: processes.first_steps(first.settings))
+    if "whole_run" in names:
+        first.say("whole_run")
+        run = _timed(lambda: processes.whole_runs(training, first.settings.folder))
+        timed["whole_run"] = run | training.about()
+    return loop, timed
+
+
+def _timed(measure: Callable[[], dict[str, float]]) -> dict:
+    """Seconds by name, or why fer_jax could not be run."""
+    try:
+        return {"status": MEASURED, "seconds": measure()}
+    except NotRunError as error:
+        return {"status": FAILED, "reason": str(error)}
 
 
 def _task(name: str) -> str:
