@@ -105,12 +105,21 @@ def test_batch_norm_equals_its_definition(swish):
 
 
 def test_batch_norm_of_bfloat16_keeps_float32_statistics():
-    x = jnp.asarray(np.random.default_rng(0).normal(100, 1, (64, 8, 8, 3)), jnp.bfloat16)
+    x = jnp.asarray(np.random.default_rng(0).normal(20, 1, (64, 8, 8, 3)), jnp.bfloat16)
     y, mean, var = batch_norm(x, jnp.ones(3), jnp.zeros(3), 1e-3, False)
     assert (y.dtype, mean.dtype, var.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
     exact = np.asarray(x, np.float64)
     np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_the_variance_of_a_constant_is_never_negative_and_its_gradient_finite():
+    x = jnp.full((4, 8, 8, 3), 1000.1)
+    fast = functools.partial(batch_norm, epsilon=1e-3, swish=True)
+    _, _, var = fast(x, jnp.ones(3), jnp.zeros(3))
+    assert (np.asarray(var) >= 0).all()
+    gradients = value_and_gradients(fast, (x, jnp.ones(3), jnp.zeros(3)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
 def test_normalize_by_given_statistics():

@@ -71,14 +71,15 @@ def _grouped_gradients(
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """Sum over the k * k taps of a shifted slice times the tap's weights."""
     k, exact = kernel.shape[0], _accumulator(x)
-    x, kernel = _pad(x, pads), kernel.astype(exact)
-    size = ((x.shape[1] - k) // stride + 1, (x.shape[2] - k) // stride + 1)
+    x, kernel = _padded_groups(x, pads), kernel.astype(exact)
+    size = ((x.shape[2] - k) // stride + 1, (x.shape[3] - k) // stride + 1)
     taps = (
         _window(x, i, j, size, stride).astype(exact) * kernel[i, j, 0]
         for i in range(k)
         for j in range(k)
     )
-    return functools.reduce(jnp.add, taps).astype(x.dtype)
+    y = functools.reduce(jnp.add, taps).astype(x.dtype)
+    return y.reshape(-1, *y.shape[2:])
 
 
 def _shifted_gradients(
@@ -111,12 +112,9 @@ def _kernel_gradient(
     A block, a few rows of a few images, stays in a core's cache while all taps read it.
     """
     k, exact = kernel.shape[0], _accumulator(x)
-    x = _pad(x, pads)
-    batch, height, width, channels = g.shape
-    images, rows = math.gcd(batch, BLOCK_IMAGES), _block_rows(height, width)
-    # The leading axis stays the batch's: a sharded batch is not gathered.
-    x = x.reshape(images, batch // images, *x.shape[1:])
-    g = g.reshape(images, batch // images, *g.shape[1:])
+    x, g = _padded_groups(x, pads), _groups(g)
+    images, groups, height, width, channels = g.shape
+    rows = _block_rows(height, width)
     strips, strip = height // rows, (rows - 1) * stride + k
 
     def add_block(block: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
@@ -128,7 +126,7 @@ def _kernel_gradient(
         ]
 
     start = [jnp.zeros((images, channels), exact)] * (k * k)
-    sums = lax.fori_loop(0, strips * batch // images, add_block, start)
+    sums = lax.fori_loop(0, strips * groups, add_block, start)
     total = jnp.stack([jnp.sum(tap, 0) for tap in sums])
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
@@ -155,17 +153,26 @@ def _products(x: jax.Array, g: jax.Array, i: int, j: int, stride: int) -> jax.Ar
     return functools.reduce(jnp.add, terms)
 
 
-def _pad(x: jax.Array, pads: Pads) -> jax.Array:
-    """Zeros around (or a crop of, where negative) the two middle axes of [B, H, W, C]."""
-    zero = jnp.zeros((), x.dtype)
-    return lax.pad(x, zero, ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
+def _groups(x: jax.Array) -> jax.Array:
+    """[B, ...] -> [n, B / n, ...]: the leading axis stays the batch's, shards are not gathered."""
+    images = math.gcd(len(x), BLOCK_IMAGES)
+    return x.reshape(images, len(x) // images, *x.shape[1:])
+
+
+def _padded_groups(x: jax.Array, pads: Pads) -> jax.Array:
+    """Zeros around (or a crop of, where negative) the images of `_groups`.
+
+    Grouped first, so that XLA sees one operation in forward pass and kernel gradient and pads once.
+    """
+    zero, whole = jnp.zeros((), x.dtype), (0, 0, 0)
+    return lax.pad(_groups(x), zero, (whole, whole, (*pads[0], 0), (*pads[1], 0), whole))
 
 
 def _window(x: jax.Array, i: int, j: int, size: Shape, stride: int) -> jax.Array:
-    """What tap (i, j) reads of the padded [B, H, W, C]: [B, *size, C]."""
+    """What tap (i, j) reads of padded groups [n, B / n, H, W, C]: [n, B / n, *size, C]."""
     ends = (i + (size[0] - 1) * stride + 1, j + (size[1] - 1) * stride + 1)
-    limits = (x.shape[0], *ends, x.shape[3])
-    return lax.slice(x, (0, i, j, 0), limits, (1, stride, stride, 1))
+    limits = (*x.shape[:2], *ends, x.shape[4])
+    return lax.slice(x, (0, 0, i, j, 0), limits, (1, 1, stride, stride, 1))
 
 
 def _accumulator(x: jax.Array) -> jnp.dtype:
