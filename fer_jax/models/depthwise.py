@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -111,18 +112,22 @@ def _kernel_gradient(
 
     A block, a few rows of a few images, stays in a core's cache while all taps read it.
     """
-    k, exact = kernel.shape[0], _accumulator(x)
+    k, exact, sides = kernel.shape[0], _accumulator(x), x.shape[1:3]
     x, g = _padded_groups(x, pads), _groups(g)
     images, groups, height, width, channels = g.shape
     rows = _block_rows(height, width)
     strips, strip = height // rows, (rows - 1) * stride + k
+    everywhere = [range(rows)] * k  # which rows of a strip see padding depends on the strip
+    seen_rows = everywhere if strips > 1 else _seen(k, stride, pads[0][0], sides[0], rows)
+    seen_columns = _seen(k, stride, pads[1][0], sides[1], width)
 
     def add_block(block: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         image, row = block // strips, block % strips * rows
         xb = _block(x, image, row * stride, strip).astype(exact)
         gb = _block(g, image, row, rows).astype(exact)
         return [
-            total + _products(xb, gb, *divmod(tap, k), stride) for tap, total in enumerate(sums)
+            total + _products(xb, gb, i, j, stride, seen_rows[i], seen_columns[j])
+            for (i, j), total in zip(np.ndindex(k, k), sums, strict=True)
         ]
 
     start = [jnp.zeros((images, channels), exact)] * (k * k)
@@ -143,14 +148,25 @@ def _block(x: jax.Array, image: jax.Array, row: jax.Array, rows: int) -> jax.Arr
     return lax.dynamic_slice(x, (0, image, row, 0, 0), (n, 1, rows, width, channels))[:, 0]
 
 
-def _products(x: jax.Array, g: jax.Array, i: int, j: int, stride: int) -> jax.Array:
-    """One tap's products summed over a block's positions: [n, R, W, C], [n, r, w, C] -> [n, C]."""
-    terms = [
+def _seen(k: int, stride: int, low: int, side: int, steps: int) -> list[range]:
+    """For each of k taps the outputs of `steps` for which it reads image, not padding."""
+    first = [max(0, -((tap - low) // stride)) for tap in range(k)]
+    last = [min(steps, (low + side - 1 - tap) // stride + 1) for tap in range(k)]
+    return [range(*ends) for ends in zip(first, last, strict=True)]
+
+
+def _products(
+    x: jax.Array, g: jax.Array, i: int, j: int, stride: int, rows: range, columns: range
+) -> jax.Array | int:
+    """Tap (i, j)'s products summed over `rows` and `columns` of a block: -> [n, C].
+
+    `x` is [n, R, W, C], `g` [n, r, w, C].
+    """
+    return sum(
         x[:, i + row * stride, j + column * stride] * g[:, row, column]
-        for row in range(g.shape[1])
-        for column in range(g.shape[2])
-    ]
-    return functools.reduce(jnp.add, terms)
+        for row in rows
+        for column in columns
+    )
 
 
 def _groups(x: jax.Array) -> jax.Array:
