@@ -20,7 +20,9 @@ class Contestant(Protocol):
     """What a room's `make(task, settings, options)` returns."""
 
     examples: int  # images in one call
-    untimed: int  # calls before each turn that do not count: they take what was made ahead of it
+    # Calls before each turn that do not count: they take what was made ahead of it, and get back
+    # the memory that a virtual machine returned to its host while another had its turn.
+    untimed: int
 
     def about(self) -> dict[str, Any]:
         """`platform` (cpu, gpu), `device`, `versions`, `threads`."""

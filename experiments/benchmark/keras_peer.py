@@ -77,7 +77,7 @@ class Step:
 class Train:
     """Training steps on batches that lie on the device."""
 
-    untimed = 0
+    untimed = 1
 
     def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
         self._settings, self._options = settings, options
