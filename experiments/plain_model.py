@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import jax
@@ -14,11 +14,15 @@ from ml_collections import ConfigDict
 
 from fer_jax import build
 from fer_jax.models import efficientnet
-from fer_jax.models.depthwise import Pads
+from fer_jax.models.windows import Padding
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-Padding = Literal["SAME"] | Pads
 Curves = dict[str, list[float]]
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """XLA's convolution: [B, H, W, C] by [k, k, C, D] -> [B, H', W', D]."""
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -47,7 +51,7 @@ def batch_norm(
 
 
 PLAIN: dict[str, Any] = {
-    function.__name__: function for function in (depthwise_conv, pointwise_conv, batch_norm)
+    function.__name__: function for function in (conv, depthwise_conv, pointwise_conv, batch_norm)
 }
 
 

@@ -42,10 +42,15 @@ def slightly_too_large(x, kernel):
     return 1.001 * plain_model.pointwise_conv(x, kernel)
 
 
+def shifted_by_a_pixel(x, kernel, stride, padding):
+    return plain_model.conv(jnp.roll(x, 1, 2), kernel, stride, padding)
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "seen"),
     [
         ("pointwise_conv", slightly_too_large, "first_loss"),
+        ("conv", shifted_by_a_pixel, "first_loss"),
         ("batch_norm", no_gradient_through_statistics, "first_gradient_norm"),
     ],
 )

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from fer_jax.models.efficientnet import EfficientNet, Style, at_least_float32, feature_size
+from fer_jax.models.efficientnet import Conv, EfficientNet, Style, feature_size
+from fer_jax.models.precision import at_least_float32
 
 HEAD_KERNEL = 3
 
@@ -28,12 +29,13 @@ class FerHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Feature map [B, H, W, C] -> float32 logits [B, classes]."""
-        glorot, kernel = nn.initializers.glorot_uniform(), (HEAD_KERNEL, HEAD_KERNEL)
-        conv = nn.Conv(
+        glorot = nn.initializers.glorot_uniform()
+        conv = Conv(
             self.filters,
-            kernel,
-            padding=self.padding,
+            use_bias=True,
             dtype=self.dtype,
+            kernel_size=HEAD_KERNEL,
+            padding=self.padding,
             kernel_init=glorot,
             name="conv",
         )

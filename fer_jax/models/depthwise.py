@@ -6,29 +6,24 @@ slices; accelerators have a depthwise convolution of their own.
 
 import functools
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from fer_jax.models.precision import at_least_float32
+from fer_jax.models.windows import Padding, Pads, explicit_pads, seen
+
 Shape = tuple[int, ...]
 
 BLOCK_IMAGES, BLOCK_POSITIONS = 4, 36  # measured: experiments/speed.md
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def depthwise_conv(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: Literal["SAME"] | Pads
-) -> jax.Array:
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """[B, H, W, C] filtered by [k, k, 1, C] -> [B, H', W', C]; SAME as TensorFlow defines it."""
-    size, strides = kernel.shape[:2], (stride, stride)
-    if padding == "SAME":
-        rows, columns = lax.padtype_to_pads(x.shape[1:3], size, strides, "SAME")
-        padding = (rows, columns)
-    return _depthwise(x, kernel, stride, padding)
+    return _depthwise(x, kernel, stride, explicit_pads(x, kernel, stride, padding))
 
 
 # custom_vjp is outermost: under autodiff `platform_dependent` would keep every branch's residuals.
@@ -71,8 +66,9 @@ def _grouped_gradients(
 
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """Sum over the k * k taps of a shifted slice times the tap's weights."""
-    k, exact = kernel.shape[0], _accumulator(x)
-    x, kernel = _padded_groups(x, pads), kernel.astype(exact)
+    k, exact = kernel.shape[0], at_least_float32(x.dtype)
+    # The barrier lets XLA compute a swish while padding; else it writes out its tanh before.
+    x, kernel = lax.optimization_barrier(_padded_groups(x, pads)), kernel.astype(exact)
     size = ((x.shape[2] - k) // stride + 1, (x.shape[3] - k) // stride + 1)
     taps = (
         _window(x, i, j, size, stride).astype(exact) * kernel[i, j, 0]
@@ -112,14 +108,14 @@ def _kernel_gradient(
 
     A block, a few rows of a few images, stays in a core's cache while all taps read it.
     """
-    k, exact, sides = kernel.shape[0], _accumulator(x), x.shape[1:3]
+    k, exact, sides = kernel.shape[0], at_least_float32(x.dtype), x.shape[1:3]
     x, g = _padded_groups(x, pads), _groups(g)
     images, groups, height, width, channels = g.shape
     rows = _block_rows(height, width)
     strips, strip = height // rows, (rows - 1) * stride + k
     everywhere = [range(rows)] * k  # which rows of a strip see padding depends on the strip
-    seen_rows = everywhere if strips > 1 else _seen(k, stride, pads[0][0], sides[0], rows)
-    seen_columns = _seen(k, stride, pads[1][0], sides[1], width)
+    seen_rows = everywhere if strips > 1 else seen(k, stride, pads[0][0], sides[0], rows)
+    seen_columns = seen(k, stride, pads[1][0], sides[1], width)
 
     def add_block(block: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         image, row = block // strips, block % strips * rows
@@ -146,13 +142,6 @@ def _block(x: jax.Array, image: jax.Array, row: jax.Array, rows: int) -> jax.Arr
     """`rows` rows of every `image`-th image: [n, B / n, H, W, C] -> [n, rows, W, C]."""
     n, _, _, width, channels = x.shape
     return lax.dynamic_slice(x, (0, image, row, 0, 0), (n, 1, rows, width, channels))[:, 0]
-
-
-def _seen(k: int, stride: int, low: int, side: int, steps: int) -> list[range]:
-    """For each of k taps the outputs of `steps` for which it reads image, not padding."""
-    first = [max(0, -((tap - low) // stride)) for tap in range(k)]
-    last = [min(steps, (low + side - 1 - tap) // stride + 1) for tap in range(k)]
-    return [range(*ends) for ends in zip(first, last, strict=True)]
 
 
 def _products(
@@ -189,8 +178,3 @@ def _window(x: jax.Array, i: int, j: int, size: Shape, stride: int) -> jax.Array
     ends = (i + (size[0] - 1) * stride + 1, j + (size[1] - 1) * stride + 1)
     limits = (*x.shape[:2], *ends, x.shape[4])
     return lax.slice(x, (0, 0, i, j, 0), limits, (1, 1, stride, stride, 1))
-
-
-def _accumulator(x: jax.Array) -> jnp.dtype:
-    """The type that sums are kept in: at least float32."""
-    return jnp.promote_types(x.dtype, jnp.float32)

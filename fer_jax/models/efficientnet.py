@@ -9,11 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.depthwise import Pads, depthwise_conv
+from fer_jax.models.convolution import conv
+from fer_jax.models.depthwise import depthwise_conv
 from fer_jax.models.normalization import batch_norm, normalize
 from fer_jax.models.pointwise import pointwise_conv
+from fer_jax.models.precision import at_least_float32
+from fer_jax.models.windows import Padding
 
-Padding = Literal["same", "symmetric"]
+Border = Literal["same", "symmetric"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +70,12 @@ STEM_STRIDES, PUBLISHED_STEM_STRIDE = (1, 2), 2
 class Style:
     """What differs between the frameworks' EfficientNets and between compute precisions."""
 
-    padding: Padding
+    padding: Border
     bn_epsilon: float
     bn_momentum: float
     dtype: Any
 
-    def pads(self, kernel: int) -> Literal["SAME"] | Pads:
+    def pads(self, kernel: int) -> Padding:
         """TensorFlow's SAME (more at the end), or the same amount on both sides (PyTorch)."""
         return "SAME" if self.padding == "same" else ((kernel // 2,) * 2, (kernel // 2,) * 2)
 
@@ -120,28 +123,36 @@ def block_table(variant: str, drop_connect: float) -> list[Block]:
     return blocks
 
 
-class Conv1x1(nn.Module):
-    """A 1x1 convolution: [B, H, W, C] -> [B, H, W, filters]."""
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+# Keras counts a depthwise kernel's fan-out as k*k, which in the layout [k, k, 1, C] is the fan-in.
+DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+class Conv(nn.Module):
+    """A dense convolution: [B, H, W, C] -> [B, H', W', filters]."""
 
     filters: int
     use_bias: bool
     dtype: Any
+    kernel_size: int = 1
+    stride: int = 1
+    padding: Padding = "SAME"
+    kernel_init: nn.initializers.Initializer = KERNEL_INIT
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H, W, filters]."""
-        shape = (1, 1, x.shape[-1], self.filters)
-        kernel = self.param("kernel", KERNEL_INIT, shape, jnp.float32)
-        y = pointwise_conv(x.astype(self.dtype), kernel[0, 0].astype(self.dtype))
+        """[B, H, W, C] -> [B, H', W', filters]."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.filters)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.kernel_size == self.stride == 1:
+            y = pointwise_conv(x, kernel[0, 0])
+        else:
+            y = conv(x, kernel, self.stride, self.padding)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.filters,), jnp.float32)
         return y + bias.astype(self.dtype)
-
-
-KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
-# Keras counts a depthwise kernel's fan-out as k*k, which in the layout [k, k, 1, C] is the fan-in.
-DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
 class Depthwise(nn.Module):
@@ -197,8 +208,8 @@ class SqueezeExcite(nn.Module):
         """[B, H, W, C] -> [B, H, W, C]."""
         wide = at_least_float32(x.dtype)
         pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=wide).astype(self.dtype)
-        squeezed = nn.swish(Conv1x1(self.filters, True, self.dtype, name="reduce")(pooled))
-        return x * nn.sigmoid(Conv1x1(x.shape[-1], True, self.dtype, name="expand")(squeezed))
+        squeezed = nn.swish(Conv(self.filters, True, self.dtype, name="reduce")(pooled))
+        return x * nn.sigmoid(Conv(x.shape[-1], True, self.dtype, name="expand")(squeezed))
 
 
 class MBConv(nn.Module):
@@ -213,13 +224,13 @@ class MBConv(nn.Module):
         block, style, skip = self.block, self.style, x
         if block.expansion != 1:
             wide = block.filters_in * block.expansion
-            x = Conv1x1(wide, False, style.dtype, name="expand")(x)
+            x = Conv(wide, False, style.dtype, name="expand")(x)
             x = BatchNorm(style, swish=True, name="expand_bn")(x, train)
         x = Depthwise(block.kernel, block.stride, style, name="depthwise")(x)
         x = BatchNorm(style, swish=True, name="depthwise_bn")(x, train)
         squeezed = max(1, int(block.filters_in * SQUEEZE_RATIO))
         x = SqueezeExcite(squeezed, style.dtype, name="squeeze_excite")(x)
-        x = Conv1x1(block.filters_out, False, style.dtype, name="project")(x)
+        x = Conv(block.filters_out, False, style.dtype, name="project")(x)
         x = BatchNorm(style, swish=False, name="project_bn")(x, train)
         if not block.residual:
             return x
@@ -243,20 +254,12 @@ class EfficientNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, 3] of `style.dtype` -> [B, H', W', C], sides as `feature_size` has them."""
         width, style = VARIANTS[self.variant].width, self.style
-        stem = nn.Conv(
-            round_filters(STEM_FILTERS, width),
-            kernel_size=(3, 3),
-            strides=self.stem_stride,
-            padding=style.pads(3),
-            use_bias=False,
-            dtype=style.dtype,
-            kernel_init=KERNEL_INIT,
-            name="stem",
-        )
+        filters, pads = round_filters(STEM_FILTERS, width), style.pads(3)
+        stem = Conv(filters, False, style.dtype, 3, self.stem_stride, pads, name="stem")
         x = BatchNorm(style, swish=True, name="stem_bn")(stem(x), train)
         for block in block_table(self.variant, self.drop_connect):
             x = MBConv(block, style, name=block.name)(x, train)
-        x = Conv1x1(round_filters(TOP_FILTERS, width), False, style.dtype, name="top")(x)
+        x = Conv(round_filters(TOP_FILTERS, width), False, style.dtype, name="top")(x)
         return BatchNorm(style, swish=True, name="top_bn")(x, train)
 
 
@@ -272,11 +275,6 @@ def scale_residuals(params: Mapping[str, Any], variant: str, factor: float) -> d
             norm = {**norm, "scale": norm["scale"] * factor}
             scaled[block.name] = {**params[block.name], "project_bn": norm}
     return scaled
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """The type to take means in: float32, or float64 where the model computes in it."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def feature_size(image_size: int, stem_stride: int) -> int:

@@ -1,0 +1,58 @@
+"""Batch normalisation against its definition."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gradients import assert_close, value_and_gradients
+
+from fer_jax.models.normalization import batch_norm, normalize, sigmoid
+
+
+def plain_batch_norm(x, scale, bias, epsilon, swish):
+    mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+    y = (x - mean) / jnp.sqrt(var + epsilon) * scale + bias
+    return (jax.nn.swish(y) if swish else y), mean, var
+
+
+@pytest.mark.parametrize("swish", [False, True])
+def test_batch_norm_equals_its_definition(swish):
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, size=(4, 5, 6, 7)).astype(np.float32)
+    scale, bias = rng.normal(size=(2, 7)).astype(np.float32)
+    fast = functools.partial(batch_norm, epsilon=1e-3, swish=swish)
+    plain = functools.partial(plain_batch_norm, epsilon=1e-3, swish=swish)
+    inputs = (x, scale, bias)
+    assert_close(value_and_gradients(fast, inputs), value_and_gradients(plain, inputs), 1e-5)
+
+
+def test_batch_norm_of_bfloat16_keeps_float32_statistics():
+    x = jnp.asarray(np.random.default_rng(0).normal(100, 1, (64, 8, 8, 3)), jnp.bfloat16)
+    y, mean, var = batch_norm(x, jnp.ones(3), jnp.zeros(3), 1e-3, False)
+    assert (y.dtype, mean.dtype, var.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_the_variance_of_a_constant_is_never_negative_and_its_gradient_finite():
+    x = jnp.full((4, 8, 8, 3), 1000.1)
+    fast = functools.partial(batch_norm, epsilon=1e-3, swish=True)
+    _, _, var = fast(x, jnp.ones(3), jnp.zeros(3))
+    assert (np.asarray(var) >= 0).all()
+    gradients = value_and_gradients(fast, (x, jnp.ones(3), jnp.zeros(3)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_normalize_by_given_statistics():
+    x = jnp.asarray([[1.0, 2.0]])
+    y = normalize(x, jnp.ones(2), jnp.full(2, 3.0), jnp.full(2, 2.0), jnp.ones(2), 1.0, False)
+    np.testing.assert_allclose(y, [[1.0, 2.0]])
+
+
+def test_sigmoid_is_the_logistic_function_and_shows_nan():
+    x = np.linspace(-30, 30, 601, dtype=np.float32)
+    np.testing.assert_allclose(sigmoid(x), 1 / (1 + np.exp(-x.astype(np.float64))), atol=2e-7)
+    assert np.isnan(sigmoid(jnp.nan))
