@@ -166,7 +166,7 @@ class Trainer:
         state = self.template()
         size, batch = max(self.sizes), self.config.train.batch_size
         shapes = {
-            "image": jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8),
+            "image": jax.ShapeDtypeStruct((batch, size, size, self.records.channels), jnp.uint8),
             "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
         }
         if isinstance(self.records, targets.Targeted):

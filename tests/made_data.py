@@ -108,3 +108,18 @@ def summary(dataset: Dataset) -> dict:
         )
         for role, r in dataset.roles.items()
     }
+
+
+class Memory:
+    """Records of given images [N, H, W, C], of all classes in turn."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images, self.labels = images, (np.arange(len(images)) % 7).astype(np.int32)
+        self.keys = tuple(map(str, range(len(images))))
+        self.channels = images.shape[3]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": self.images[index], "label": self.labels[index]}

@@ -105,14 +105,12 @@ def test_with_everything_off_augmenting_is_resizing(image, size, seed):
 
 
 @given(image=IMAGES, size=st.integers(1, 40), seed=st.integers(0, 99))
-def test_any_shape_gives_a_square_of_three_channels_and_keeps_its_source(image, size, seed):
+def test_any_shape_gives_a_square_of_its_channels_and_keeps_its_source(image, size, seed):
     before = image.copy()
     out = augment(image, np.random.default_rng(seed), size, EVERY_AUGMENTATION)
-    assert out.shape == (size, size, 3)
+    assert out.shape == (size, size, image.shape[2])
     assert out.dtype == np.uint8
     np.testing.assert_array_equal(image, before)
-    if image.shape[2] == 1:
-        assert (out == out[..., :1]).all()
 
 
 @given(

@@ -213,6 +213,14 @@ def test_pixels_are_scaled_once_inside(tiny):
     )
 
 
+def test_a_grey_image_is_its_three_equal_channels(tiny):
+    _, variables, images, apply = tiny
+    grey = images[..., :1]
+    np.testing.assert_array_equal(
+        apply(variables, grey, train=False), apply(variables, grey.repeat(3, 3), train=False)
+    )
+
+
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     model = fer_model(style=Style("same", 1e-3, 0.99, jnp.bfloat16))
     images = jnp.zeros((2, 96, 96, 3), jnp.uint8)

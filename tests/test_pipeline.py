@@ -26,6 +26,7 @@ class Memory:
 
     def __init__(self, count: int) -> None:
         self.images = np.random.default_rng(1).integers(0, 256, (count, 12, 12, 1), dtype=np.uint8)
+        self.channels = 1
 
     def __len__(self) -> int:
         return len(self.images)
@@ -87,7 +88,7 @@ def joined(parts):
 def test_a_train_batch_holds_arrays_of_numbers_alone():
     (batch,) = train(steps=1)
     assert batch.keys() == {"image", "label"}
-    assert (batch["image"].shape, batch["image"].dtype) == ((8, 16, 16, 3), np.uint8)
+    assert (batch["image"].shape, batch["image"].dtype) == ((8, 16, 16, 1), np.uint8)
     assert (batch["label"].shape, batch["label"].dtype) == ((8,), np.int32)
 
 
@@ -96,6 +97,15 @@ def test_each_image_comes_with_its_own_label():
     for batch in train(augmentation=None):
         for image, label in zip(batch["image"], batch["label"], strict=True):
             np.testing.assert_array_equal(image, resize(records.images[label], 16))
+
+
+def test_grey_among_colours_is_spread_over_three_channels():
+    records, colour = Memory(16), np.random.default_rng(2).integers(0, 256, (12, 12, 3), np.uint8)
+    records.channels, records.images = 3, [*records.images[:15], colour]
+    options = {"image_size": 16, "batch_size": 8, "shard": ONE, "workers": 0}
+    images = np.concatenate([batch["image"] for batch in eval_batches(records, **options)])
+    grey = [resize(image, 16).repeat(3, axis=2) for image in records.images[:15]]
+    np.testing.assert_array_equal(images, [*grey, resize(colour, 16)])
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 23])
@@ -159,7 +169,7 @@ def test_processes_with_workers_that_resume_change_nothing():
 def test_evaluation_covers_every_image_once_in_order(count):
     batches = evaluate(count)
     assert len(batches) == -(-count // 8)
-    assert all(b["image"].shape == (8, 16, 16, 3) for b in batches)
+    assert all(b["image"].shape == (8, 16, 16, 1) for b in batches)
     if not batches:
         return
     whole = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_data import csv_text, seed_files, write_folder
+from made_data import Memory, csv_text, seed_files, write_folder
 from support import small_config
 
 from fer_jax import build
@@ -42,20 +42,6 @@ def places(tmp_path_factory):
 def plain(place, **changes):
     """Without augmentation, an image of one grey stays it."""
     return small_config(place, augment__flip=False, augment__rotation=0.0, **changes)
-
-
-class Memory:
-    """Records of given images, all of class 0."""
-
-    def __init__(self, images):
-        self.images, self.labels = images, np.zeros(len(images), np.int32)
-        self.keys = tuple(map(str, range(len(images))))
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return {"image": self.images[index], "label": np.int32(0)}
 
 
 # --- The checks -------------------------------------------------------------------------------

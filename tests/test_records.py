@@ -19,6 +19,7 @@ from made_data import (
 )
 
 from fer_jax.data import sources
+from fer_jax.data.images import encode_png
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 
@@ -167,6 +168,20 @@ def test_beyond_the_cache_images_are_decoded_again(tmp_path):
         lazy = opened(place, replace(OPTIONS, cache_mib=0))
         assert summary(lazy) == summary(opened(folder))
         assert all(image is None for image in lazy.roles["train"]._images)
+
+
+@pytest.mark.parametrize("cache_mib", [0, 64])
+def test_one_image_in_colour_makes_three_channels(tmp_path, cache_mib):
+    files, options = seed_files(ROWS), replace(OPTIONS, cache_mib=cache_mib)
+    roles = opened(write_folder(tmp_path / "grey", files), options).roles
+    assert {role: part.channels for role, part in roles.items()} == dict.fromkeys(roles, 1)
+    name = next(name for name in files if "/train/" in name)
+    colour = files | {name: encode_png(np.full((48, 48, 3), [1, 2, 3], np.uint8))}
+    roles = opened(write_folder(tmp_path / "colour", colour), options).roles
+    assert {role: part.channels for role, part in roles.items()} == {
+        **dict.fromkeys(roles, 1),
+        "train": 3,
+    }
 
 
 def test_an_image_that_vanishes_later(tmp_path):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made_data import Memory
 from scipy.special import softmax
 from support import call, small_config
 
@@ -109,20 +110,6 @@ def test_an_ensemble_is_the_mean_of_its_members():
 )
 def test_the_way_of_answering_has_a_name(members, kind, temperature, text):
     assert way(members, kind, temperature) == text
-
-
-class Memory:
-    """Eleven records of drawn noise: the last batch is not full."""
-
-    def __init__(self, images):
-        self.images, self.labels = images, (np.arange(len(images)) % 7).astype(np.int32)
-        self.keys = tuple(map(str, range(len(images))))
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return {"image": self.images[index], "label": self.labels[index]}
 
 
 def test_prediction_over_views_is_the_mean_of_predictions_of_views(monkeypatch):

@@ -35,7 +35,9 @@ def made_faces(count: int = FACES) -> Batch:
     part = (place - low).astype(np.float32)
     rows = coarse[:, low] * (1 - part)[:, None] + coarse[:, low + 1] * part[:, None]
     smooth = rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part
-    return {"image": smooth.astype(np.uint8), "label": np.arange(count, dtype=np.int32) % CLASSES}
+    # By default astype keeps the order of axes in memory, and indexing has put the images last.
+    image = smooth.astype(np.uint8, order="C")
+    return {"image": image, "label": np.arange(count, dtype=np.int32) % CLASSES}
 
 
 def shared_faces(settings: Settings) -> Batch:

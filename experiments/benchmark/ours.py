@@ -275,4 +275,4 @@ def records(settings: Settings) -> Records:
     faces = inputs.shared_faces(settings)
     entries = [Entry("", "train", int(x), str(i), -1) for i, x in enumerate(faces["label"])]
     digests = np.zeros((len(entries), 32), np.uint8)
-    return Records(entries, list(faces["image"][..., None]), digests, None)
+    return Records(entries, list(faces["image"][..., None]), digests, None, channels=1)

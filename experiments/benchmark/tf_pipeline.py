@@ -23,7 +23,7 @@ def make(task: str, settings: Settings, options: dict[str, Any]) -> Any:
 
 
 class Pipeline:
-    """Endless epochs of shuffled batches: uint8 [B, S, S, 3] and labels."""
+    """Endless epochs of shuffled batches: uint8 [B, S, S, 1] and labels."""
 
     untimed = 32  # more than is made ahead
 
@@ -59,7 +59,7 @@ class Pipeline:
         plain = tf.image.resize(images, [size, size], antialias=True)[..., 0]
         seen = [next(self._stream)[0].numpy() for _ in range(inputs.SAMPLED)]
         shapes = {batch.shape for batch in seen}
-        assert shapes == {(self.examples, size, size, 3)}, shapes
+        assert shapes == {(self.examples, size, size, 1)}, shapes
         return {"plain": plain.numpy().tolist(), **inputs.grey_levels(seen)}
 
 
@@ -70,7 +70,7 @@ class Warp:
         self._size, self._values = settings.size, config_of(settings).augment
 
     def __call__(self, images: tf.Tensor, labels: tf.Tensor) -> Tensors:
-        """uint8 [B, H, W] -> uint8 [B, S, S, 3]."""
+        """uint8 [B, H, W] -> uint8 [B, S, S, 1]."""
         count, grey = tf.shape(images)[0], tf.cast(images, tf.float32)[..., None]
         moved = tf.raw_ops.ImageProjectiveTransformV3(
             images=self._toned(grey, count),
@@ -81,7 +81,7 @@ class Warp:
             fill_mode="REFLECT",
         )
         pixels = tf.cast(self._erased(moved, count), tf.uint8)
-        return tf.repeat(pixels, 3, axis=-1), labels
+        return pixels, labels
 
     def _toned(self, grey: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         gain = 1 + _signed(count, self._values.contrast)[:, None, None, None]
@@ -132,12 +132,12 @@ class KerasLayers:
         ]
 
     def __call__(self, images: tf.Tensor, labels: tf.Tensor) -> Tensors:
-        """uint8 [B, H, W] -> uint8 [B, S, S, 3]."""
+        """uint8 [B, H, W] -> uint8 [B, S, S, 1]."""
         moved = tf.cast(images, tf.float32)[..., None]
         for layer in self._layers:
             moved = layer(moved, training=True)
         pixels = tf.cast(tf.clip_by_value(moved, 0.0, 255.0), tf.uint8)
-        return tf.repeat(pixels, 3, axis=-1), labels
+        return pixels, labels
 
 
 def _signed(count: tf.Tensor, limit: float) -> tf.Tensor:

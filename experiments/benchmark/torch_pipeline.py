@@ -46,7 +46,7 @@ class Faces(torch.utils.data.Dataset):
 
 
 class Pipeline:
-    """Endless epochs of shuffled batches: uint8 [B, 3, S, S] and labels."""
+    """Endless epochs of shuffled batches: uint8 [B, 1, S, S] and labels."""
 
     def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
         self._settings, self._options, self.examples = settings, options, settings.batch
@@ -87,7 +87,7 @@ class Pipeline:
         )
         seen = [image.numpy() for image, _ in itertools.islice(self._stream, inputs.SAMPLED)]
         shapes = {image.shape for image in seen}
-        assert shapes == {(self.examples, 3, size, size)}, shapes
+        assert shapes == {(self.examples, 1, size, size)}, shapes
         return {"plain": resized[:, 0].numpy().tolist(), **inputs.grey_levels(seen)}
 
     def _forever(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -113,10 +113,5 @@ def transforms(settings: Settings, pillow: bool) -> v2.Compose:
             v2.Resize((settings.size, settings.size), BILINEAR, antialias=True),
             *([v2.PILToTensor()] if pillow else []),
             v2.RandomErasing(values.erasing, ERASED_AREA, ERASED_ASPECT, GREY),
-            v2.Lambda(_three_channels),
         ]
     )
-
-
-def _three_channels(image: torch.Tensor) -> torch.Tensor:
-    return image.expand(3, -1, -1).contiguous()

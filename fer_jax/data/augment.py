@@ -68,7 +68,7 @@ class Augmentation:
 def augment(
     image: np.ndarray, rng: np.random.Generator, size: int, settings: Augmentation
 ) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] -> uint8 [size, size, 3], moved at random; the same for equal rngs."""
+    """uint8 [H, W, C] -> uint8 [size, size, C], moved at random; the same for equal rngs."""
     draws = rng.random(DRAWS).tolist()
     zoom, crop = 1 + settings.zoom * _signed(draws[2]), _crop(settings.crop_area, draws[12:16])
     image = _shrink(image, size / zoom / crop.height, size / zoom / crop.width)
@@ -85,11 +85,11 @@ def augment(
     image = _warp(image, matrix, size)
     if draws[7] < settings.erasing:
         _erase(image, draws[8:12])
-    return _three_channels(image)
+    return _with_channels(image)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] -> uint8 [size, size, 3]: the warp of `augment` with nothing moved.
+    """uint8 [H, W, C] -> uint8 [size, size, C]: the warp of `augment` with nothing moved.
 
     Bilinear when enlarging, area-averaged when shrinking; the whole image, squeezed to a square.
     """
@@ -98,7 +98,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
         source = image.shape[:2]
         matrix = warp_matrix(size, source, flip=False, turn=0, zoom=1, shift=(0, 0), crop=WHOLE)
         image = _warp(image, matrix, size)
-    return _three_channels(image)
+    return _with_channels(image)
 
 
 def warp_matrix(
@@ -206,8 +206,6 @@ def _erase(image: np.ndarray, draws: Sequence[float]) -> None:
     image[top : top + height, left : left + width] = round(_mean(image))
 
 
-def _three_channels(image: np.ndarray) -> np.ndarray:
-    """[S, S], [S, S, 1] or [S, S, 3] -> [S, S, 3]."""
-    if image.ndim == 3 and image.shape[2] == 3:
-        return image
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+def _with_channels(image: np.ndarray) -> np.ndarray:
+    """[S, S], as OpenCV returns grey images, or [S, S, C] -> [S, S, C]."""
+    return image[..., None] if image.ndim == 2 else image

@@ -65,6 +65,10 @@ class Entry:
     row: int
 
 
+_Read = tuple[Entry, np.ndarray | None, bytes]
+"""Pixels, where they are kept in memory, and digest of one image."""
+
+
 class Records:
     """One role: a random-access source for Grain, picklable, ordered by key."""
 
@@ -74,12 +78,16 @@ class Records:
         images: Sequence[np.ndarray | None],
         digests: np.ndarray,
         loader: Loader | None,
+        channels: int,
     ) -> None:
-        """`images[i]` is None where `loader(entries[i].ref)` is to decode it at each access."""
+        """`images[i]` is None where `loader(entries[i].ref)` is to decode it at each access.
+
+        `channels` is 1 where every image is grey, else 3.
+        """
         self.labels = np.array([entry.label for entry in entries], np.int32)
         self.rows = np.array([entry.row for entry in entries], np.int32)
         self.keys = tuple(entry.key for entry in entries)
-        self.digests = digests
+        self.digests, self.channels = digests, channels
         self.fingerprint = _fingerprint(digests, self.labels)
         self._images = list(images)
         self._refs = tuple(entry.ref for entry in entries)
@@ -189,7 +197,8 @@ def load(
 
     Shows a progress bar on a terminal; keeps pixels up to `cache_mib` MiB.
     """
-    kept: dict[str, list[tuple[Entry, np.ndarray | None, bytes]]] = {role: [] for role in ROLES}
+    kept: dict[str, list[_Read]] = {role: [] for role in ROLES}
+    channels = dict.fromkeys(ROLES, 1)
     unreadable = []
     room = cache_mib * 2**20
     ordered = sorted(entries, key=lambda entry: entry.key)
@@ -198,14 +207,16 @@ def load(
             unreadable.append((printable(entry.ref), str(detail)))
             continue
         room -= image.nbytes
+        channels[entry.role] = max(channels[entry.role], image.shape[2])
         kept[entry.role].append((entry, image if room >= 0 else None, detail))
-    return {role: _records(found, loader) for role, found in kept.items() if found}, unreadable
+    roles = {role: _records(found, loader, channels[role]) for role, found in kept.items() if found}
+    return roles, unreadable
 
 
-def _records(found: Sequence[tuple[Entry, np.ndarray | None, bytes]], loader: Loader) -> Records:
+def _records(found: Sequence[_Read], loader: Loader, channels: int) -> Records:
     entries, images, digests = zip(*found, strict=True)
     joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    return Records(entries, images, joined, loader)
+    return Records(entries, images, joined, loader, channels)
 
 
 def _read_all(

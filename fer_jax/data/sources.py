@@ -200,7 +200,7 @@ def _synthetic() -> Dataset:
             Entry("", role, int(label), f"{role}/{i:05d}", -1) for i, label in enumerate(labels)
         ]
         joined = np.frombuffer(b"".join(map(digest, faces)), np.uint8).reshape(-1, 32)
-        roles[role] = Records(entries, faces, joined, None)
+        roles[role] = Records(entries, faces, joined, None, channels=1)
     return Dataset("synthetic", roles, {}, (), ())
 
 

@@ -24,6 +24,7 @@ class Targeted:
         self.records = records
         self.targets = targets
         self.note = note
+        self.channels = records.channels
 
     def __len__(self) -> int:
         return len(self.records)

@@ -10,7 +10,7 @@ CROP = 0.875
 
 
 def views(images: jax.Array, kind: str) -> list[jax.Array]:
-    """uint8 [B, S, S, 3] -> VIEWS[kind] of that shape, the images themselves first.
+    """uint8 [B, S, S, C] -> VIEWS[kind] of that shape, the images themselves first.
 
     `flip` adds the mirror image; `flip_crops` has the whole image, its four corners and its centre,
     enlarged to S again (bilinear), each as it is and mirrored.

@@ -69,12 +69,15 @@ class Classifier(nn.Module):
     input_std: tuple[float, ...]
 
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """uint8 [B, H, W, 3] -> float32 logits [B, classes]; without a head, the feature map."""
+        """uint8 [B, H, W, 1 or 3] -> float32 logits [B, classes]; headless, the feature map."""
         features = self.features(images, train)
         return features if self.head is None else self.head(features, train)
 
     def features(self, images: jax.Array, train: bool) -> jax.Array:
-        """uint8 [B, H, W, 3] -> the backbone's [B, H', W', C]; mean, std are on the scale 0..1."""
+        """uint8 [B, H, W, 1 or 3] -> the backbone's [B, H', W', C].
+
+        Mean and std of three channels are on the scale 0..1; grey is spread over all three.
+        """
         if images.dtype != jnp.uint8:
             raise TypeError(
                 f"images must be uint8 0..255, got {images.dtype}: the model scales them"

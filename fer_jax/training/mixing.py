@@ -21,7 +21,7 @@ class Mixing:
 def mix(
     images: jax.Array, labels: jax.Array, targets: jax.Array, key: jax.Array, settings: Mixing
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """uint8 [B, S, S, 3], int32 [B], float32 [B, K] -> the same three, mixed by one share.
+    """uint8 [B, S, S, C], int32 [B], float32 [B, K] -> the same three, mixed by one share.
 
     Partners are a permutation of the batch; with both kinds on, one of them is drawn per batch.
     A mixed image's label is the one of which it has more.

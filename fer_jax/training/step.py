@@ -28,7 +28,7 @@ def train_step(
     ema_decay: float,
     key: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from `image` uint8 [B, S, S, 3] and `label` int32 [B]; metrics are means [].
+    """One update from `image` uint8 [B, S, S, C] and `label` int32 [B]; metrics are means [].
 
     The batch may have a `target` float32 [B, K] beside its labels.
     """
@@ -111,7 +111,7 @@ def _frozen_logits(model: Any, images: jax.Array) -> jax.Array:
 def _examples(
     batch: Batch, objective: Objective, mixing: Mixing, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images [B, S, S, 3] to learn from, labels [B] to count by, targets [B, K] to answer."""
+    """Images [B, S, S, C] to learn from, labels [B] to count by, targets [B, K] to answer."""
     targets = objective.targets(batch["label"], batch.get("target"))
     return mix(batch["image"], batch["label"], targets, key, mixing)
 
