@@ -363,17 +363,17 @@ def test_truncated_files_are_refused(tmp_path):
 
 
 READ = """
-import resource, sys
+import sys
+from experiments.benchmark.memory import peak_mib
 from fer_jax.conversion.keras_files import read_keras
 from fer_jax.errors import UserError
-used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-before = used()
+before = peak_mib()
 for path in sys.argv[1:]:
     try:
         read_keras(path)
     except UserError as error:
         print(path)
-print(used() - before)
+print(round(peak_mib() - before))
 """
 
 

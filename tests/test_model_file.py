@@ -266,17 +266,17 @@ def test_no_file_and_a_folder_are_refused(tmp_path):
 
 
 MEASURE = """
-import pathlib, resource, sys
+import pathlib, sys
+from experiments.benchmark.memory import peak_mib
 from fer_jax import model_file
 from fer_jax.errors import UserError
-used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-before = used()
+before = peak_mib()
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:
         model_file.load(path)
     except UserError as error:
         print(path.name, "refused")
-print(used() - before)
+print(round(peak_mib() - before))
 """
 
 

@@ -7,11 +7,11 @@ turn it is not waits for its standard input.
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from typing import Any, Protocol, TextIO
 
+from experiments.benchmark.memory import peak_mib
 from experiments.benchmark.settings import Settings
 from fer_jax.errors import one_line
 
@@ -82,12 +82,6 @@ def told(contestant: Contestant, name: str) -> float | None:
     """What only some contestants can tell."""
     tell = getattr(contestant, name, None)
     return tell() if tell else None
-
-
-def peak_mib() -> float:
-    """Largest resident memory of this process so far."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def say(stream: TextIO, message: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.benchmark import spare, turns
+from experiments.benchmark import memory, turns
 from experiments.benchmark.agreement import agree
 from experiments.benchmark.children import Child, Entry, NotRunError
 from experiments.benchmark.settings import Settings
@@ -36,7 +36,7 @@ class Setting:
     length: Length
     say: Say
     start: Start = Child
-    can_wait: Callable[[Mapping[str, float], bool], bool] = spare.can_wait
+    can_wait: Callable[[Mapping[str, float], bool], bool] = memory.can_wait
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from made_contestants import ANSWER, LENGTH, Made, compared, documented, starting
 
-from experiments.benchmark import comparisons, report, spare
+from experiments.benchmark import comparisons, memory, report
 from experiments.benchmark.children import Entry, NotRunError
 from experiments.benchmark.choice import (
     DISAGREEMENT,
@@ -100,21 +100,27 @@ def test_who_is_gone_at_the_second_visit_is_out(settings):
     ],
 )
 def test_a_process_waits_where_memory_is_left(monkeypatch, host, device, peaks, gpu, waits):
-    monkeypatch.setattr(spare, "host_mib", lambda: host)
-    monkeypatch.setattr(spare, "device_mib", lambda: device)
-    assert spare.can_wait(peaks, gpu) == waits
+    monkeypatch.setattr(memory, "host_mib", lambda: host)
+    monkeypatch.setattr(memory, "device_mib", lambda: device)
+    assert memory.can_wait(peaks, gpu) == waits
 
 
 def test_free_memory_is_read(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 9999999 kB\nMemAvailable:  2097152 kB\n")
-    monkeypatch.setattr(spare, "MEMORY", tmp_path / "meminfo")
-    assert spare.host_mib() == 2048
-    monkeypatch.setattr(spare, "MEMORY", tmp_path / "missing")
-    assert spare.host_mib() == 0
-    monkeypatch.setattr(spare, "QUERY", ("echo", "81000\n79000"))
-    assert spare.device_mib() == 79000
-    monkeypatch.setattr(spare, "QUERY", ("no-such-program",))
-    assert spare.device_mib() == 0
+    monkeypatch.setattr(memory, "MACHINE", tmp_path / "meminfo")
+    assert memory.host_mib() == 2048
+    monkeypatch.setattr(memory, "MACHINE", tmp_path / "missing")
+    assert memory.host_mib() == 0
+    monkeypatch.setattr(memory, "QUERY", ("echo", "81000\n79000"))
+    assert memory.device_mib() == 79000
+    monkeypatch.setattr(memory, "QUERY", ("no-such-program",))
+    assert memory.device_mib() == 0
+
+
+def test_the_peak_is_known_without_linuxs_tables(monkeypatch, tmp_path):
+    told = memory.peak_mib()
+    monkeypatch.setattr(memory, "PROCESS", tmp_path / "missing")
+    assert memory.peak_mib() > 0.9 * told > 5
 
 
 def test_who_disagrees_is_never_timed(settings):

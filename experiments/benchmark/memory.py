@@ -1,12 +1,25 @@
-"""Whether the machine has the memory to let a contestant's process wait for its second visit."""
+"""Memory: the most a process has had, and whether there is enough for one to wait its turn."""
 
 import pathlib
+import resource
 import subprocess
+import sys
 from collections.abc import Mapping
 
 TIMES = 2  # of its own peak must be free beside it: for the next, and for what is not foreseen
-MEMORY = pathlib.Path("/proc/meminfo")
+MACHINE = pathlib.Path("/proc/meminfo")
+PROCESS = pathlib.Path("/proc/self/status")
 QUERY = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process so far."""
+    # Linux: ru_maxrss begins at the peak of whoever started this process (man 2 getrusage).
+    peak = _mib(PROCESS, "VmHWM:")
+    if peak is None:
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return round(peak, 1)
 
 
 def can_wait(peaks: Mapping[str, float], gpu: bool) -> bool:
@@ -20,12 +33,7 @@ def can_wait(peaks: Mapping[str, float], gpu: bool) -> bool:
 
 def host_mib() -> float:
     """What Linux would still give; elsewhere 0, so that nobody waits."""
-    try:
-        lines = MEMORY.read_text().splitlines()
-    except OSError:
-        return 0.0
-    found = [float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return found[0] / 2**10 if found else 0.0
+    return _mib(MACHINE, "MemAvailable:") or 0.0
 
 
 def device_mib() -> float:
@@ -35,3 +43,12 @@ def device_mib() -> float:
         return min(map(float, said.split()), default=0.0)
     except (OSError, subprocess.CalledProcessError, ValueError):
         return 0.0
+
+
+def _mib(path: pathlib.Path, name: str) -> float | None:
+    """A line of one of Linux's tables, there in kB; None where it is not."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((float(line.split()[1]) / 2**10 for line in lines if line.startswith(name)), None)
