@@ -4,60 +4,22 @@ Its own take three times as long for three channels, and twice as long for small
 what they multiply is padding (experiments/speed.md).
 """
 
-import functools
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fer_jax.models.lowering import ours_on_cpus
 from fer_jax.models.precision import at_least_float32
 from fer_jax.models.windows import Padding, Pads, explicit_pads, outputs, seen
 
 FEW_CHANNELS = 16
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """[B, H, W, C] filtered by [k, k, C, D] -> [B, H', W', D]; SAME as TensorFlow defines it."""
-    return _conv(x, kernel, stride, explicit_pads(x, kernel, stride, padding))
-
-
-# custom_vjp is outermost: under autodiff `platform_dependent` would keep every branch's residuals.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    products = functools.partial(_products, stride=stride, pads=pads)
-    plain = functools.partial(_plain, stride=stride, pads=pads)
-    return lax.platform_dependent(x, kernel, cpu=products, default=plain)
-
-
-def _forward(
-    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, kernel, stride, pads), (x, kernel)
-
-
-def _backward(
-    stride: int, pads: Pads, saved: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    products = functools.partial(_gradients, _products, stride, pads)
-    plain = functools.partial(_gradients, _plain, stride, pads)
-    return lax.platform_dependent(*saved, g, cpu=products, default=plain)
-
-
-_conv.defvjp(_forward, _backward)
-
-
-def _gradients(
-    of: Any, stride: int, pads: Pads, x: jax.Array, kernel: jax.Array, g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    _, vjp = jax.vjp(functools.partial(of, stride=stride, pads=pads), x, kernel)
-    return vjp(g)
-
-
-def _plain(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT)
+    return _chosen(x, kernel, stride, explicit_pads(x, kernel, stride, padding))
 
 
 def _products(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
@@ -103,3 +65,6 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = x.reshape(-1, x.shape[-1])
     y = jnp.matmul(rows, kernel, preferred_element_type=at_least_float32(x.dtype))
     return y.reshape(*x.shape[:-1], -1)
+
+
+_chosen = ours_on_cpus(_products)

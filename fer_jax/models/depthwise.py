@@ -12,56 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fer_jax.models.lowering import ours_on_cpus
 from fer_jax.models.precision import at_least_float32
 from fer_jax.models.windows import Padding, Pads, explicit_pads, seen
 
 Shape = tuple[int, ...]
 
 BLOCK_IMAGES, BLOCK_POSITIONS = 4, 36  # measured: experiments/speed.md
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """[B, H, W, C] filtered by [k, k, 1, C] -> [B, H', W', C]; SAME as TensorFlow defines it."""
-    return _depthwise(x, kernel, stride, explicit_pads(x, kernel, stride, padding))
-
-
-# custom_vjp is outermost: under autodiff `platform_dependent` would keep every branch's residuals.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    shifted = functools.partial(_shifted, stride=stride, pads=pads)
-    grouped = functools.partial(_grouped, stride=stride, pads=pads)
-    return lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
-
-
-def _forward(
-    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _depthwise(x, kernel, stride, pads), (x, kernel)
-
-
-def _backward(
-    stride: int, pads: Pads, saved: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    shifted = functools.partial(_shifted_gradients, stride=stride, pads=pads)
-    grouped = functools.partial(_grouped_gradients, stride=stride, pads=pads)
-    return lax.platform_dependent(*saved, g, cpu=shifted, default=grouped)
-
-
-_depthwise.defvjp(_forward, _backward)
-
-
-def _grouped(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT, feature_group_count=x.shape[3]
-    )
-
-
-def _grouped_gradients(
-    x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, jax.Array]:
-    _, vjp = jax.vjp(functools.partial(_grouped, stride=stride, pads=pads), x, kernel)
-    return vjp(g)
+    return _chosen(x, kernel, stride, explicit_pads(x, kernel, stride, padding))
 
 
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
@@ -178,3 +140,6 @@ def _window(x: jax.Array, i: int, j: int, size: Shape, stride: int) -> jax.Array
     ends = (i + (size[0] - 1) * stride + 1, j + (size[1] - 1) * stride + 1)
     limits = (*x.shape[:2], *ends, x.shape[4])
     return lax.slice(x, (0, 0, i, j, 0), limits, (1, 1, stride, stride, 1))
+
+
+_chosen = ours_on_cpus(_shifted, _shifted_gradients)
