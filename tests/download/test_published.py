@@ -1,0 +1,63 @@
+"""The files that Keras publishes: names, checksums, one of each."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from served import NEW, OLD, file, md5
+
+from fer_jax.conversion import download
+from fer_jax.conversion.download import fetch_keras, keras_file
+from fer_jax.errors import UserError
+
+VARIANTS = [f"b{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize("top", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_table(variant, top):
+    url, checksum = keras_file(variant, top)
+    assert re.fullmatch(r"[0-9a-f]{32}", checksum)
+    parts = urlsplit(url)
+    assert (parts.scheme, parts.netloc) == ("https", "storage.googleapis.com")
+    suffix = "" if top else "_notop"
+    assert parts.path == f"/keras-applications/efficientnet{variant}{suffix}.h5"
+
+
+def test_the_table_names_no_file_twice():
+    files = [keras_file(variant, top) for variant in VARIANTS for top in (True, False)]
+    assert list(download.KERAS_MD5) == VARIANTS
+    assert len(set(dict(files).values())) == len(files) == 16
+
+
+def test_the_table_is_that_of_keras():
+    spec = importlib.util.find_spec("keras")
+    if spec is None:
+        pytest.skip("keras is not installed")
+    path = Path(spec.submodule_search_locations[0]) / "src" / "applications" / "efficientnet.py"
+    values = {
+        node.targets[0].id: node.value
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    assert ast.literal_eval(values["WEIGHTS_HASHES"]) == download.KERAS_MD5
+    assert ast.literal_eval(values["BASE_WEIGHTS_PATH"]) == download.KERAS_ADDRESS
+
+
+def test_a_keras_file_comes_to_lie_in_the_cache(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "KERAS_ADDRESS", server.url.removesuffix("model.h5"))
+    monkeypatch.setattr(download, "KERAS_MD5", {"b2": (md5(OLD), md5(NEW))})
+    server.script = [file(OLD), file(NEW)]
+    names = "efficientnetb2.h5", "efficientnetb2_notop.h5"
+    assert [fetch_keras("b2", top, tmp_path).name for top in (True, False)] == list(names)
+    assert [(tmp_path / name).read_bytes() for name in names] == [OLD, NEW]
+    assert [request["path"] for request in server.seen] == [f"/{name}" for name in names]
+
+
+@pytest.mark.parametrize("variant", ["b8", "tiny", ""])
+def test_a_variant_that_keras_does_not_publish(variant, tmp_path):
+    with pytest.raises(UserError, match="choose of b0, b1"):
+        fetch_keras(variant, True, tmp_path)
