@@ -12,7 +12,7 @@ LIMITS = {
     "loss": 1e-3,  # in inference
     "train_loss": 1e-3,  # of the first step, without dropout
     "later_loss": 1e-2,  # of the second step: rounding has passed through Adam's division
-    "statistics": 1e-3,  # batch mean in the last BatchNorm, of the step that is timed
+    "statistics": 1e-2,  # batch mean in the last BatchNorm, of the step that is timed: a GPU's TF32
     "plain": 0.02,  # images that are resized and not moved
     "mean": 0.05,  # grey levels of augmented images, drawn by each library for itself
     "deviation": 0.15,  # what is moved in is mirrored by some, grey by others

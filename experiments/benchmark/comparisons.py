@@ -86,7 +86,7 @@ def grid(name: str, threads: int, gpu: bool) -> list[Entry]:
 
 
 def _torch_models(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
-    """Layouts, eager and compiled, fewer threads, huge pages.
+    """Layouts, eager and compiled, fewer threads, huge pages, in inference frozen weights.
 
     On a CPU one layout is compiled, which takes minutes: its convolutions want channels last.
     """
@@ -101,8 +101,13 @@ def _torch_models(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
     for fewer in sorted({1, max(1, threads // 2)} - {threads}):
         name = f"torch eager, channels_last, {fewer} threads"
         yield Entry(name, room, task, {**eager, "threads": fewer})
-    name = f"torch eager, channels_last, {threads} threads, huge pages"
-    yield Entry(name, room, task, {**eager, "threads": threads}, HUGE_PAGES)
+    compiled = {"layout": "channels_last", "compiled": True}
+    with_pages = [("eager", eager), ("compiled", compiled)]
+    if task != "train":
+        with_pages.append(("compiled, frozen", {**compiled, "freezing": True}))
+    for words, options in with_pages:
+        name = f"torch {words}, channels_last, {threads} threads, huge pages"
+        yield Entry(name, room, task, {**options, "threads": threads}, HUGE_PAGES)
 
 
 def _keras(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
@@ -122,6 +127,8 @@ def _onnx(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
     room = "experiments.benchmark.onnx_peer"
     for count in sorted({threads, max(1, threads // 2)}, reverse=True):
         yield Entry(f"onnxruntime {count} threads", room, task, {"threads": count})
+    name = f"onnxruntime {threads} threads, huge pages"
+    yield Entry(name, room, task, {"threads": threads}, HUGE_PAGES)
 
 
 def _torch_pipelines(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
@@ -131,13 +138,17 @@ def _torch_pipelines(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
         for workers in sorted({0, 1, 2, threads}):
             name = f"DataLoader {workers} workers, {images} images"
             yield Entry(name, room, task, {"images": images, "workers": workers})
+        name = f"DataLoader {threads} workers, {images} images, huge pages"
+        yield Entry(name, room, task, {"images": images, "workers": threads}, HUGE_PAGES)
 
 
 def _tf_pipelines(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
     del threads, gpu
     room = "experiments.benchmark.tf_pipeline"
     for augmentation in ("one warp", "Keras layers"):
-        yield Entry(f"tf.data {augmentation}", room, task, {"augmentation": augmentation})
+        for words, pages in (("", {}), (", huge pages", HUGE_PAGES)):
+            name, options = f"tf.data {augmentation}{words}", {"augmentation": augmentation}
+            yield Entry(name, room, task, options, pages)
 
 
 def whole_loop(settings: Settings, length: Length, start: Start = Child) -> Result:

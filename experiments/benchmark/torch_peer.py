@@ -78,7 +78,9 @@ class Torch:
         self.layout = torch.channels_last if last else torch.contiguous_format
         self.net = self.placed(network(settings))
         self.forward = self.net
+        torch.backends.cudnn.benchmark = True  # XLA, too, tries what is fastest
         if options.get("compiled"):
+            torch._inductor.config.freezing = options.get("freezing", False)
             self.forward = torch.compile(self.net, mode=options.get("mode"))
         self.batches = [self.on_device(batch) for batch in inputs.step_batches(settings)]
         torch.set_float32_matmul_precision("high")  # as JAX computes float32 on a GPU

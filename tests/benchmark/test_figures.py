@@ -8,7 +8,7 @@ import pytest
 from made_contestants import LENGTH, Made, compared, documented, measured, starting
 
 from experiments.benchmark import bandwidth, comparisons, processes, report
-from experiments.benchmark.children import Entry, NotRunError
+from experiments.benchmark.children import HUGE_PAGES, Entry, NotRunError
 from experiments.benchmark.choice import (
     DISAGREEMENT,
     FAILED,
@@ -81,6 +81,12 @@ def test_the_torch_grid_names_layout_mode_and_threads():
     names = " ".join(entry.name for entry in comparisons.grid("train_vs_torch", 2, gpu=False))
     for word in ("eager", "compiled", "channels_last", "contiguous", "2 threads", "1 threads"):
         assert word in names
+
+
+@pytest.mark.parametrize("name", comparisons.NAMES)
+def test_every_peer_may_have_the_huge_pages_that_fer_jax_has(name):
+    assert comparisons.our_entry(name.split("_vs_")[0]).environment == HUGE_PAGES
+    assert any(entry.environment == HUGE_PAGES for entry in comparisons.grid(name, 2, gpu=False))
 
 
 def test_a_round_goes_on_where_a_contestant_is_missing(settings):
