@@ -121,7 +121,7 @@ def _products(
 
 
 def _groups(x: jax.Array) -> jax.Array:
-    """[B, ...] -> [n, B / n, ...]: the leading axis stays the batch's, shards are not gathered."""
+    """[B, ...] -> [n, B / n, ...]: a batch on up to n devices stays where it lies."""
     images = math.gcd(len(x), BLOCK_IMAGES)
     return x.reshape(images, len(x) // images, *x.shape[1:])
 

@@ -1,7 +1,7 @@
 """Batch normalisation with swish folded in: two vectors and the input are all it keeps.
 
-On CPUs sums are of x itself and of products with it where that is exact enough: XLA would write out
-x - mean, and keep it for the backward pass.
+Sums are of x itself and of products with it where that is exact enough (the variance on CPUs, the
+gradients everywhere): XLA would write out x - mean, and keep it for the backward pass.
 """
 
 import functools
@@ -92,6 +92,7 @@ def _backward(epsilon: float, swish: bool, saved: Saved, grads: Triple) -> Tripl
         g = g * (s + y * s * (1 - s))
     axes, count = _positions(x), x.size // x.shape[-1]
     d_bias = jnp.sum(g, axes)
+    # A mean of 100 deviations leaves 1e-5 of error, four times what rounding x itself does.
     d_gain = jnp.sum(g * x, axes) - mean * d_bias
     linear = (2 * g_var - gain * inverse**2 * d_gain) / count
     dx = gain * g + linear * (x - mean) + (g_mean - gain * d_bias) / count
