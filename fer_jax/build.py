@@ -61,13 +61,9 @@ class Evaluator:
             image_size=self.config.data.image_size,
             batch_size=self.config.evaluation.batch_size,
             shard=shard(),
-            workers=0,
         )
         sharding = meshes.split(self.mesh)
-        on_devices = (
-            meshes.to_devices({k: batch[k] for k in ("image", "label")}, sharding)
-            for batch in batches
-        )
+        on_devices = (meshes.to_devices(batch, sharding) for batch in batches)
         step = self.eval_step if tta == "none" else self._over_views(tta)
         return predict(step, variables, on_devices, records, progress)
 

@@ -1,9 +1,32 @@
-"""The first line of a run: an accelerator that is there and not used is said before all else."""
+"""Devices in the order of their processes; an accelerator that is not used is said first."""
+
+import dataclasses
+import random
 
 import jax
+import numpy as np
 import pytest
 
 from fer_jax.training import mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh asks of one."""
+
+    process_index: int
+    id: int
+    platform: str = "tpu"
+
+
+def test_each_process_has_its_part_of_the_mesh(monkeypatch):
+    """Rows of a batch are given by process; labels are matched to answers by their order."""
+    devices = [Device(chip // 4, chip) for chip in range(16)]
+    random.Random(0).shuffle(devices)
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    along = mesh.data_mesh().devices
+    assert [device.process_index for device in along] == np.repeat(range(4), 4).tolist()
+    assert len(set(along)) == 16
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def check_input_is_scaled_once(places):
     """A white image is 1 everywhere in the first convolution: its answer is the kernel's sum."""
     white = Memory(np.full((8, 32, 32, 1), 255, np.uint8))
     evaluator = build.make_evaluator(small_config(""), build.make_model(small_config("")))
-    batches = build.eval_batches(white, image_size=32, batch_size=8, shard=build.shard(), workers=0)
+    batches = build.eval_batches(white, image_size=32, batch_size=8, shard=build.shard())
     images = jnp.asarray(next(batches)["image"])
     variables = evaluator.model.init(jax.random.key(0), images, train=False)
     _, seen = evaluator.model.apply(
@@ -87,7 +87,6 @@ def check_labels_are_the_images_own(places):
             image_size=32,
             batch_size=7,
             shard=build.shard(),
-            workers=0,
         )
         for batch in [*itertools.islice(training, 4), *validation]:
             greys = batch["image"][:, 16, 16, 0].tolist()

@@ -1,6 +1,8 @@
 """The training step against the formulas that define it, and the loop's stop at a bad loss."""
 
 import dataclasses
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -277,7 +279,7 @@ class Bare:
     evaluated: None = None
 
 
-def drive(losses, norms=None, save_every=2, epoch_ends=(8,)):
+def drive(losses, norms=None, save_every=2, epoch_ends=(8,), stop=None):
     norms = norms or [1.0] * len(losses)
     metrics = [
         {"loss": loss, "gradient_norm": norm} for loss, norm in zip(losses, norms, strict=True)
@@ -292,9 +294,26 @@ def drive(losses, norms=None, save_every=2, epoch_ends=(8,)):
         {},
         record,
         loop.Rhythm(log=1, save=save_every),
-        loop.Stop(),
+        stop or loop.Stop(),
     )
     return record
+
+
+def test_what_one_process_was_sent_stops_all(monkeypatch):
+    """Before the last step too, where no step is left to ask at: else one would report alone."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    told = lambda own: np.asarray([own, signal.SIGTERM])  # noqa: E731
+    monkeypatch.setattr(loop.multihost_utils, "process_allgather", told)
+    with loop.Stop() as stop:
+        assert not stop.requested(loop.AGREE_EVERY + 1)
+        stop.agree()
+        assert stop.signal == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)  # our own first one, while all are stopping
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    late = loop.Stop()
+    drive([1.0] * (loop.AGREE_EVERY - 1), epoch_ends=(loop.AGREE_EVERY - 1,), stop=late)
+    assert late.signal == signal.SIGTERM
 
 
 def test_the_loop_saves_and_logs_in_its_rhythm():

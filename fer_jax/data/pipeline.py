@@ -1,4 +1,4 @@
-"""Records -> batches, through Grain: shuffled and augmented to train, padded and masked to eval."""
+"""Records -> batches, through Grain: shuffled and augmented to train, padded to evaluate."""
 
 import collections
 import functools
@@ -76,17 +76,16 @@ def train_batches(
 
 
 def eval_batches(
-    records: Source, *, image_size: int, batch_size: int, shard: Shard, workers: int
+    records: Source, *, image_size: int, batch_size: int, shard: Shard
 ) -> Iterator[Batch]:
-    """Every record once, in order, in batches of one size; the last global batch is padded.
+    """Every record once, in order, in batches of one size; the last global batch ends in zeros.
 
-    image uint8 [b, S, S, C], label int32 [b], mask float32 [b] (0 where padded, with image and
-    label 0), index int32 [b] (position in `records`, -1 where padded); b = batch_size / processes.
+    image uint8 [b, S, S, C], label int32 [b]; b = batch_size / processes.
     """
     rows = _rows_per_process(batch_size, shard)
     steps = -(-len(records) // batch_size)
     batches = grain.MapDataset.range(steps * shard.count).map(_EvalBatch(records, image_size, rows))
-    return _iterate(_deal(batches, shard), workers)
+    return _iterate(_deal(batches, shard), workers=0)
 
 
 def _rows_per_process(batch_size: int, shard: Shard) -> int:
@@ -153,15 +152,13 @@ class _EvalBatch:
     rows: int
 
     def __call__(self, number: int) -> Batch:
-        index = np.arange(number * self.rows, (number + 1) * self.rows, dtype=np.int32)
-        index[index >= len(self.records)] = -1
         images = np.zeros(_shape(self), np.uint8)
         labels = np.zeros(self.rows, np.int32)
-        for row in np.flatnonzero(index >= 0):
-            record = self.records[int(index[row])]
+        first = number * self.rows
+        for row in range(min(self.rows, len(self.records) - first)):
+            record = self.records[first + row]
             images[row], labels[row] = resize(record["image"], self.size), record["label"]
-        mask = (index >= 0).astype(np.float32)
-        return {"image": images, "label": labels, "mask": mask, "index": index}
+        return {"image": images, "label": labels}
 
 
 def _shape(maker: _TrainBatch | _EvalBatch) -> tuple[int, int, int, int]:

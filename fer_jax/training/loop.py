@@ -43,7 +43,8 @@ def size_stages(
 class Stop:
     """SIGTERM and Ctrl-C as a request that the loop polls, agreed between processes."""
 
-    signal: int | None = None
+    signal: int | None = None  # agreed
+    _own: int | None = None  # what this process was sent
 
     def __enter__(self) -> "Stop":
         self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -55,16 +56,20 @@ class Stop:
 
     def requested(self, step: int) -> bool:
         """Whether to stop after `step`: the same answer in every process."""
-        if jax.process_count() > 1:
-            if step % AGREE_EVERY:
-                return False
-            self.signal = int(multihost_utils.process_allgather(self.signal or 0).max()) or None
+        if jax.process_count() == 1 or step % AGREE_EVERY == 0:
+            self.agree()
         return self.signal is not None
 
+    def agree(self) -> None:
+        """What any process was sent becomes every one's `signal`; all must call."""
+        self.signal = self._own
+        if jax.process_count() > 1:
+            self.signal = int(multihost_utils.process_allgather(self._own or 0).max()) or None
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self._own is not None:
             raise KeyboardInterrupt  # asked twice: at once
-        self.signal = number
+        self._own = number
 
 
 class LateMetrics:
@@ -161,4 +166,6 @@ def train(
         if stopping:
             break
     checkpoints.wait()
+    if not stop.signal:
+        stop.agree()  # the last validation takes its time
     return state
