@@ -3,17 +3,20 @@
 import gc
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 from absl import flags
 from support import EVERY_AUGMENTATION
 
+from fer_jax.data import pipeline
 from fer_jax.data.augment import resize
 from fer_jax.data.pipeline import Shard, eval_batches, train_batches
 from fer_jax.errors import UserError
@@ -160,6 +163,30 @@ def test_worker_processes_change_nothing(workers):
 def test_processes_with_workers_that_resume_change_nothing():
     parts = [train(shard=Shard(p, 2), workers=2, start=3) for p in range(2)]
     assert_same(joined(parts), train(start=3))
+
+
+def test_workers_without_room_in_shared_memory_are_refused(monkeypatch):
+    if not pipeline.SHARED_MEMORY.is_dir():
+        pytest.skip("this system has no /dev/shm")
+    usage = shutil.disk_usage(pipeline.SHARED_MEMORY)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**15))
+    message = r"data\.workers=2 needs 0 MiB in /dev/shm, which has 0: use fewer"
+    with pytest.raises(UserError, match=message):
+        train(workers=2)
+
+
+def test_images_as_large_as_they_are_stored_do_not_lie_in_memory_together():
+    seen = []
+
+    class Large(Memory):
+        def __getitem__(self, index: int) -> dict:
+            assert sum(image() is not None for image in seen) <= 2  # the loop's last, and this
+            image = np.zeros((200, 200, 1), np.uint8)
+            seen.append(weakref.ref(image))
+            return {"image": image, "label": np.int32(index)}
+
+    maker = pipeline._TrainBatch(Large(9), 16, 8, EVERY_AUGMENTATION, 0)
+    assert maker(0)["image"].shape == (8, 16, 16, 1)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 21, 24])

@@ -1,7 +1,8 @@
-"""(image, rng) -> image: one affine warp, tone and erasing, in the units of Keras' layers."""
+"""(images, draws) -> images: one affine warp, tone, erasing each, in the units of Keras' layers."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -27,14 +28,17 @@ _LIMITS = {  # largest legal value of each factor
 }
 
 
+Number = float | np.ndarray  # or one for each image, float64 [n]
+
+
 @dataclass(frozen=True)
 class Crop:
     """A part of an image, in shares of its width and height."""
 
-    left: float
-    top: float
-    width: float
-    height: float
+    left: Number
+    top: Number
+    width: Number
+    height: Number
 
 
 WHOLE = Crop(0.0, 0.0, 1.0, 1.0)
@@ -65,27 +69,38 @@ class Augmentation:
             )
 
 
+# What was drawn for a batch is worked out for all its images together: image by image, Python would
+# take as long as OpenCV. Each number still depends on its own image and draws alone.
 def augment(
-    image: np.ndarray, rng: np.random.Generator, size: int, settings: Augmentation
-) -> np.ndarray:
-    """uint8 [H, W, C] -> uint8 [size, size, C], moved at random; the same for equal rngs."""
-    draws = rng.random(DRAWS).tolist()
+    images: Iterable[np.ndarray], draws: np.ndarray, size: int, settings: Augmentation
+) -> Iterator[np.ndarray]:
+    """uint8 [H, W, C] -> uint8 [size, size, C] each, moved by its draws: [n, DRAWS] in [0, 1)."""
+    draws = np.ascontiguousarray(draws.T)
     zoom, crop = 1 + settings.zoom * _signed(draws[2]), _crop(settings.crop_area, draws[12:16])
-    image = _shrink(image, size / zoom / crop.height, size / zoom / crop.width)
-    image = _tone(image, settings, draws)
-    matrix = warp_matrix(
+    images = _shrink(images, size / zoom / crop.height, size / zoom / crop.width)
+    source = _sides(images)
+    matrices = warp_matrix(
         size=size,
-        source=image.shape[:2],
-        flip=settings.flip and draws[0] < 0.5,
+        source=source,
+        flip=settings.flip & (draws[0] < 0.5),
         turn=settings.rotation * _signed(draws[1]),
         zoom=zoom,
         shift=(settings.translation * _signed(draws[3]), settings.translation * _signed(draws[4])),
         crop=crop,
     )
-    image = _warp(image, matrix, size)
-    if draws[7] < settings.erasing:
-        _erase(image, draws[8:12])
-    return _with_channels(image)
+    matrices, margins = _mirrored(matrices, source, size)
+    gains = 1 + settings.contrast * _signed(draws[5])
+    offsets = 255 * settings.brightness * _signed(draws[6])
+    erased = draws[7] < settings.erasing
+    numbers = (values.tolist() for values in (margins, gains, offsets, erased))
+    each = zip(images, matrices, *numbers, strict=True)
+    for i, (image, matrix, margin, gain, offset, erasing) in enumerate(each):
+        if settings.brightness or settings.contrast:
+            image = _tone(image, gain, offset)
+        image = _warp(image, matrix, margin, size)
+        if erasing:
+            _erase(image, draws[8:12, i].tolist())
+        yield _with_channels(image)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -93,77 +108,82 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
     Bilinear when enlarging, area-averaged when shrinking; the whole image, squeezed to a square.
     """
-    image = _shrink(image, size, size)
+    image = _shrunk(image, size, size)
     if image.shape[:2] != (size, size):
-        source = image.shape[:2]
-        matrix = warp_matrix(size, source, flip=False, turn=0, zoom=1, shift=(0, 0), crop=WHOLE)
-        image = _warp(image, matrix, size)
+        image = _warp(image, *_enlarging(image.shape[:2], size), size)
     return _with_channels(image)
 
 
 def warp_matrix(
     size: int,
-    source: Sequence[int],
-    flip: bool,
-    turn: float,
-    zoom: float,
-    shift: tuple[float, float],
+    source: tuple[Number, Number],
+    flip: bool | np.ndarray,
+    turn: Number,
+    zoom: Number,
+    shift: tuple[Number, Number],
     crop: Crop,
 ) -> np.ndarray:
-    """float64 [2, 3]: from an output pixel's (x, y) to the input pixel's, in indices.
+    """float64 [2, 3] or [n, 2, 3]: from an output pixel's (x, y) to the input pixel's, in indices.
 
     Written out, it is the product to_index(source) @ crop @ flip @ rotate(turn) @ scale(zoom) @
     translate(-shift * size) @ from_index(size) of 3x3 matrices around the image's centre, where
     an index i stands for the position i + 1/2. `source` is (height, width), `shift` (right, down).
     """
-    cos, sin = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+    cos, sin = np.cos(2 * math.pi * turn), np.sin(2 * math.pi * turn)
     height, width = source[0] / size * crop.height, source[1] / size * crop.width
-    mirror = -1 if flip else 1
+    mirror = np.where(flip, -1.0, 1.0)
     xx, xy = zoom * width * mirror * cos, -zoom * width * mirror * sin
     yx, yy = zoom * height * sin, zoom * height * cos
     x = 0.5 - size * (0.5 + shift[0])
     y = 0.5 - size * (0.5 + shift[1])
     middle_x = source[1] * crop.left + size * width / 2
     middle_y = source[0] * crop.top + size * height / 2
-    return np.array(
-        [
-            [xx, xy, xx * x + xy * y + middle_x - 0.5],
-            [yx, yy, yx * x + yy * y + middle_y - 0.5],
-        ]
-    )
+    to_x = xx, xy, xx * x + xy * y + middle_x - 0.5
+    to_y = yx, yy, yx * x + yy * y + middle_y - 0.5
+    values = np.broadcast_arrays(*to_x, *to_y)
+    return np.stack(values, axis=-1).reshape(*values[0].shape, 2, 3)
 
 
-def _signed(uniform: float) -> float:
+def _signed(uniform: np.ndarray) -> np.ndarray:
     """[0, 1) -> [-1, 1)."""
     return 2 * uniform - 1
 
 
-def _crop(smallest: float, draws: Sequence[float]) -> Crop:
-    """A random part; where it would be wider or higher than the image it ends at the borders."""
+def _crop(smallest: float, draws: np.ndarray) -> Crop:
+    """Random parts; where one would be wider or higher than its image it ends at the borders."""
     if smallest == 1:
         return WHOLE
     low, high = map(math.log, CROP_ASPECT)
-    area, aspect = smallest + (1 - smallest) * draws[0], math.exp(low + (high - low) * draws[1])
-    width, height = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
+    area, aspect = smallest + (1 - smallest) * draws[0], np.exp(low + (high - low) * draws[1])
+    width = np.minimum(1.0, np.sqrt(area * aspect))
+    height = np.minimum(1.0, np.sqrt(area / aspect))
     return Crop(draws[2] * (1 - width), draws[3] * (1 - height), width, height)
 
 
-def _shrink(image: np.ndarray, height: float, width: float) -> np.ndarray:
-    """Averages areas down to the sides where the image is larger: the warp cannot alias then."""
-    rows = min(max(1, round(height)), image.shape[0])
-    columns = min(max(1, round(width)), image.shape[1])
+def _sides(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths, float64 [n] each."""
+    height, width = np.array([image.shape[:2] for image in images], float).reshape(-1, 2).T
+    return height, width
+
+
+def _shrink(
+    images: Iterable[np.ndarray], heights: np.ndarray, widths: np.ndarray
+) -> list[np.ndarray]:
+    """Averages areas down to the sides where an image is larger: the warp cannot alias then."""
+    sides = (np.maximum(1, np.rint(side)).astype(int).tolist() for side in (heights, widths))
+    return [_shrunk(image, *side) for image, *side in zip(images, *sides, strict=True)]
+
+
+def _shrunk(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    rows, columns = min(rows, image.shape[0]), min(columns, image.shape[1])
     if (rows, columns) == image.shape[:2]:
         return image
     return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
-def _tone(image: np.ndarray, settings: Augmentation, draws: Sequence[float]) -> np.ndarray:
+def _tone(image: np.ndarray, gain: float, offset: float) -> np.ndarray:
     """Brightness and contrast around the image's mean over all channels; clips to 0..255."""
-    if not (settings.brightness or settings.contrast):
-        return image
-    gain = 1 + settings.contrast * _signed(draws[5])
-    offset = 255 * settings.brightness * _signed(draws[6]) + (1 - gain) * _mean(image)
-    return cv2.addWeighted(image, gain, image, 0, offset)
+    return cv2.addWeighted(image, gain, image, 0, offset + (1 - gain) * _mean(image))
 
 
 def _mean(image: np.ndarray) -> float:
@@ -172,25 +192,37 @@ def _mean(image: np.ndarray) -> float:
     return sum(cv2.mean(image)[:channels]) / channels
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+def _warp(image: np.ndarray, matrix: np.ndarray, margin: int, size: int) -> np.ndarray:
     """Bilinear, reflecting at the borders: Keras' fill_mode `reflect`."""
-    # Mirrored once, around: OpenCV is slower at each pixel that it looks up beyond the borders.
-    margin = _reach(matrix, image.shape, size)
     image = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REFLECT)
-    inside = matrix.copy()
-    inside[:, 2] += margin
     return cv2.warpAffine(
-        image, inside, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
 
 
-def _reach(matrix: np.ndarray, shape: Sequence[int], size: int) -> int:
-    """Pixels beyond the image, on the side where it is most, that the warp looks up."""
-    half, beyond = (size - 1) / 2, 0.0
-    for (along, across, start), side in zip(matrix.tolist(), (shape[1], shape[0]), strict=True):
-        off_centre = abs(start + (along + across) * half - (side - 1) / 2)
-        beyond = max(beyond, off_centre + (abs(along) + abs(across)) * half - (side - 1) / 2)
-    return math.ceil(beyond) + 1
+@functools.lru_cache(maxsize=64)
+def _enlarging(source: tuple[int, int], size: int) -> tuple[np.ndarray, int]:
+    """Matrix and margin of the warp that moves nothing."""
+    matrix = warp_matrix(size, source, flip=False, turn=0, zoom=1, shift=(0, 0), crop=WHOLE)
+    matrix, margin = _mirrored(matrix, source, size)
+    return matrix, int(margin)
+
+
+def _mirrored(
+    matrices: np.ndarray, source: tuple[Number, Number], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices for images mirrored around, by so many pixels as each warp looks up: int [...].
+
+    OpenCV is slower at each pixel that it looks up beyond the borders.
+    """
+    half, last = (size - 1) / 2, np.stack(source[::-1], axis=-1) - 1
+    along, across, start = np.moveaxis(matrices, -1, 0)
+    off_centre = abs(start + (along + across) * half - last / 2)
+    beyond = off_centre + (abs(along) + abs(across)) * half - last / 2
+    margins = np.ceil(np.maximum(beyond.max(axis=-1), 0)).astype(int) + 1
+    matrices = matrices.copy()
+    matrices[..., 2] += margins[..., None]
+    return matrices, margins
 
 
 def _erase(image: np.ndarray, draws: Sequence[float]) -> None:

@@ -2,9 +2,12 @@
 
 import collections
 import functools
+import math
+import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import grain
@@ -18,8 +21,11 @@ Batch = dict[str, np.ndarray]
 _ENDLESS = 2**40  # batches
 _COUNTS = DRAWS // 4  # of Philox' counter for the draws of one image
 _AHEAD = 4  # batches made ahead of the step in process
-_CHUNK = 4  # batches that go from a worker process together: each way costs 0.4 ms
-_CHUNKS = 2  # made ahead by each worker
+_CHUNKS = 2  # made ahead by each worker process: batches that it hands over together
+_CHUNK = 8  # batches
+_CHUNK_BYTES = 9 * 2**19  # at most, lest two workers outgrow the 64 MiB that a container shares
+
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,8 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed} must lie between 0 and {2**32 - 1}")
     maker = _TrainBatch(records, image_size, rows, augmentation, seed)
-    batches = grain.MapDataset.range(_ENDLESS * shard.count).map(maker)
-    return _iterate(_deal(batches, shard)[start_step:], workers)
+    batches = _deal(grain.MapDataset.range(_ENDLESS * shard.count).map(maker), shard)[start_step:]
+    return _by_workers(batches, workers, math.prod(_shape(maker))) if workers else _ahead(batches)
 
 
 def eval_batches(
@@ -85,7 +91,7 @@ def eval_batches(
     rows = _rows_per_process(batch_size, shard)
     steps = -(-len(records) // batch_size)
     batches = grain.MapDataset.range(steps * shard.count).map(_EvalBatch(records, image_size, rows))
-    return _iterate(_deal(batches, shard), workers=0)
+    return _ahead(_deal(batches, shard))
 
 
 def _rows_per_process(batch_size: int, shard: Shard) -> int:
@@ -116,25 +122,37 @@ class _TrainBatch:
     seed: int
 
     def __call__(self, number: int) -> Batch:
+        first = number * self.rows
+        rest: list[dict[str, Any]] = []
         images = np.empty(_shape(self), np.uint8)
-        labels = np.empty(self.rows, np.int32)
-        first, targets = number * self.rows, []
-        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=first * _COUNTS))
-        for row in range(self.rows):
-            record = self._record(first + row)
-            labels[row] = record["label"]
-            targets += [record["target"]] if "target" in record else []
-            if self.augmentation is None:
-                images[row] = resize(record["image"], self.size)
-            else:
-                images[row] = augment(record["image"], rng, self.size, self.augmentation)
-        soft = {"target": np.stack(targets)} if targets else {}
-        return {"image": images, "label": labels, **soft}
+        for row, image in enumerate(self._moved(self._read(first, rest), first)):
+            images[row] = image
+        labels = np.array([record["label"] for record in rest], np.int32)
+        soft = [record["target"] for record in rest if "target" in record]
+        targets = {"target": np.stack(soft)} if soft else {}
+        return {"image": images, "label": labels, **targets}
 
-    def _record(self, position: int) -> dict[str, Any]:
-        """At a position of the run."""
-        epoch, place = divmod(position, len(self.records))
-        return self.records[int(_order(len(self.records), self.seed, epoch)[place])]
+    def _read(self, first: int, rest: list[dict[str, Any]]) -> Iterator[np.ndarray]:
+        """Images one by one, lest large ones lie in memory together; their labels go to `rest`."""
+        for place in self._places(first):
+            record = self.records[place]
+            rest.append({name: record[name] for name in ("label", "target") if name in record})
+            yield record["image"]
+
+    def _places(self, first: int) -> list[int]:
+        """Of the records at the batch's positions in the run."""
+        count, places = len(self.records), []
+        epochs, within = np.divmod(np.arange(first, first + self.rows), count)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            places += _order(count, self.seed, epoch)[within[epochs == epoch]].tolist()
+        return places
+
+    def _moved(self, images: Iterator[np.ndarray], first: int) -> Iterator[np.ndarray]:
+        """Augmented, or only of the right size."""
+        if self.augmentation is None:
+            return (resize(image, self.size) for image in images)
+        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=first * _COUNTS))
+        return augment(images, rng.random((self.rows, DRAWS)), self.size, self.augmentation)
 
 
 @functools.lru_cache(maxsize=2)
@@ -188,19 +206,37 @@ def _close(iterators: list[grain.DatasetIterator[Any]], left: collections.deque[
     iterators.pop().close()
 
 
-def _iterate(batches: grain.MapDataset[Batch], workers: int) -> Iterator[Batch]:
-    """In order, from one thread that works ahead or from `workers` processes.
+def _ahead(batches: grain.MapDataset[Batch]) -> Iterator[Batch]:
+    """In order, from one thread that works ahead."""
+    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
+    return _Stream(batches.to_iter_dataset(ahead), lambda batch: [batch])
 
-    Worker processes need parsed absl flags, a main module guarded by `__name__`, and room in
-    /dev/shm for 2 * workers * _CHUNKS * _CHUNK batches.
+
+def _by_workers(
+    batches: grain.MapDataset[Batch], workers: int, batch_bytes: int
+) -> Iterator[Batch]:
+    """In order, from worker processes; UserError where shared memory has no room for them.
+
+    They need parsed absl flags and a main module guarded by `__name__`.
     """
-    if not workers:
-        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
-        return _Stream(batches.to_iter_dataset(ahead), lambda batch: [batch])
+    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // batch_bytes))
+    _check_room((3 * workers * _CHUNKS + 1) * chunk * batch_bytes, workers)  # as Grain keeps them
     directly = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    chunks = batches.batch(_CHUNK).to_iter_dataset(directly)
+    chunks = batches.batch(chunk).to_iter_dataset(directly)
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_CHUNKS)
     return _Stream(chunks.mp_prefetch(options), _unstacked)
+
+
+def _check_room(needed: int, workers: int) -> None:
+    """A process that finds none would be killed by a bus error."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        raise UserError(
+            f"data.workers={workers} needs {needed / 2**20:.0f} MiB in {SHARED_MEMORY}, which has "
+            f"{free / 2**20:.0f}: use fewer workers or give it more (docker run --shm-size=1g)"
+        )
 
 
 def _unstacked(chunk: Batch) -> list[Batch]:
