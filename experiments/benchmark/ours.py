@@ -222,7 +222,7 @@ class Pipeline(Ours):
         super().__init__(settings)
         if workers:
             flags.FLAGS.mark_as_parsed()  # Grain hands them to its processes
-        self.untimed = 16 * max(1, workers)  # more than is made ahead
+        self.untimed = 32 * max(1, workers)  # more than is made ahead
         self._workers = workers
         self._records = records(settings)
         self._stream = train_batches(

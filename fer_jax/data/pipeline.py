@@ -22,7 +22,7 @@ _ENDLESS = 2**40  # batches
 _COUNTS = DRAWS // 4  # of Philox' counter for the draws of one image
 _AHEAD = 4  # batches made ahead of the step in process
 _CHUNKS = 2  # made ahead by each worker process: batches that it hands over together
-_CHUNK = 8  # batches
+_CHUNK = 4  # batches
 _CHUNK_BYTES = 9 * 2**19  # at most, lest two workers outgrow the 64 MiB that a container shares
 
 SHARED_MEMORY = Path("/dev/shm")
