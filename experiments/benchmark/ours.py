@@ -4,6 +4,7 @@ import collections
 import functools
 import importlib.metadata
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -187,13 +188,12 @@ class Infer(Ours):
 
     def run(self, calls: int) -> None:
         """The last results are waited for, and none is more than a few steps ahead."""
-        flying: collections.deque[Any] = collections.deque()
-        for call in range(calls):
-            batch = self._batches[call % len(self._batches)]
-            flying.append(self._evaluator.eval_step(self._variables, batch))
-            if len(flying) > LAG:
-                jax.block_until_ready(flying.popleft())
-        jax.block_until_ready(flying)
+
+        def call(number: int) -> Any:
+            batch = self._batches[number % len(self._batches)]
+            return self._evaluator.eval_step(self._variables, batch)
+
+        finish(call, calls)
 
     def answer(self) -> dict[str, Any]:
         """Logits and loss."""
@@ -252,6 +252,16 @@ class Pipeline(Ours):
         plain = [resize(self._records.image(i), size)[..., 0] for i in range(inputs.PLAIN)]
         seen = [next(self._stream)["image"] for _ in range(inputs.SAMPLED)]
         return {"plain": np.stack(plain).tolist(), **inputs.grey_levels(seen)}
+
+
+def finish(call: Callable[[int], Any], calls: int) -> None:
+    """Make these calls, none more than a few ahead of its result; return when all are there."""
+    flying: list[Any] = []  # a pytree: block_until_ready takes a deque for a leaf, and waits not
+    for number in range(calls):
+        flying.append(call(number))
+        if len(flying) > LAG:
+            jax.block_until_ready(flying.pop(0))
+    jax.block_until_ready(flying)
 
 
 def inference(settings: Settings, variables: Any) -> dict[str, Any]:
