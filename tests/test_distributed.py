@@ -35,7 +35,7 @@ from fer_jax.training import mesh
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine
 
-BATCH = 16
+BATCH, PIECES = 16, 3
 FOR_LONG = 800  # seconds within which a started run must have come to its first steps
 STAGES = efficientnet.STAGES[:3]  # both kernel sizes and strides; sooner compiled than all seven
 
@@ -67,6 +67,8 @@ def one_step(**changes):
     batch = mesh.to_devices(batch, mesh.split(bound.evaluator.mesh))
     state, metrics = bound.train_step(bound.init(), batch)
     assert len(batch["image"].sharding.device_set) == jax.device_count()
+    batch = jax.tree.map(lambda array: np.concatenate([array] * PIECES), jax.device_get(batch))
+    batch = mesh.to_devices(batch, mesh.split(bound.evaluator.mesh))
     probabilities, losses = bound.evaluator.eval_step(state.variables, batch)
     (gradients,) = [part.trace for part in state.opt_state if hasattr(part, "trace")]
     return arrays(

@@ -7,6 +7,7 @@ import pytest
 from support import EPOCH_ENDS, arrays, assert_identical, make_trainer
 
 from fer_jax.models import efficientnet
+from fer_jax.models.pieces import PIECE
 from fer_jax.training import mesh
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.losses import weighted_cross_entropy
@@ -123,9 +124,11 @@ def test_averages_start_at_the_backbone_and_follow_it(history):
         np.testing.assert_allclose(average, rate * old + (1 - rate) * new, rtol=1e-5, atol=1e-7)
 
 
-def test_a_frozen_backbone_infers(small_csv):
+@pytest.mark.parametrize("batch_size", [8, 2 * PIECE])
+def test_a_frozen_backbone_infers(small_csv, batch_size):
     """Stored statistics, no stochastic depth: without dropout the loss is that of evaluation."""
-    trainer = frozen_trainer(small_csv, model__dropout=0.0, model__drop_connect=0.5)
+    size = {"train__batch_size": batch_size}
+    trainer = frozen_trainer(small_csv, model__dropout=0.0, model__drop_connect=0.5, **size)
     batch = next(trainer.batches(0))
     state = trainer.init()
     draw = np.random.default_rng(0)

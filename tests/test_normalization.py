@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gradients import assert_close, value_and_gradients
 
-from fer_jax.models.normalization import batch_norm, normalize, sigmoid
+from fer_jax.models.normalization import batch_norm, normalize
 
 
 def plain_batch_norm(x, scale, bias, epsilon, swish):
@@ -56,7 +56,9 @@ def test_normalize_by_given_statistics():
     np.testing.assert_allclose(y, [[1.0, 2.0]])
 
 
-def test_sigmoid_is_the_logistic_function_and_shows_nan():
-    x = np.linspace(-30, 30, 601, dtype=np.float32)
-    np.testing.assert_allclose(sigmoid(x), 1 / (1 + np.exp(-x.astype(np.float64))), atol=2e-7)
-    assert np.isnan(sigmoid(jnp.nan))
+def test_swish_is_its_definition_and_shows_nan():
+    x = np.linspace(-30, 30, 601, dtype=np.float32)[:, None]
+    given = [jnp.full(1, value, jnp.float32) for value in (0, 1, 1, 0)]
+    expected = x / (1 + np.exp(-x.astype(np.float64)))
+    np.testing.assert_allclose(normalize(x, *given, 0.0, True), expected, rtol=1e-6, atol=5e-6)
+    assert np.isnan(normalize(jnp.full((1, 1), jnp.nan), *given, 0.0, True)).all()

@@ -12,6 +12,7 @@ from support import Counts, arrays, assert_identical, small_config
 
 from fer_jax import build
 from fer_jax.errors import NonFiniteLoss
+from fer_jax.models.pieces import PIECE
 from fer_jax.training import loop, mesh
 from fer_jax.training.mixing import Mixing, mix
 
@@ -231,6 +232,14 @@ def test_evaluation_uses_stored_statistics_alone(trainer, state, batch):
     others, _ = trainer.evaluator.eval_step(state.variables, beside_others)
     np.testing.assert_allclose(alone[0], others[0], rtol=1e-6)
     assert np.abs(alone[1:] - others[1:]).max() > 1e-4
+
+
+def test_evaluation_in_pieces_answers_each_image_as_it_does_alone(trainer, state, batch):
+    whole, _ = trainer.evaluator.eval_step(state.variables, batch)
+    many = jax.tree.map(lambda array: np.concatenate([array] * (2 * PIECE // BATCH)), dict(batch))
+    pieces, losses = trainer.evaluator.eval_step(state.variables, many)
+    np.testing.assert_allclose(pieces, np.concatenate([whole] * (2 * PIECE // BATCH)), atol=1e-6)
+    assert losses.shape == (2 * PIECE,)
 
 
 class Recorder:

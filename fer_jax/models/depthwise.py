@@ -6,6 +6,7 @@ slices; accelerators have a depthwise convolution of their own.
 
 import functools
 import math
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +33,17 @@ def _shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Ar
     # The barrier lets XLA compute a swish while padding; else it writes out its tanh before.
     x, kernel = lax.optimization_barrier(_padded_groups(x, pads)), kernel.astype(exact)
     size = ((x.shape[2] - k) // stride + 1, (x.shape[3] - k) // stride + 1)
-    taps = (
-        _window(x, i, j, size, stride).astype(exact) * kernel[i, j, 0]
+    # Row by row: a chain of k * k sums, each waiting for the one before, would be slower.
+    rows = (
+        [_window(x, i, j, size, stride).astype(exact) * kernel[i, j, 0] for j in range(k)]
         for i in range(k)
-        for j in range(k)
     )
-    y = functools.reduce(jnp.add, taps).astype(x.dtype)
+    y = _sum(map(_sum, rows)).astype(x.dtype)
     return y.reshape(-1, *y.shape[2:])
+
+
+def _sum(parts: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, parts)
 
 
 def _shifted_gradients(

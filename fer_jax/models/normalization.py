@@ -26,13 +26,13 @@ def normalize(
     swish: bool,
 ) -> jax.Array:
     """[..., C] by given statistics [C] -> [..., C] of the same dtype, then swish if asked."""
-    y = (x.astype(mean.dtype) - mean) * (scale * lax.rsqrt(var + epsilon)) + bias
-    return (y * sigmoid(y) if swish else y).astype(x.dtype)
-
-
-def sigmoid(x: jax.Array) -> jax.Array:
-    """1 / (1 + exp(-x)), elementwise, by way of tanh: a quarter cheaper on CPUs."""
-    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+    gain = scale * lax.rsqrt(var + epsilon)
+    offset, wide = bias - mean * gain, x.astype(gain.dtype)
+    if not swish:
+        return (wide * gain + offset).astype(x.dtype)
+    half = wide * (0.5 * gain) + 0.5 * offset
+    # y / (1 + exp(-y)) of y = 2 * half, by way of tanh: a quarter cheaper on CPUs.
+    return (half * jnp.tanh(half) + half).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -87,9 +87,9 @@ def _backward(epsilon: float, swish: bool, saved: Saved, grads: Triple) -> Tripl
     gain, x = scale * inverse, x.astype(scale.dtype)
     g = g.astype(scale.dtype)
     if swish:
-        y = (x - mean) * gain + bias
-        s = sigmoid(y)
-        g = g * (s + y * s * (1 - s))
+        half = x * (0.5 * gain) + 0.5 * (bias - mean * gain)
+        t = jnp.tanh(half)
+        g = g * (0.5 * (t + half * (1 - t * t)) + 0.5)
     axes, count = _positions(x), x.size // x.shape[-1]
     d_bias = jnp.sum(g, axes)
     # A mean of 100 deviations leaves 1e-5 of error, four times what rounding x itself does.

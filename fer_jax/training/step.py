@@ -1,5 +1,6 @@
 """The pure training and evaluation steps: state and batch in, state and sums out."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fer_jax.models.pieces import in_pieces
 from fer_jax.training.losses import Objective, cross_entropy
 from fer_jax.training.mixing import Mixing, mix
 from fer_jax.training.optimizers import ascend
@@ -100,12 +102,13 @@ def eval_step(
     variables: Variables, batch: Batch, *, model: nn.Module
 ) -> tuple[jax.Array, jax.Array]:
     """Inference-mode probabilities [B, K] and unweighted cross-entropy [B] of one batch."""
-    logits: Any = model.apply(variables, batch["image"], train=False)
+    logits = in_pieces(functools.partial(model.apply, variables, train=False), batch["image"])
     return jax.nn.softmax(logits), cross_entropy(logits, batch["label"])
 
 
 def _frozen_logits(model: Any, images: jax.Array) -> jax.Array:
-    return model.head(model.features(images, train=False), train=True)
+    features = in_pieces(functools.partial(model.features, train=False), images)
+    return model.head(features, train=True)
 
 
 def _examples(
