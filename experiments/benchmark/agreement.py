@@ -10,6 +10,7 @@ import numpy as np
 LIMITS = {
     "logits": 1e-3,  # less their mean per image, in inference
     "loss": 1e-3,  # in inference
+    "one_logits": 1e-2,  # of the one image, by the call that is timed: a GPU's TF32
     "train_loss": 1e-3,  # of the first step, without dropout
     "later_loss": 1e-2,  # of the second step: rounding has passed through Adam's division
     "statistics": 1e-2,  # batch mean in the last BatchNorm, of the step that is timed: a GPU's TF32
@@ -43,6 +44,13 @@ def agree(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> Agreement:
     if "logits" in ours and not beyond and _contrast(np.asarray(peer["logits"])) < CONTRAST:
         beyond = ["the logits of different images are the same"]
     return Agreement(differences, "; ".join(beyond))
+
+
+def one_logits(probabilities: np.ndarray, dtype: str) -> dict[str, Any]:
+    """The answer of a timed call, [1, K] probabilities, as logits less their mean."""
+    logits = np.log(probabilities.astype(np.float64))
+    prefix = "" if dtype == "float32" else LOW_PRECISION
+    return {f"{prefix}one_logits": (logits - logits.mean()).tolist()}
 
 
 def _limit(name: str) -> float:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from experiments import QUICK
 from experiments.benchmark import inputs, weights
+from experiments.benchmark.agreement import one_logits
 from experiments.benchmark.settings import Settings, config_of
 from fer_jax import build, model_file
 from fer_jax.data.augment import resize
@@ -151,7 +152,7 @@ class Train(Ours):
 class Loop(Train):
     """Pipeline and step together, with the time that the loop waits for the next batch."""
 
-    untimed = 8  # more than the pipeline makes ahead
+    untimed = 8  # more than the pipeline makes ahead in this process (data.workers=0)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -212,7 +213,14 @@ class Latency(Infer):
     def run(self, calls: int) -> None:
         """One after the other."""
         for _ in range(calls):
-            np.asarray(self._evaluator.eval_step(self._variables, self._one)[0])
+            self._call()
+
+    def answer(self) -> dict[str, Any]:
+        """Logits and loss of a batch; logits of the one image."""
+        return super().answer() | one_logits(self._call(), self.settings.dtype)
+
+    def _call(self) -> np.ndarray:
+        return np.asarray(self._evaluator.eval_step(self._variables, self._one)[0])
 
 
 class Pipeline(Ours):

@@ -40,8 +40,8 @@ def test_the_best_of_the_grid_is_the_opponent_and_all_are_listed(settings):
     assert diary[-6:] == ["fer_jax", "fast"] * 3
 
 
-def test_the_grid_is_visited_there_and_back_and_the_best_rate_counts(settings):
-    """The machine is slow at first: the last is measured fast, the first is the fastest."""
+def test_the_grid_is_visited_there_and_back_and_the_mean_rate_counts(settings):
+    """The machine is slow at first: what is first there is last back."""
     diary: list[str] = []
     first = Made("first", [1.0, 10.0, 10.0, 30.0], diary)  # compiles, fills a turn, two visits
     last = Made("last", [1.0, 20.0, 20.0, 10.0], diary)
@@ -51,8 +51,16 @@ def test_the_grid_is_visited_there_and_back_and_the_best_rate_counts(settings):
         pytest.approx([10, 30]),
         pytest.approx([20, 10]),
     ]
-    assert [row["rate"] for row in result.grid] == pytest.approx([30, 20])
+    assert [row["rate"] for row in result.grid] == pytest.approx([20, 15])
     assert result.peer["name"] == "first"
+
+
+def test_one_lucky_visit_chooses_nobody(settings):
+    diary: list[str] = []
+    lucky = Made("lucky", [1.0, 30.0, 30.0, 10.0], diary)
+    steady = Made("steady", [1.0, 24.0, 24.0, 24.0], diary)
+    result = compared(settings, Made("fer_jax", [60.0], diary), {"lucky": lucky, "steady": steady})
+    assert result.peer["name"] == "steady"
 
 
 def test_who_cannot_wait_in_memory_is_started_again(settings):
