@@ -242,6 +242,15 @@ def test_evaluation_in_pieces_answers_each_image_as_it_does_alone(trainer, state
     assert losses.shape == (2 * PIECE,)
 
 
+def test_on_a_cpu_evaluation_goes_in_pieces(trainer, state, batch):
+    def program(count: int) -> str:
+        given = jax.tree.map(lambda array: np.concatenate([array] * (count // BATCH)), dict(batch))
+        return trainer.evaluator.eval_step.lower(state.variables, given).as_text()
+
+    assert "stablehlo.while" in program(2 * PIECE)
+    assert "stablehlo.while" not in program(PIECE)
+
+
 class Recorder:
     """Stands for the run's checkpoints and its log; remembers what was saved and logged."""
 
