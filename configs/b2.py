@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
 
     config.init = ConfigDict()
     config.init.weights = ""  # a model file whose backbone to start from; fer_jax.convert makes it
+    config.init.partial = False  # True: what a relative has of the same names; the rest is drawn
     config.init.frozen_epochs = 0  # so long only the head learns
     config.init.layer_decay = 1.0  # learning rate per layer from the head down, 1 for all the same
     config.init.residual_scale = 1.0  # of random weights; 0: residual blocks start as identities

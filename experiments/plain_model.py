@@ -40,14 +40,21 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
+ACTIVATIONS: dict[str | None, Any] = {
+    None: lambda y: y,
+    "swish": jax.nn.swish,
+    "relu6": jax.nn.relu6,
+}
+
+
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, swish: bool
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activation: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """By its definition, its gradient by autodiff: (y [..., C], mean [C], variance [C])."""
     axes = tuple(range(x.ndim - 1))
     mean, var = jnp.mean(x, axes), jnp.var(x, axes)
     y = (x - mean) / jnp.sqrt(var + epsilon) * scale + bias
-    return (jax.nn.swish(y) if swish else y), mean, var
+    return ACTIVATIONS[activation](y), mean, var
 
 
 PLAIN: dict[str, Any] = {

@@ -105,7 +105,7 @@ class Trainer:
     def init(self) -> TrainState:
         """The state before the first step; UserError where the file it starts from is gone."""
         if self.warm_start is not None:
-            return self.born(meshes.on_every_device(self.warm_start.backbone, self.evaluator.mesh))
+            return self.born(meshes.on_every_device(self.warm_start.variables, self.evaluator.mesh))
         if self.config.init.weights:
             raise UserError(
                 f"no file init.weights={self.config.init.weights}, nor a checkpoint yet"
@@ -306,7 +306,9 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
             out_shardings=whole,
             compiler_options=COMPILED_ONCE if jax.default_backend() == "cpu" else None,
         ),
-        warm_start=warm_start.load(weights, evaluator.model) if weights.is_file() else None,
+        warm_start=warm_start.load(weights, evaluator.model, config.init.partial)
+        if weights.is_file()
+        else None,
         frozen_steps=(0, *ends)[config.init.frozen_epochs],
         frozen_step=jitted(frozen_step),
         train_step=jitted(train_step),

@@ -33,6 +33,7 @@ BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and au
 NEWER = {  # keys that older runs lack, and what those ran by
     "data.exclude": "",
     "init.weights": "",
+    "init.partial": False,
     "init.frozen_epochs": 0,
     "init.layer_decay": 1.0,
     "init.residual_scale": 1.0,

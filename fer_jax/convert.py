@@ -21,7 +21,7 @@ from fer_jax.models.efficientnet import VARIANTS
 SOURCE = flags.DEFINE_enum(
     "source",
     None,
-    ["keras", "timm", "torchvision", "fer_jax"],
+    ["keras", "timm", "torchvision", "lukemelas", "fer_jax"],
     "Whose file --input is; fer_jax takes a run's folder or our own .safetensors.",
     required=True,
 )

@@ -19,11 +19,14 @@ from experiments.parity.peers import KerasPeer, TorchPeer, without_random_depth
 from fer_jax.model_file import ModelFile
 from fer_jax.models.efficientnet import VARIANTS
 
-ALL = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
-SYMMETRIC, TRAINED, OWN_SIZE = ("b0", "b2", "b7"), ("b0", "b2"), ("b0", "b1", "b2", "b3")
+LITE = ("lite0", "lite1", "lite2", "lite3", "lite4")
+ALL = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", *LITE)
+SYMMETRIC, TRAINED = ("b0", "b2", "b7"), ("b0", "b2", "lite0", "lite2")
+OWN_SIZE = ("b0", "b1", "b2", "b3", "lite0", "lite2")
+LIBRARIES = ["keras", "timm", "torchvision", "lukemelas"]
 FIRST_SIZE, TRAINING_SIZE = 96, 64
-CHOSEN = flags.DEFINE_list("variants", list(ALL), "Which of b0 to b7.")
-SOURCES = flags.DEFINE_list("sources", ["keras", "timm", "torchvision"], "Which libraries.")
+CHOSEN = flags.DEFINE_list("variants", list(ALL), "Which of b0 to b7, lite0 to lite4.")
+SOURCES = flags.DEFINE_list("sources", LIBRARIES, "Which libraries.")
 SIZES = flags.DEFINE_list("sizes", ["96", "97", "own"], "Pixels; own: the variant's, of b0 to b3.")
 OUTPUT = flags.DEFINE_string("output", "runs/parity/parity.json", "The table as JSON.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the random weights.")
@@ -59,14 +62,19 @@ def line(row: compare.Row) -> str:
 def comparisons(folder: pathlib.Path) -> Iterator[compare.Row]:
     """Every library, variant, padding, size and precision."""
     for variant in CHOSEN.value:
-        if "keras" in SOURCES.value:
+        if "keras" in SOURCES.value and variant not in LITE:
             yield from keras(folder, variant)
         for source, padding in (
-            ("timm", "same"), ("timm", "symmetric"), ("torchvision", "symmetric")
-        ):  # fmt: skip
-            if source in SOURCES.value and (padding == "same" or variant in SYMMETRIC):
+            ("timm", "same"),
+            ("timm", "symmetric"),
+            ("torchvision", "symmetric"),
+            ("lukemelas", "same"),
+        ):
+            built = variant in SYMMETRIC if padding == "symmetric" else True
+            built = built and (source == "timm" or variant not in LITE)
+            if source in SOURCES.value and built:
                 yield from torch(folder, source, variant, padding)
-        if variant in TRAINED and "keras" in SOURCES.value:
+        if variant in TRAINED and variant not in LITE and "keras" in SOURCES.value:
             yield from whole_models.rows(folder, variant, SEED.value)
 
 

@@ -19,7 +19,8 @@ VARIANT, SIZE, SEED = "b0", 96, 0
 def main() -> None:
     """One table of variables and one file of answers per library."""
     keras = KerasPeer(VARIANT, SIZE)
-    torch = [TorchPeer("timm", VARIANT, "same"), TorchPeer("torchvision", VARIANT, "symmetric")]
+    pairs = (("timm", "same"), ("torchvision", "symmetric"), ("lukemelas", "same"))
+    torch = [TorchPeer(source, VARIANT, padding) for source, padding in pairs]
     for peer in (keras, *torch):
         peer.randomize(SEED)
         batch = images(SIZE)

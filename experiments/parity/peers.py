@@ -11,6 +11,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import jax.numpy as jnp
+import efficientnet_pytorch
 import keras
 import numpy as np
 import safetensors.torch
@@ -29,13 +30,20 @@ Answers = tuple[np.ndarray, np.ndarray]  # final feature map [B, h, w, C], logit
 
 
 class TorchPeer:
-    """timm's (`same`: tf_efficientnet_*, else efficientnet_*) or torchvision's model."""
+    """timm's (`same`: tf_efficientnet_*, else efficientnet_*), lukemelas' or torchvision's model.
+
+    lukemelas is the package efficientnet_pytorch, which pads as its images' size asks.
+    """
 
     def __init__(self, source: str, variant: str, padding: str) -> None:
         self.source, self.variant, self.padding = source, variant, padding
         if source == "timm":
             name = f"{'tf_' if padding == 'same' else ''}efficientnet_{variant}"
             self.model = timm.create_model(name, drop_rate=0.0, drop_path_rate=0.0)
+        elif source == "lukemelas":
+            self.model = efficientnet_pytorch.EfficientNet.from_name(
+                f"efficientnet-{variant}", image_size=None, dropout_rate=0.0, drop_connect_rate=0.0
+            )
         else:
             build = getattr(torchvision.models, f"efficientnet_{variant}")
             self.model = build(stochastic_depth_prob=0.0, dropout=0.0)
@@ -54,7 +62,7 @@ class TorchPeer:
                 state[name].copy_(torch.from_numpy(values))
 
     def save(self, folder: pathlib.Path) -> pathlib.Path:
-        """The state dict: timm's as safetensors, torchvision's as .pth, the usual form of each."""
+        """The state dict: timm's as safetensors, the others' as .pth, the usual form of each."""
         path = folder / f"{self.source}-{self.variant}"
         if self.source == "timm":
             path = path.with_suffix(".safetensors")
@@ -75,12 +83,15 @@ class TorchPeer:
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] -> [B, C, h, w]."""
-        return self.model.forward_features(x) if self.source == "timm" else self.model.features(x)
+        names = {"timm": "forward_features", "lukemelas": "extract_features"}
+        return getattr(self.model, names.get(self.source, "features"))(x)
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         """[B, C, h, w] -> [B, K]."""
         if self.source == "timm":
             return self.model.forward_head(features)
+        if self.source == "lukemelas":
+            return self.model._fc(self.model._avg_pooling(features).flatten(1))
         return self.model.classifier(torch.flatten(self.model.avgpool(features), 1))
 
     def train_once(self, images: np.ndarray, labels: np.ndarray, mean: Any, std: Any) -> Any:

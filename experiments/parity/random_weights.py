@@ -6,7 +6,8 @@ import numpy as np
 
 # Of the random kernels: less, and a signal dies on its way; more, and rounding errors explode.
 GAINS = {"b0": 1.42, "b1": 1.38, "b2": 1.37, "b3": 1.3} | {
-    "b4": 1.3, "b5": 1.27, "b6": 1.25, "b7": 1.2
+    "b4": 1.3, "b5": 1.27, "b6": 1.25, "b7": 1.2,
+    "lite0": 1.4, "lite1": 1.4, "lite2": 1.4, "lite3": 1.4, "lite4": 1.4,
 }  # fmt: skip
 # No gain suits every library's draw: with the above Keras's B1 and B3 explode at their own size.
 DRAWN_GAINS = {

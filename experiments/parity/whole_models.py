@@ -22,7 +22,7 @@ from fer_jax import model_file
 from fer_jax.conversion.exporting import export_keras, export_timm
 from fer_jax.conversion.importing import import_file
 from fer_jax.conversion.keras_models import IMAGENET_MEAN, IMAGENET_STD
-from fer_jax.models.efficientnet import TOP_FILTERS, VARIANTS, round_filters
+from fer_jax.models.efficientnet import VARIANTS, end_filters
 
 SIZE = 96
 HEAD_GAIN = 1.4  # of the seed's head, after ReLU
@@ -99,7 +99,7 @@ def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> I
     yield compare(peer, file, "back to Keras", seed_answer(fresh))
     path = folder / "back.safetensors"
     export_timm(path, file)
-    width = round_filters(TOP_FILTERS, VARIANTS[peer.variant].width)
+    _, width = end_filters(peer.variant)
     backbone = timm.create_model(f"tf_efficientnet_{peer.variant}", num_classes=0)
     net = FerNet(backbone, FerHead(width)).eval()
     net.load_file(safetensors.torch.load_file(path))

@@ -28,16 +28,19 @@ from fer_jax.model_file import About, ModelFile
 from fer_jax.models.classifier import Classifier, FerHead, ImagenetHead, describe
 from fer_jax.models.efficientnet import (
     PUBLISHED_STEM_STRIDE,
-    TOP_FILTERS,
     VARIANTS,
     EfficientNet,
     Style,
     block_table,
-    round_filters,
+    end_filters,
 )
 
 TORCH_EPSILON, MOMENTUM = 1e-5, 0.99
 KERAS_DROP_CONNECT, SEED_DROPOUT = 0.2, 0.3
+LITE_SCALING = {  # timm's (x - 127.5) / 127.5, and (x - 127) / 128 as Google trained them
+    "timm": ((0.5,) * 3, (0.5,) * 3),
+    "lukemelas": ((127 / 255,) * 3, (128 / 255,) * 3),
+}
 TORCHVISION_LARGE = ("b5", "b6", "b7")  # which keep TensorFlow's epsilon
 
 
@@ -45,7 +48,7 @@ TORCHVISION_LARGE = ("b5", "b6", "b7")  # which keep TensorFlow's epsilon
 class Wanted:
     """What the user says of a file; None leaves it to the file or to the source's custom."""
 
-    source: Literal["keras", "timm", "torchvision"]
+    source: Literal["keras", "timm", "torchvision", "lukemelas"]
     variant: str
     padding: Literal["same", "symmetric"] | None
     input_mean: tuple[float, ...] | None
@@ -96,7 +99,8 @@ def _torch_model(arrays: Mapping[str, np.ndarray], wanted: Wanted) -> Classifier
     padding = wanted.padding or custom
     large = wanted.source == "torchvision" and wanted.variant in TORCHVISION_LARGE
     epsilon = KERAS_EPSILON if padding == "same" or large else TORCH_EPSILON
-    scaling = IMAGENET_MEAN, IMAGENET_STD
+    lite = LITE_SCALING.get(wanted.source) if wanted.variant.startswith("lite") else None
+    scaling = lite or (IMAGENET_MEAN, IMAGENET_STD)
     return _model(wanted, padding, epsilon, _head(arrays, wanted.source, "VALID"), scaling)
 
 
@@ -148,8 +152,8 @@ def _looks_like(model: Classifier, arrays: Mapping[str, np.ndarray]) -> str:
     """Which variant has the widths and the depth of what was found, if it is another one."""
     widths = {size for array in arrays.values() for size in array.shape}
     depth = sum(_DEPTHWISE.search(name) is not None for name in arrays)  # one per block
-    for name, row in VARIANTS.items():
-        fits = round_filters(TOP_FILTERS, row.width) in widths
+    for name in VARIANTS:
+        fits = end_filters(name)[1] in widths
         if fits and name != model.backbone.variant and depth == len(block_table(name, 0.0)):
             return f"; it looks like --variant={name}"
     return ""

@@ -1,4 +1,7 @@
-"""Where each of our variables lies in Keras', timm's and torchvision's EfficientNets: tables."""
+"""Where each of our variables lies in other EfficientNets: tables, a column for each library.
+
+lukemelas is the package efficientnet_pytorch, in whose names thousands of checkpoints are written.
+"""
 
 from collections.abc import Iterator
 
@@ -6,42 +9,43 @@ from fer_jax.errors import UserError
 from fer_jax.models.classifier import Classifier, FerHead, ImagenetHead
 from fer_jax.models.efficientnet import Block, block_table
 
-COLUMNS = ("keras", "timm", "torchvision")
+COLUMNS = ("keras", "timm", "torchvision", "lukemelas")
+SE = "squeeze_excite"
 FER_HEAD = "fer_head"  # ours in every framework: the seed's three layers have no published names
 
 # Per module: ours, then one name per column. {block} is ours and Keras' ("block2a"), {stage} and
-# {index} count from 0 (stage 1, index 0), {feature} is torchvision's stage, which the stem shifts.
+# {index} count from 0 (stage 1, index 0), {feature} is torchvision's stage, which the stem shifts,
+# {number} counts all blocks from 0.
 ENDS = (
-    ("backbone/stem", "stem_conv", "conv_stem", "features.0.0"),
-    ("backbone/stem_bn", "stem_bn", "bn1", "features.0.1"),
-    ("backbone/top", "top_conv", "conv_head", "features.8.0"),
-    ("backbone/top_bn", "top_bn", "bn2", "features.8.1"),
+    ("backbone/stem", "stem_conv", "conv_stem", "features.0.0", "_conv_stem"),
+    ("backbone/stem_bn", "stem_bn", "bn1", "features.0.1", "_bn0"),
+    ("backbone/top", "top_conv", "conv_head", "features.8.0", "_conv_head"),
+    ("backbone/top_bn", "top_bn", "bn2", "features.8.1", "_bn1"),
 )
-IMAGENET_HEAD = (("head/logits", "predictions", "classifier", "classifier.1"),)
-SEED_HEAD = (
-    ("head/conv", f"{FER_HEAD}_conv", f"{FER_HEAD}.conv", f"{FER_HEAD}.conv"),
-    ("head/hidden", f"{FER_HEAD}_hidden", f"{FER_HEAD}.hidden", f"{FER_HEAD}.hidden"),
-    ("head/logits", f"{FER_HEAD}_logits", f"{FER_HEAD}.logits", f"{FER_HEAD}.logits"),
+IMAGENET_HEAD = (("head/logits", "predictions", "classifier", "classifier.1", "_fc"),)
+SEED_HEAD = tuple(
+    (f"head/{layer}", f"{FER_HEAD}_{layer}", *[f"{FER_HEAD}.{layer}"] * 3)
+    for layer in ("conv", "hidden", "logits")
 )
 BLOCK = (
-    ("expand", "{block}_expand_conv", ".conv_pw", ".block.0.0"),
-    ("expand_bn", "{block}_expand_bn", ".bn1", ".block.0.1"),
-    ("depthwise", "{block}_dwconv", ".conv_dw", ".block.1.0"),
-    ("depthwise_bn", "{block}_bn", ".bn2", ".block.1.1"),
-    ("squeeze_excite/reduce", "{block}_se_reduce", ".se.conv_reduce", ".block.2.fc1"),
-    ("squeeze_excite/expand", "{block}_se_expand", ".se.conv_expand", ".block.2.fc2"),
-    ("project", "{block}_project_conv", ".conv_pwl", ".block.3.0"),
-    ("project_bn", "{block}_project_bn", ".bn3", ".block.3.1"),
+    ("expand", "{block}_expand_conv", ".conv_pw", ".block.0.0", "._expand_conv"),
+    ("expand_bn", "{block}_expand_bn", ".bn1", ".block.0.1", "._bn0"),
+    ("depthwise", "{block}_dwconv", ".conv_dw", ".block.1.0", "._depthwise_conv"),
+    ("depthwise_bn", "{block}_bn", ".bn2", ".block.1.1", "._bn1"),
+    (f"{SE}/reduce", "{block}_se_reduce", ".se.conv_reduce", ".block.2.fc1", "._se_reduce"),
+    (f"{SE}/expand", "{block}_se_expand", ".se.conv_expand", ".block.2.fc2", "._se_expand"),
+    ("project", "{block}_project_conv", ".conv_pwl", ".block.3.0", "._project_conv"),
+    ("project_bn", "{block}_project_bn", ".bn3", ".block.3.1", "._bn2"),
 )
 BLOCK_WITHOUT_EXPANSION = (
-    ("depthwise", "{block}_dwconv", ".conv_dw", ".block.0.0"),
-    ("depthwise_bn", "{block}_bn", ".bn1", ".block.0.1"),
-    ("squeeze_excite/reduce", "{block}_se_reduce", ".se.conv_reduce", ".block.1.fc1"),
-    ("squeeze_excite/expand", "{block}_se_expand", ".se.conv_expand", ".block.1.fc2"),
-    ("project", "{block}_project_conv", ".conv_pw", ".block.2.0"),
-    ("project_bn", "{block}_project_bn", ".bn2", ".block.2.1"),
+    ("depthwise", "{block}_dwconv", ".conv_dw", ".block.0.0", "._depthwise_conv"),
+    ("depthwise_bn", "{block}_bn", ".bn1", ".block.0.1", "._bn1"),
+    (f"{SE}/reduce", "{block}_se_reduce", ".se.conv_reduce", ".block.1.fc1", "._se_reduce"),
+    (f"{SE}/expand", "{block}_se_expand", ".se.conv_expand", ".block.1.fc2", "._se_expand"),
+    ("project", "{block}_project_conv", ".conv_pw", ".block.2.0", "._project_conv"),
+    ("project_bn", "{block}_project_bn", ".bn2", ".block.2.1", "._bn2"),
 )
-BLOCK_PREFIXES = ("", "blocks.{stage}.{index}", "features.{feature}.{index}")
+BLOCK_PREFIXES = ("", "blocks.{stage}.{index}", "features.{feature}.{index}", "_blocks.{number}")
 
 # Per variable of a module: collection and name here, then Keras' and PyTorch's.
 WEIGHTS = (("params/{}/kernel", "kernel", "weight"), ("params/{}/bias", "bias", "bias"))
@@ -75,17 +79,19 @@ def _modules(model: Classifier, column: int) -> Iterator[tuple[str, str]]:
     head = {ImagenetHead: IMAGENET_HEAD, FerHead: SEED_HEAD}.get(type(model.head), ())
     for row in ENDS + head:
         yield row[0], row[1 + column]
-    for block in block_table(model.backbone.variant, drop_connect=0.0):
-        yield from _block(block, column)
+    for number, block in enumerate(block_table(model.backbone.variant, drop_connect=0.0)):
+        yield from _block(block, number, column)
 
 
-def _block(block: Block, column: int) -> Iterator[tuple[str, str]]:
+def _block(block: Block, number: int, column: int) -> Iterator[tuple[str, str]]:
     stage, index = int(block.name[5]), ord(block.name[6:]) - ord("a")
-    where = {"block": block.name, "stage": stage - 1, "feature": stage, "index": index}
+    where = {"stage": stage - 1, "feature": stage, "index": index, "number": number}
     for row in BLOCK if block.expansion != 1 else BLOCK_WITHOUT_EXPANSION:
-        foreign = f"{BLOCK_PREFIXES[column]}{row[1 + column]}".format(**where)
+        if row[0].startswith(SE) and not block.squeeze_excite:
+            continue
+        foreign = f"{BLOCK_PREFIXES[column]}{row[1 + column]}".format(block=block.name, **where)
         yield f"backbone/{block.name}/{row[0]}", foreign
 
 
 def _has_bias(module: str) -> bool:
-    return "squeeze_excite" in module or module.startswith("head/")
+    return SE in module or module.startswith("head/")

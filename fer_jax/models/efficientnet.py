@@ -1,4 +1,8 @@
-"""EfficientNet B0-B7 (Tan & Le 2019, arXiv:1905.11946) in Linen, by default as Keras has it."""
+"""EfficientNet B0-B7 (Tan & Le 2019, arXiv:1905.11946) and Lite0-4 in Linen, as Keras has them.
+
+EfficientNet-Lite (Google 2020) leaves out squeeze-excite, has ReLU6 for swish, and scales neither
+the stem nor the top in width, nor the first and the last stage in depth.
+"""
 
 import dataclasses
 import math
@@ -11,7 +15,7 @@ import jax.numpy as jnp
 
 from fer_jax.models.convolution import conv
 from fer_jax.models.depthwise import depthwise_conv
-from fer_jax.models.normalization import batch_norm, normalize
+from fer_jax.models.normalization import Activation, batch_norm, normalize
 from fer_jax.models.pointwise import pointwise_conv
 from fer_jax.models.precision import at_least_float32
 from fer_jax.models.windows import Padding
@@ -27,6 +31,13 @@ class Variant:
     depth: float
     image_size: int
     dropout: float
+    activation: Activation = "swish"
+    squeeze_excite: bool = True
+    fixed_ends: bool = False  # stem and top are not widened, first and last stage not deepened
+
+
+def _lite(width: float, depth: float, image_size: int, dropout: float) -> Variant:
+    return Variant(width, depth, image_size, dropout, "relu6", False, True)
 
 
 VARIANTS = {
@@ -39,6 +50,11 @@ VARIANTS = {
     "b5": Variant(1.6, 2.2, 456, 0.4),
     "b6": Variant(1.8, 2.6, 528, 0.5),
     "b7": Variant(2.0, 3.1, 600, 0.5),
+    "lite0": _lite(1.0, 1.0, 224, 0.2),
+    "lite1": _lite(1.0, 1.1, 240, 0.2),
+    "lite2": _lite(1.1, 1.2, 260, 0.3),
+    "lite3": _lite(1.2, 1.4, 280, 0.3),
+    "lite4": _lite(1.4, 1.8, 300, 0.3),
 }
 
 
@@ -91,6 +107,8 @@ class Block:
     filters_out: int
     expansion: int
     drop_rate: float
+    activation: Activation
+    squeeze_excite: bool
 
     @property
     def residual(self) -> bool:
@@ -110,7 +128,9 @@ def block_table(variant: str, drop_connect: float) -> list[Block]:
     row = VARIANTS[variant]
     blocks: list[Block] = []
     repeats = [math.ceil(row.depth * stage.repeats) for stage in STAGES]
-    filters_in = round_filters(STEM_FILTERS, row.width)
+    if row.fixed_ends:
+        repeats[0], repeats[-1] = STAGES[0].repeats, STAGES[-1].repeats
+    filters_in, _ = end_filters(variant)
     for number, (stage, repeat) in enumerate(zip(STAGES, repeats, strict=True), start=1):
         filters_out = round_filters(stage.filters, row.width)
         for i in range(repeat):
@@ -118,9 +138,16 @@ def block_table(variant: str, drop_connect: float) -> list[Block]:
             stride = stage.stride if i == 0 else 1
             drop_rate = drop_connect * len(blocks) / sum(repeats)
             shape = (stage.kernel, stride, filters_in, filters_out, stage.expansion)
-            blocks.append(Block(name, *shape, drop_rate))
+            blocks.append(Block(name, *shape, drop_rate, row.activation, row.squeeze_excite))
             filters_in = filters_out
     return blocks
+
+
+def end_filters(variant: str) -> tuple[int, int]:
+    """Channels of a variant's stem and of its top."""
+    row = VARIANTS[variant]
+    width = 1.0 if row.fixed_ends else row.width
+    return round_filters(STEM_FILTERS, width), round_filters(TOP_FILTERS, width)
 
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
@@ -172,10 +199,10 @@ class Depthwise(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, optionally followed by swish."""
+    """Batch normalisation over all axes but the last, optionally followed by an activation."""
 
     style: Style
-    swish: bool
+    activation: Activation | None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -187,9 +214,10 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if not train:
             return normalize(
-                x, mean.value, var.value, scale, bias, self.style.bn_epsilon, self.swish
+                x, mean.value, var.value, scale, bias, self.style.bn_epsilon, self.activation
             )
-        y, batch_mean, batch_var = batch_norm(x, scale, bias, self.style.bn_epsilon, self.swish)
+        epsilon = self.style.bn_epsilon
+        y, batch_mean, batch_var = batch_norm(x, scale, bias, epsilon, self.activation)
         if not self.is_initializing():
             momentum = self.style.bn_momentum
             mean.value = momentum * mean.value + (1 - momentum) * batch_mean
@@ -225,13 +253,14 @@ class MBConv(nn.Module):
         if block.expansion != 1:
             wide = block.filters_in * block.expansion
             x = Conv(wide, False, style.dtype, name="expand")(x)
-            x = BatchNorm(style, swish=True, name="expand_bn")(x, train)
+            x = BatchNorm(style, block.activation, name="expand_bn")(x, train)
         x = Depthwise(block.kernel, block.stride, style, name="depthwise")(x)
-        x = BatchNorm(style, swish=True, name="depthwise_bn")(x, train)
-        squeezed = max(1, int(block.filters_in * SQUEEZE_RATIO))
-        x = SqueezeExcite(squeezed, style.dtype, name="squeeze_excite")(x)
+        x = BatchNorm(style, block.activation, name="depthwise_bn")(x, train)
+        if block.squeeze_excite:
+            squeezed = max(1, int(block.filters_in * SQUEEZE_RATIO))
+            x = SqueezeExcite(squeezed, style.dtype, name="squeeze_excite")(x)
         x = Conv(block.filters_out, False, style.dtype, name="project")(x)
-        x = BatchNorm(style, swish=False, name="project_bn")(x, train)
+        x = BatchNorm(style, None, name="project_bn")(x, train)
         if not block.residual:
             return x
         # Stochastic depth: the residual is dropped for whole examples.
@@ -253,14 +282,14 @@ class EfficientNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, 3] of `style.dtype` -> [B, H', W', C], sides as `feature_size` has them."""
-        width, style = VARIANTS[self.variant].width, self.style
-        filters, pads = round_filters(STEM_FILTERS, width), style.pads(3)
-        stem = Conv(filters, False, style.dtype, 3, self.stem_stride, pads, name="stem")
-        x = BatchNorm(style, swish=True, name="stem_bn")(stem(x), train)
+        style, activation = self.style, VARIANTS[self.variant].activation
+        first, last = end_filters(self.variant)
+        stem = Conv(first, False, style.dtype, 3, self.stem_stride, style.pads(3), name="stem")
+        x = BatchNorm(style, activation, name="stem_bn")(stem(x), train)
         for block in block_table(self.variant, self.drop_connect):
             x = MBConv(block, style, name=block.name)(x, train)
-        x = Conv(round_filters(TOP_FILTERS, width), False, style.dtype, name="top")(x)
-        return BatchNorm(style, swish=True, name="top_bn")(x, train)
+        x = Conv(last, False, style.dtype, name="top")(x)
+        return BatchNorm(style, activation, name="top_bn")(x, train)
 
 
 def scale_residuals(params: Mapping[str, Any], variant: str, factor: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fer_jax.models.classifier import Classifier
 from fer_jax.models.efficientnet import scale_residuals
@@ -42,18 +43,17 @@ def init_state(
     image_size: int,
     ema: bool,
     residual_scale: float,
-    backbone: Variables | None,
+    start: Variables | None,
 ) -> TrainState:
     """A fresh state; to be jitted with shardings, so that it is born where it lives.
 
-    `backbone` {"params", "batch_stats"} takes the place of the random one, whose residuals start
-    at `residual_scale` as `scale_residuals` has it.
+    Arrays of `start`, {"params", "batch_stats"} or parts of them, take the place of random ones;
+    without it residuals start at `residual_scale` as `scale_residuals` has it.
     """
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     variables = model.init(key, images, train=False)
-    if backbone is not None:
-        given = jax.tree.map(jnp.copy, backbone)  # the first step takes the state's buffers
-        variables = {name: {**tree, BACKBONE: given[name]} for name, tree in variables.items()}
+    if start is not None:
+        variables = _started(variables, start)
     elif residual_scale != 1:
         params = variables["params"]
         scaled = scale_residuals(params[BACKBONE], model.backbone.variant, residual_scale)
@@ -65,3 +65,12 @@ def init_state(
         opt_state=optimizer.init(variables["params"]),
         ema=jax.tree.map(jnp.copy, dict(variables)) if ema else None,
     )
+
+
+def _started(variables: Variables, start: Variables) -> Variables:
+    """`variables` with the arrays of `start` in their places, or in their first channels."""
+    flat = flatten_dict(dict(variables))
+    for name, given in flatten_dict(start).items():
+        # Copied, since the first step takes the state's buffers.
+        flat[name] = flat[name].at[..., : given.shape[-1]].set(given)
+    return unflatten_dict(flat)

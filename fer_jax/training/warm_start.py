@@ -1,41 +1,53 @@
-"""The backbone of a model file as the start of training: what is taken, and whether it fits."""
+"""A model file as the start of training: what is taken of it, what is left, and whether it fits.
 
+A whole start takes the backbone of a file of the same variant. A partial one takes what a relative
+(EfficientNet-Lite2 for B2, B0 for B2, a FER model with its head) has under the same names.
+"""
+
+import collections
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fer_jax import model_file
 from fer_jax.data.files import sha256
 from fer_jax.errors import UserError
+from fer_jax.labels import LABELS
 from fer_jax.models.classifier import Classifier, describe, variable_shapes
-from fer_jax.training.state import BACKBONE, HEAD, Variables
+from fer_jax.models.efficientnet import block_table
+from fer_jax.training.state import BACKBONE, Variables
 
+Flat = dict[str, np.ndarray]  # `params/backbone/stem/kernel` and so on
 SETTINGS = ("variant", "padding", "bn_epsilon", "input_mean", "input_std")  # the weights' own
 TOLERANCE, DIGITS = 1e-6, 7  # relative; a number of so many digits is within it
+OPEN_GATE = 4.0  # bias of a squeeze-excite gate that the file lacks: sigmoid(4) = 0.98
+NAMED = 6  # modules named of each kind
 
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """A backbone from a file, and the sentence that says what was taken and what was not."""
+    """What takes the place of random arrays, and the text that says what was taken and left."""
 
-    backbone: Variables  # {"params", "batch_stats"}, float32 NumPy arrays
+    variables: Variables  # nested as the model's, where it has any; float32 NumPy arrays
     text: str
 
 
-def load(path: pathlib.Path, model: Classifier) -> WarmStart:
-    """The backbone of the file `path` for `model`; UserError names the overrides that it needs."""
+def load(path: pathlib.Path, model: Classifier, partial: bool) -> WarmStart:
+    """The file `path` as a start for `model`; UserError names the overrides that it needs."""
     file = model_file.load(path)
-    overrides = list(_overrides(file.about.architecture, describe(model)))
+    fixed = SETTINGS[1:] if partial else SETTINGS
+    overrides = list(_overrides(file.about.architecture, describe(model), fixed))
     if overrides:
         raise UserError(
             f"{path} was trained otherwise than the config says: add {' '.join(overrides)}"
+            + ("" if partial else "; a relative's weights need --config.init.partial=True")
         )
-    backbone = {collection: tree[BACKBONE] for collection, tree in file.variables.items()}
-    return WarmStart(backbone, f"init: backbone of {path} ({_left_over(file)}); {_fresh(model)}")
+    return (_partial if partial else _whole)(path, file, model)
 
 
 def fingerprint(path: pathlib.Path) -> str:
@@ -43,9 +55,76 @@ def fingerprint(path: pathlib.Path) -> str:
     return sha256(path)
 
 
-def _overrides(of_file: dict[str, Any], of_config: dict[str, Any]) -> Iterator[str]:
+def _whole(path: pathlib.Path, file: model_file.ModelFile, model: Classifier) -> WarmStart:
+    backbone = {name: {BACKBONE: tree[BACKBONE]} for name, tree in file.variables.items()}
+    fresh = sum(name.split("/")[1] != BACKBONE for name in variable_shapes(model))
+    source, head = file.about.origin.get("source", "unknown"), file.about.architecture["head"]
+    dropped = sum(_part(name) != BACKBONE for name in flatten_dict(file.variables, sep="/"))
+    left = f"{head['kind']} head dropped: {dropped} arrays" if head else "all of it"
+    text = f"init: backbone of {path} ({source}, {left}); fresh: head, {fresh} arrays"
+    return WarmStart(backbone, text)
+
+
+def _partial(path: pathlib.Path, file: model_file.ModelFile, model: Classifier) -> WarmStart:
+    """Arrays of the same name that fit, open gates, and identities for missing blocks."""
+    shapes, found = variable_shapes(model), flatten_dict(file.variables, sep="/")
+    if file.about.labels != list(LABELS):  # then its head answers another question
+        found = {name: array for name, array in found.items() if _part(name) == BACKBONE}
+    taken = {name: found[name] for name, shape in shapes.items() if _fits(found.get(name), shape)}
+    if not taken:
+        raise UserError(
+            f"{path} has nothing under the names and shapes of {model.backbone.variant}"
+        )
+
+    gates, identities = _open_gates(shapes, taken), _identities(shapes, taken, model)
+    start = taken | gates | identities
+    whole = [name for name in taken if found[name].shape == shapes[name]]
+    source = f"{file.about.origin.get('source', 'unknown')} {file.about.architecture['variant']}"
+    lines = [
+        f"init: of {path} ({source}) {len(whole)} of {len(shapes)} arrays",
+        _line("taken in part", [name for name in taken if name not in whole]),
+        _line("gates opened", gates),
+        _line("identities", identities),
+        _line("drawn", [name for name in shapes if name not in start]),
+        _line("left over", [n for n in flatten_dict(file.variables, sep="/") if n not in taken]),
+    ]
+    return WarmStart(unflatten_dict(start, sep="/"), "\n".join(filter(None, lines)))
+
+
+def _fits(array: np.ndarray | None, shape: tuple[int, ...]) -> bool:
+    """Of the same shape, or of fewer output channels, which then fill the first of ours."""
+    return (
+        array is not None
+        and array.ndim == len(shape)
+        and array.shape[:-1] == shape[:-1]
+        and array.shape[-1] <= shape[-1]
+    )
+
+
+def _open_gates(shapes: Mapping[str, tuple[int, ...]], taken: Flat) -> Flat:
+    """Squeeze-excite that the file lacks starts all but open, whatever it sees."""
+    values = {"squeeze_excite/expand/kernel": 0.0, "squeeze_excite/expand/bias": OPEN_GATE}
+    return {
+        name: np.full(shape, value, np.float32)
+        for name, shape in shapes.items()
+        for end, value in values.items()
+        if name.endswith(end) and name not in taken
+    }
+
+
+def _identities(shapes: Mapping[str, tuple[int, ...]], taken: Flat, model: Classifier) -> Flat:
+    """Residual blocks of which the file has nothing start by passing their input on."""
+    blocks = {block.name for block in block_table(model.backbone.variant, 0.0) if block.residual}
+    missing = blocks - {_module(name) for name in taken}
+    names = (f"params/{BACKBONE}/{block}/project_bn/scale" for block in sorted(missing))
+    return {name: np.zeros(shapes[name], np.float32) for name in names}
+
+
+def _overrides(
+    of_file: dict[str, Any], of_config: dict[str, Any], names: Iterable[str]
+) -> Iterator[str]:
     """Flags that make the config's model the file's; no shell would split them."""
-    for name in SETTINGS:
+    for name in names:
         wanted = of_file[name]
         if not _same(wanted, of_config[name]):
             values = wanted if isinstance(wanted, list) else [wanted]
@@ -59,16 +138,20 @@ def _same(one: Any, other: Any) -> bool:
     return one == other if isinstance(one, str) else math.isclose(one, other, rel_tol=TOLERANCE)
 
 
-def _left_over(file: model_file.ModelFile) -> str:
-    """What the file is and what of it is not used: `keras, imagenet head dropped: 2 arrays`."""
-    source, head = file.about.origin.get("source", "unknown"), file.about.architecture["head"]
-    if head is None:
-        return f"{source}, all of it"
-    count = len(jax.tree.leaves(file.variables["params"][HEAD]))
-    return f"{source}, {head['kind']} head dropped: {count} arrays"
+def _line(kind: str, names: Iterable[str]) -> str:
+    """`  drawn: 8 arrays of block1b, 6 of head`; empty where there are none."""
+    counts = collections.Counter(map(_module, names))
+    parts = [f"{count} of {module}" for module, count in counts.most_common(NAMED)]
+    rest = len(counts) - len(parts)
+    more = f" and of {rest} more" if rest else ""
+    return f"  {kind}: arrays {', '.join(parts)}{more}" if counts else ""
 
 
-def _fresh(model: Classifier) -> str:
-    """What the file does not hold: `fresh: head, 6 arrays`."""
-    count = sum(name.split("/")[1] != BACKBONE for name in variable_shapes(model))
-    return f"fresh: head, {count} arrays"
+def _part(name: str) -> str:
+    """`backbone` or `head`."""
+    return name.split("/")[1]
+
+
+def _module(name: str) -> str:
+    """`params/backbone/block1a/project_bn/scale` -> `block1a`; the head's are one."""
+    return name.split("/")[2] if _part(name) == BACKBONE else _part(name)
