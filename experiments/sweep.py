@@ -1,0 +1,331 @@
+"""Many short runs on an accelerator in one process: `python -m experiments.sweep SPEC --data=PATH`.
+
+A train step takes longer to compile for an accelerator than a short run takes. Here it is compiled
+once, and what runs differ in (seed, rates, decays, smoothing, weights, mixup) comes to it as data.
+Initial weights, data order, augmentation and the step are fer_jax's own, so a run equals the one of
+fer_jax.main with the same settings but for rounding. SPEC is a JSON file:
+
+    {"config": "b2_lite2.py", "set": {KEY: VALUE}, "runs": [{"name": ..., "seed": 0, "epochs": 5,
+     "set": {KEY: VALUE}, "targets": FILE.npz, "teachers": [NAME-SEED], "keep": true}]}
+
+`set` of the whole may change any key, that of a run those of HYPER, `augment` and `mixing.mixup`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from ml_collections import ConfigDict
+
+from fer_jax import build, cache, cli, labels, model_file
+from fer_jax.config import load_config
+from fer_jax.data import targets as soft_targets
+from fer_jax.data.pipeline import Shard, train_batches
+from fer_jax.evaluation import metrics
+from fer_jax.evaluation.predictions import Predictions
+from fer_jax.models.classifier import describe
+from fer_jax.training import mesh, warm_start
+from fer_jax.training.loop import epoch_ends
+from fer_jax.training.losses import Objective, class_weights
+from fer_jax.training.mixing import Mixing
+from fer_jax.training.optimizers import scale_by_depth
+from fer_jax.training.state import TrainState, Variables, init_state
+from fer_jax.training.step import train_step
+
+DATA = flags.DEFINE_string("data", "", "FER2013 in any known layout.")
+OUTPUT = flags.DEFINE_string("output", "runs/sweep", "Folder of what the runs leave.")
+SECONDS = flags.DEFINE_float("seconds", 1e9, "Runs that would end later are cut or left out.")
+PROBE = flags.DEFINE_bool("probe", False, "Only compile, and time the step.")
+WORKERS = flags.DEFINE_integer("workers", 3, "Grain processes for each run.")
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+HYPER = (
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "schedule.warmup_steps",
+    "loss.label_smoothing",
+    "loss.logit_adjustment",
+    "loss.targets_weight",
+    "init.layer_decay",
+    "train.ema_decay",
+)
+Hyper = dict[str, Any]  # names of HYPER, and `steps`, `mixup`, `weights`: arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is compiled once and shared by all runs."""
+
+    config: ConfigDict
+    evaluator: build.Evaluator
+    start: Variables | None  # arrays of init.weights, on the devices
+    shares: np.ndarray  # of the classes in training, float32 [K]
+
+    @functools.cached_property
+    def init(self) -> Any:
+        """Key -> state."""
+        config = self.config
+        optimizer = _optimizer(_hyper(config, {}, self.shares, 1))
+
+        def of(key: jax.Array, start: Variables | None) -> TrainState:
+            model, size = self.evaluator.model, config.data.image_size
+            scale = config.init.residual_scale
+            return init_state(key, model, optimizer, size, True, scale, start)
+
+        return jax.jit(of)
+
+    @functools.cached_property
+    def step(self) -> Any:
+        """(state, batch with target, hyper, key) -> (state, metrics)."""
+
+        def of(state: TrainState, batch: Any, hyper: Hyper, key: jax.Array) -> Any:
+            share = hyper["loss.targets_weight"]
+            hard = jax.nn.one_hot(batch["label"], len(self.shares))
+            target = share * batch["target"] + (1 - share) * hard
+            mix_key = jax.random.fold_in(jax.random.fold_in(key, state.step), 2)
+            images, target = _mixup(batch["image"], target, hyper["mixup"], mix_key)
+            adjustment: Any = hyper["loss.logit_adjustment"] * jnp.log(self.shares)
+            smoothing: Any = hyper["loss.label_smoothing"]
+            return train_step(
+                state,
+                {"image": images, "label": batch["label"], "target": target},
+                model=self.evaluator.model,
+                optimizer=_optimizer(hyper),
+                objective=Objective(hyper["weights"], smoothing, adjustment, 1.0),
+                mixing=Mixing(0.0, 0.0),
+                sam_rho=0.0,
+                ema_decay=hyper["train.ema_decay"],
+                key=key,
+            )
+
+        return jax.jit(of, donate_argnums=0)
+
+
+def _mixup(images: jax.Array, target: jax.Array, alpha: jax.Array, key: jax.Array) -> Any:
+    """As training.mixing, with an alpha that may be 0 at run time."""
+    partner_key, share_key = jax.random.split(key)
+    partner = jax.random.permutation(partner_key, len(images))
+    safe = jnp.maximum(alpha, 1e-2)
+    share = jnp.where(alpha > 0, jax.random.beta(share_key, safe, safe), 1.0)
+    mixed = jnp.rint(share * images + (1 - share) * images[partner]).astype(images.dtype)
+    return mixed, share * target + (1 - share) * target[partner]
+
+
+def _optimizer(hyper: Hyper) -> optax.GradientTransformation:
+    """AdamW with a cosine schedule, as training.optimizers makes it, of numbers known later."""
+    warmup = hyper["schedule.warmup_steps"]
+
+    def rate(count: jax.Array) -> jax.Array:
+        part = jnp.clip((count - warmup) / jnp.maximum(1, hyper["steps"] - warmup), 0, 1)
+        factor = jnp.where(count < warmup, count / warmup, 0.5 * (1 + jnp.cos(jnp.pi * part)))
+        return hyper["optimizer.learning_rate"] * factor
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    return optax.chain(
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-7),
+        optax.add_decayed_weights(hyper["optimizer.weight_decay"], mask=kernels),
+        optax.scale_by_learning_rate(rate),
+        scale_by_depth(hyper["init.layer_decay"]),
+    )
+
+
+def _hyper(config: ConfigDict, changes: dict[str, Any], shares: np.ndarray, steps: int) -> Hyper:
+    def value(key: str) -> Any:
+        section, name = key.split(".")
+        return changes.get(key, config[section][name])
+
+    weights = class_weights(value("loss.class_weights"), np.maximum(shares * 1e6, 1))
+    numbers = {name: np.float32(value(name)) for name in HYPER}
+    given = {"steps": np.float32(steps), "mixup": np.float32(value("mixing.mixup"))}
+    return {**numbers, **given, "weights": weights}
+
+
+class Sweep:
+    """The data, the program, and what earlier runs have left."""
+
+    def __init__(self, spec: dict[str, Any], output: pathlib.Path) -> None:
+        config = load_config(CONFIGS / "b2.py", spec["config"])
+        config.update_from_flattened_dict(spec.get("set", {}))
+        config.data.path = DATA.value
+        self.began, self.output, self.spec = time.time(), output, spec
+        data = build.read_data(config)
+        self.train, self.validation = data.split("train"), data.split("validation")
+        self.fingerprints = {role: part.fingerprint for role, part in data.roles.items()}
+        evaluator = build.make_evaluator(config, build.make_model(config))
+        start = None
+        if config.init.weights:
+            path = pathlib.Path(config.init.weights)
+            loaded = warm_start.load(path, evaluator.model, config.init.partial)
+            self.say(loaded.text)
+            start = mesh.on_every_device(loaded.variables, evaluator.mesh)
+        counts = self.train.counts()
+        self.program = Program(config, evaluator, start, np.float32(counts / counts.sum()))
+        self.finished: dict[str, Variables] = {}
+        self.epoch_seconds = 0.0
+
+    def say(self, text: str) -> None:
+        """With the seconds since the start."""
+        print(f"[{time.time() - self.began:6.1f}] {text}", flush=True)
+
+    def probe(self) -> None:
+        """Compile everything, each timed, and take steps on one batch."""
+        config, key = self.program.config, jax.random.key(0)
+        size, side = config.train.batch_size, config.data.image_size
+        state = jax.block_until_ready(self.program.init(key, self.program.start))
+        self.say("initialised")
+        host = {
+            "image": np.zeros((size, side, side, 1), np.uint8)
+            + np.arange(side, dtype=np.uint8)[:, None],
+            "label": np.arange(size, dtype=np.int32) % 7,
+            "target": np.eye(7, dtype=np.float32)[np.arange(size) % 7],
+        }
+        batch = mesh.to_devices(host, mesh.split(self.program.evaluator.mesh))
+        hyper = _hyper(config, {}, self.program.shares, 100)
+        state, _ = jax.block_until_ready(self.program.step(state, batch, hyper, key))
+        self.say("step compiled")
+        for _ in range(3):
+            began = time.time()
+            for _ in range(30):
+                state, figures = self.program.step(state, batch, hyper, key)
+            jax.block_until_ready(state)
+            seconds = (time.time() - began) / 30
+            speed = f"{seconds * 1e3:.2f} ms, {size / seconds:,.0f} images/s"
+            self.say(f"step {speed}, loss {figures['loss']:.3f}")
+        began = time.time()
+        self._score(state.variables)
+        self.say(f"evaluation compiled: {time.time() - began:.1f} s")
+        began = time.time()
+        self._score(state.ema)
+        self.say(f"evaluation {time.time() - began:.2f} s of {len(self.validation)} images")
+
+    def run(self, run: dict[str, Any]) -> None:
+        """Train one run, validate each epoch, write its figures and answers."""
+        name, epochs = f"{run['name']}-{run['seed']}", self._epochs(run)
+        if not epochs:
+            self.say(f"{name}: left out, no time")
+            return
+        config, changes = self.program.config, run.get("set", {})
+        size = config.train.batch_size
+        ends = epoch_ends(len(self.train), size, epochs)
+        hyper = _hyper(config, changes, self.program.shares, ends[-1])
+        init_key, step_key = jax.random.split(jax.random.key(run["seed"]))
+        state = self.program.init(init_key, self.program.start)
+        batches, rows, first = self._batches(run), [], time.time()
+        for epoch, (begin, end) in enumerate(itertools.pairwise((0, *ends)), start=1):
+            began, losses = time.time(), []
+            for batch in itertools.islice(batches, end - begin):
+                state, figures = self.program.step(state, batch, hyper, step_key)
+                losses.append((figures["loss"], figures["accuracy"]))
+            loss, accuracy = np.mean(jax.device_get(losses), axis=0)
+            scores = {"raw": self._score(state.variables), "ema": self._score(state.ema)}
+            rows.append({"epoch": epoch, "loss": float(loss), "train": float(accuracy), **scores})
+            seconds = time.time() - began
+            if epoch > 1:
+                self.epoch_seconds = seconds
+            short = " ".join(f"{kind} {s['accuracy']:.4f}" for kind, s in scores.items())
+            self.say(f"{name} {epoch}/{epochs} loss {loss:.3f} {short} {seconds:.1f} s")
+        batches.close()
+        self._leave(name, run, state, {"epochs": rows, "seconds": time.time() - first})
+
+    def _epochs(self, run: dict[str, Any]) -> int:
+        """As asked, or as many as there is time for where the run may be cut."""
+        left = SECONDS.value - (time.time() - self.began) - run.get("reserve", 0)
+        possible = int(left / self.epoch_seconds) if self.epoch_seconds else run["epochs"]
+        if possible >= run["epochs"]:
+            return run["epochs"]
+        return possible if possible >= run.get("at_least", run["epochs"]) else 0
+
+    def _batches(self, run: dict[str, Any]) -> Iterator[Any]:
+        config, changes = self.program.config, run.get("set", {})
+        moved = {k: changes.get(f"augment.{k}", v) for k, v in config.augment.items()}
+        records: Any = self._targeted(run)
+        host = train_batches(
+            records,
+            image_size=config.data.image_size,
+            batch_size=config.train.batch_size,
+            seed=run["seed"],
+            augmentation=build.Augmentation(**moved),
+            start_step=0,
+            shard=Shard(0, 1),
+            workers=WORKERS.value,
+        )
+        sharding = mesh.split(self.program.evaluator.mesh)
+        for batch in host:
+            yield mesh.to_devices(batch, sharding)
+
+    def _targeted(self, run: dict[str, Any]) -> Any:
+        """Training records with targets: a file's, earlier runs' answers, or their labels."""
+        if run.get("targets"):
+            return soft_targets.attach(self.train, run["targets"])
+        teachers = [self.finished[name] for name in run.get("teachers", ())]
+        probabilities = np.eye(len(labels.LABELS), dtype=np.float32)[self.train.labels]
+        if teachers:
+            answers = [self._predict(one, self.train, "flip") for one in teachers]
+            probabilities = np.float32(np.mean([a.probabilities for a in answers], axis=0))
+        return soft_targets.Targeted(self.train, probabilities, "")
+
+    def _predict(self, variables: Any, records: Any, tta: str) -> Predictions:
+        return self.program.evaluator.predict(variables, records, progress=False, tta=tta)
+
+    def _score(self, variables: Any) -> dict[str, float]:
+        summary = metrics.summary(
+            self._predict(variables, self.validation, "none"), bootstrap_samples=1
+        )
+        return {name: float(summary[name]) for name in ("accuracy", "macro_f1", "loss")}
+
+    def _leave(self, name: str, run: dict[str, Any], state: TrainState, record: Any) -> None:
+        """Figures and answers of the last epoch, and the averaged model where it is to be kept."""
+        record |= {"run": run, "spec": {k: v for k, v in self.spec.items() if k != "runs"}}
+        for tta in ("none", "flip", "flip_crops") if run.get("keep") else ("none",):
+            answers = self._predict(state.ema, self.validation, tta)
+            answers.save(self.output / f"{name}.{tta}.npz")
+            record[tta] = float(np.mean(answers.predicted == answers.labels))
+        (self.output / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        if run.get("keep"):
+            self.finished[name] = state.ema
+            self._save(self.output / f"{name}.safetensors", run, state.ema)
+        self.say(f"{name}: " + ", ".join(f"{k} {record[k]:.4f}" for k in record if "n" in k[:1]))
+
+    def _save(self, path: pathlib.Path, run: dict[str, Any], variables: Any) -> None:
+        model, config = self.program.evaluator.model, self.program.config
+        origin = {"source": "fer_jax", "selected_on": "validation", "run": json.dumps(run)}
+        about = model_file.About(
+            architecture=describe(model),
+            image_size=config.data.image_size,
+            labels=list(labels.LABELS),
+            origin=origin,
+            licence="unknown",
+            training_data=self.fingerprints,
+            metrics=None,
+        )
+        arrays = jax.tree.map(np.asarray, dict(variables))
+        model_file.save(path, model_file.rounded(model_file.ModelFile(about, arrays)))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Every run of the spec in its order, as far as the time goes."""
+    spec = json.loads(pathlib.Path(argv[1]).read_text())
+    output = pathlib.Path(OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    cache.keep_programs()
+    sweep = Sweep(spec, output)
+    if PROBE.value:
+        sweep.probe()
+        return
+    for run in spec["runs"]:
+        sweep.run(run)
+
+
+if __name__ == "__main__":
+    cli.run(main, arguments=True)
