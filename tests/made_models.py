@@ -37,6 +37,7 @@ HEADS = {
     "none": None,
     "imagenet": ImagenetHead(10, 0.3),
     "fer": FerHead(7, 6, 5, 0.3, "VALID", jnp.float32),
+    "fer same": FerHead(7, 6, 5, 0.3, "SAME", jnp.float32),
 }
 SEED_NAMES = ("conv2d", "dense", "dense_1")
 
