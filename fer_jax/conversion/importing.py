@@ -244,7 +244,9 @@ def _labels(head: Any, wanted: Wanted) -> list[str] | None:
 
 # ---- which variant, and what is not the backbone's ----------------------------------------------
 
-_DEPTHWISE = re.compile(r"(_dwconv|depthwise_conv2d(_\d+)?)/kernel|(\.conv_dw|\.fc1|_depthwise_conv)\.weight")
+_DEPTHWISE = re.compile(
+    r"(_dwconv|depthwise_conv2d(_\d+)?)/kernel|(\.conv_dw|\.fc1|_depthwise_conv)\.weight"
+)
 
 
 def _looks_like(arrays: Arrays) -> str:
