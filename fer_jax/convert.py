@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -42,7 +43,7 @@ PADDING = flags.DEFINE_enum(
 EPSILON = flags.DEFINE_float("bn_epsilon", None, "BatchNorm's, if not the source's.", 1e-12, 1.0)
 IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Side in pixels of the images it is asked.")
 HEAD_PADDING = flags.DEFINE_enum(
-    "head_padding", None, ["valid", "same"], "Of the 3x3 convolution in the notebook's head."
+    "head_padding", None, ["VALID", "SAME"], "Of the notebook's head.", case_sensitive=False
 )
 MEAN = flags.DEFINE_list("input_mean", None, "Three means on the scale 0..1, if not the source's.")
 STD = flags.DEFINE_list("input_std", None, "Three deviations, if not the source's.")
@@ -89,26 +90,14 @@ def describe(file: model_file.ModelFile) -> str:
 
 
 def _foreign() -> model_file.ModelFile:
-    mean = _three("input_mean", MEAN.value, above=-math.inf)
-    std = _three("input_std", STD.value, above=0.0)
     path, licence = pathlib.Path(INPUT.value), LICENCE.value
+    told: dict[str, Any] = {flag.name: flag.value for flag in UNTOLD if flag.present}
+    told |= {name: _three(name, told[name]) for name in (MEAN.name, STD.name) if name in told}
     if DOWNLOAD.value:
-        path = fetch_keras(VARIANT.value or "b2", TOP.value, cache.folder("weights"))
+        path = fetch_keras(told.setdefault("variant", "b2"), TOP.value, cache.folder("weights"))
         licence = licence or "Apache-2.0"
-    wanted = Wanted(
-        SOURCE.value,
-        variant=VARIANT.value or "",
-        padding=PADDING.value,
-        bn_epsilon=EPSILON.value,
-        image_size=IMAGE_SIZE.value,
-        head_padding=HEAD_PADDING.value and HEAD_PADDING.value.upper(),
-        input_mean=mean,
-        input_std=std,
-        labels=tuple(LABELS.value) if LABELS.value else None,
-        licence=licence,
-        drop_head=HEAD.value == "drop",
-    )
-    return import_file(path, wanted)
+    drop = HEAD.value == "drop"
+    return import_file(path, Wanted(SOURCE.value, licence=licence, drop_head=drop, **told))
 
 
 def _own(path: pathlib.Path) -> model_file.ModelFile:
@@ -118,36 +107,35 @@ def _own(path: pathlib.Path) -> model_file.ModelFile:
     return dataclasses.replace(file, about=dataclasses.replace(file.about, licence=licence))
 
 
-def _three(flag: str, texts: list[str] | None, above: float) -> tuple[float, ...] | None:
-    if texts is None:
-        return None
+def _three(flag: str, texts: list[str]) -> tuple[float, ...]:
+    above = 0.0 if flag == STD.name else -math.inf
     try:
         values = tuple(float(text) for text in texts)
     except ValueError:
         values = ()
     if len(values) != 3 or not all(above < value < math.inf for value in values):
-        limit = f" above {above:g}" if above >= 0 else ""
+        limit = " above 0" if flag == STD.name else ""
         raise UserError(f"--{flag}={','.join(texts)}: three numbers{limit} are needed")
     return values
 
 
 def _check_flags(output: pathlib.Path) -> None:
     """UserError for flags that contradict each other, before anything is read or fetched."""
-    suffix = TARGETS[TARGET.value].suffix
+    source, target, suffix = SOURCE.value, TARGET.value, TARGETS[TARGET.value].suffix
     if not output.name.endswith(suffix):
-        raise UserError(f"--output={output}: a file for {TARGET.value} ends in {suffix}")
-    if DOWNLOAD.value and (SOURCE.value != "keras" or INPUT.value):
+        raise UserError(f"--output={output}: a file for {target} ends in {suffix}")
+    if DOWNLOAD.value and (source != "keras" or INPUT.value):
         raise UserError("--download fetches Keras' files: --source=keras, and no --input")
     if not DOWNLOAD.value and not INPUT.value:
         raise UserError("no --input: give the file, or --download for Keras' ImageNet weights")
     if TOP.value and not DOWNLOAD.value:
         raise UserError("--top chooses what --download fetches; a file has a head or has none")
-    if PADDING.value and SOURCE.value != "timm":
-        raise UserError(f"--padding is for --source=timm: {SOURCE.value} has but one")
-    if TARGET.value != "fer_jax" and DTYPE.value != "float32":
-        raise UserError(f"--dtype={DTYPE.value} is for files of ours: {TARGET.value} gets float32")
+    if PADDING.value and source != "timm":
+        raise UserError(f"--padding is for --source=timm: {source} has but one")
+    if target != "fer_jax" and DTYPE.value != "float32":
+        raise UserError(f"--dtype={DTYPE.value} is for files of ours: {target} gets float32")
     told = [flag.name for flag in UNTOLD if flag.present]
-    if SOURCE.value == "fer_jax" and told:
+    if source == "fer_jax" and told:
         raise UserError(f"--{told[0]} is for other people's files: a model of ours says it itself")
 
 

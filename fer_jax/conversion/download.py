@@ -3,10 +3,12 @@
 By hand over requests: pooch, the library for it, starts anew after every cut.
 """
 
+import functools
 import hashlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
@@ -27,28 +29,20 @@ KERAS_MD5 = {  # keras/src/applications/efficientnet.py: with top, without top
     "b7": ("8c03f828fec3ef71311cd463b6759d99", "cbcfe4450ddf6f3ad90b1b398090fe4a"),
 }
 CHUNK = 64 * 1024  # bytes
-TRANSIENT = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
+TRANSIENT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 TRANSIENT_STATUS = (408, 416, 429, *range(500, 600))
 
 
 def fetch_keras(variant: str, top: bool, folder: Path) -> Path:
-    """The official .h5 of `variant` (b0 to b7) in `folder`, fetched where it is not there yet."""
-    url, md5 = keras_file(variant, top)
-    return fetch(url, md5, folder / url.rpartition("/")[2])
+    """The official .h5 of `variant` in `folder`, fetched where it is not there yet.
 
-
-def keras_file(variant: str, top: bool) -> tuple[str, str]:
-    """Address and MD5 of a variant's file; UserError for one that Keras does not publish."""
+    UserError for a variant that Keras does not publish, and as of `fetch`.
+    """
     if variant not in KERAS_MD5:
-        raise UserError(
-            f"no ImageNet file of variant {variant!r}: choose of {', '.join(KERAS_MD5)}"
-        )
+        known = ", ".join(KERAS_MD5)
+        raise UserError(f"no ImageNet file of variant {variant!r}: choose of {known}")
     name = f"efficientnet{variant}{'' if top else '_notop'}.h5"
-    return KERAS_ADDRESS + name, KERAS_MD5[variant][0 if top else 1]
+    return fetch(KERAS_ADDRESS + name, KERAS_MD5[variant][0 if top else 1], folder / name)
 
 
 def fetch(
@@ -72,7 +66,8 @@ def fetch(
         if _md5(destination) != md5:
             destination.parent.mkdir(parents=True, exist_ok=True)
             if _md5(part) != md5:  # else an earlier process ended just before the last step
-                _persist(url, md5, part, attempts, timeout, backoff, max_bytes)
+                receive = functools.partial(_receive, url, part, timeout, max_bytes)
+                _persist(receive, part, md5, attempts, backoff)
             os.replace(part, destination)
     except (requests.RequestException, ValueError) as error:  # ValueError: an address of no form
         raise UserError(
@@ -87,13 +82,11 @@ def fetch(
     return destination
 
 
-def _persist(
-    url: str, md5: str, part: Path, attempts: int, timeout: float, backoff: float, max_bytes: int
-) -> None:
+def _persist(receive: Callable, part: Path, md5: str, attempts: int, backoff: float) -> None:
     """Attempts until `part` has the checksum; the last one's RequestException goes on."""
     for attempt in range(1, attempts + 1):
         try:
-            continued = _receive(url, part, timeout, max_bytes)
+            continued = receive()
             found = _md5(part)
             if found == md5:
                 return
@@ -105,8 +98,8 @@ def _persist(
             if attempt == attempts:
                 raise
             wait = backoff * 2 ** (attempt - 1)
-            text = f"{url}: {one_line(error)}; attempt {attempt + 1} of {attempts} in {wait:g} s"
-            tqdm.write(text, file=sys.stderr)
+            text = f"{one_line(error)}; attempt {attempt + 1} of {attempts} in {wait:g} s"
+            tqdm.write(f"{part.name}: {text}", file=sys.stderr)
             time.sleep(wait)
 
 

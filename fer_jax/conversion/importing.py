@@ -1,13 +1,14 @@
 """A foreign file to a model file: which model it is, how it reads images, its variables."""
 
 import dataclasses
-import math
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fer_jax import model_file
@@ -16,7 +17,7 @@ from fer_jax.conversion.keras_files import KerasFile, read_keras
 from fer_jax.conversion.layout import Arrays, import_variables, without_prefix
 from fer_jax.conversion.torch_files import TorchFile, read_torch
 from fer_jax.data.files import sha256
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, canonical
 from fer_jax.model_file import About, ModelFile
 from fer_jax.models import classifier, efficientnet
@@ -48,7 +49,7 @@ class Wanted:
     head_padding: str | None = None  # VALID, SAME
     input_mean: tuple[float, ...] | None = None
     input_std: tuple[float, ...] | None = None
-    labels: tuple[str, ...] | None = None
+    labels: Sequence[str] | None = None
     licence: str | None = None
     drop_head: bool = False
 
@@ -125,6 +126,8 @@ def _import(path: pathlib.Path, file: KerasFile | TorchFile, header: Any, wanted
         variables = import_variables(model, wanted.source, arrays)
     except UserError as error:
         raise UserError(f"{error}{_hint(model, arrays, wanted)}") from error
+    except Exception as error:  # whatever Linen makes of impossible settings
+        raise UserError(f"its header describes no model: {one_line(error)}") from error
     found = ModelFile(about, variables, hashes)
     return in_our_order(without_head(found) if wanted.drop_head else found)
 
@@ -141,11 +144,9 @@ def _as_header_says(wanted: Wanted, about: About) -> Wanted:
 
 
 def _same(told: Any, found: Any) -> bool:
-    if isinstance(told, tuple):
-        return len(told) == len(found) and all(map(_same, told, found))
-    if isinstance(told, str):
-        return told == found
-    return math.isclose(told, found, rel_tol=TOLERANCE, abs_tol=1e-9)
+    if np.asarray(told).dtype.kind == "f":
+        return np.allclose(told, found, rtol=TOLERANCE, atol=1e-9)
+    return np.array_equal(told, found)
 
 
 def _of_keras(file: KerasFile, wanted: Wanted) -> tuple[Arrays, dict[str, Any]]:
@@ -191,7 +192,7 @@ def _by_custom(path: pathlib.Path, arrays: Arrays, says: dict[str, Any], wanted:
     scaling = tuple(settings["input_mean"]), tuple(settings["input_std"])
     return About(
         architecture=describe(Classifier(backbone, head, *scaling)),
-        image_size=_checked_size(settings["image_size"], settings.get("head_padding", "SAME")),
+        image_size=_checked_size(settings["image_size"], head.padding if notebook else "SAME"),
         labels=_labels(head, wanted),
         origin={"source": wanted.source, "file": path.name, "sha256": sha256(path)},
         licence=wanted.licence or "unknown",
@@ -207,18 +208,11 @@ def _head(arrays: Arrays, column: str) -> Any:
     (imagenet,) = (row[place] + leaf for row in names.IMAGENET_HEAD)
     notebook = [row[place] + leaf for row in names.SEED_HEAD]
     if imagenet in arrays:
-        return ImagenetHead(_width(imagenet, arrays), HEAD_DROPOUT)
+        return ImagenetHead(max(1, arrays[imagenet].size), HEAD_DROPOUT)
     if not all(name in arrays for name in notebook):
         return None
-    filters, hidden, classes = (_width(name, arrays) for name in notebook)
+    filters, hidden, classes = (max(1, arrays[name].size) for name in notebook)
     return FerHead(classes, filters, hidden, HEAD_DROPOUT, "VALID", jnp.float32)
-
-
-def _width(bias: str, arrays: Arrays) -> int:
-    shape = arrays[bias].shape
-    if len(shape) != 1 or shape[0] == 0:
-        raise UserError(f"{bias} has the shape {list(shape)}: no layer's bias has")
-    return shape[0]
 
 
 def _checked_size(size: int, head_padding: str) -> int:
@@ -247,6 +241,7 @@ def _labels(head: Any, wanted: Wanted) -> list[str] | None:
 _DEPTHWISE = re.compile(
     r"(_dwconv|depthwise_conv2d(_\d+)?)/kernel|(\.conv_dw|\.fc1|_depthwise_conv)\.weight"
 )
+_WORD = re.compile("[a-z]+")
 
 
 def _looks_like(arrays: Arrays) -> str:
@@ -263,14 +258,9 @@ def _looks_like(arrays: Arrays) -> str:
 
 
 def _backbone_of(arrays: Arrays, model: Classifier, column: str) -> Arrays:
-    """Without what no EfficientNet has: other roots of names than `blocks`, `conv`, ..."""
-    roots = {_root(name) for name in names.foreign_names(model, column).values()}
-    return {name: array for name, array in arrays.items() if _root(name) in roots}
-
-
-def _root(name: str) -> str:
-    """`conv` of conv_stem.weight, `block` of block2a_bn/gamma."""
-    return re.split(r"[\d_./]", name.lstrip("_"), maxsplit=1)[0]
+    """Without what no EfficientNet has: other first words than `blocks`, `conv`, `top`, ..."""
+    words = {_WORD.findall(name)[0] for name in names.foreign_names(model, column).values()}
+    return {name: array for name, array in arrays.items() if words & set(_WORD.findall(name)[:1])}
 
 
 def _hint(model: Classifier, arrays: Arrays, wanted: Wanted) -> str:

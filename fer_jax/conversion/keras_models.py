@@ -172,7 +172,9 @@ def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
         raise UserError("it does not scale its input itself: give --input_mean and --input_std")
     factor, shift = np.full(3, 255.0), np.zeros(3)  # of x / 255
     with np.errstate(all="ignore"):
-        for kind, settings in itertools.takewhile(lambda layer: not _is_stem(layer), layers):
+        for kind, settings in itertools.takewhile(
+            lambda x: x[1].get("name") != "stem_conv", layers
+        ):
             if kind == "Rescaling":
                 scale = np.asarray(settings["scale"], np.float64)
                 factor, shift = factor * scale, shift * scale + settings.get("offset", 0.0)
@@ -183,10 +185,6 @@ def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
     if not (np.isfinite(mean) & np.isfinite(std) & (std > 0)).all():
         raise UserError(f"it scales its input by {std} from {mean}: give --input_mean, --input_std")
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _is_stem(layer: tuple[str, dict[str, Any]]) -> bool:
-    return layer[1].get("name") == "stem_conv"
 
 
 def _statistics(arrays: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
