@@ -92,6 +92,12 @@ def test_two_layers_of_one_name_are_both_kept(tmp_path):
     assert [float(arrays[0][0, 0]) for arrays in file.layers.values()] == [0, 1]
 
 
+def test_no_foreign_layer_of_three_variables_is_taken_for_the_scaling(tmp_path):
+    gru = {f"gru/{number}": KERNEL for number in range(3)}
+    keras_files.write_weights(tmp_path / "w.weights.h5", {"layers/gru": gru}, {})
+    assert list(read_keras(tmp_path / "w.weights.h5").arrays()) == list(gru)
+
+
 def external_link(group):
     group["dense/kernel"] = h5py.ExternalLink("other.h5", "/secret")
 

@@ -1,5 +1,6 @@
 """Out to another library's format and back: the same answers on images, or a line that asks."""
 
+import copy
 import functools
 import json
 
@@ -236,8 +237,12 @@ def test_a_header_of_another_model_is_refused(tmp_path):
         header = file.metadata()
     tensors = safetensors.numpy.load_file(out)
     fields = json.loads(header["fer_jax"])
-    fields["architecture"]["variant"] = "b4"
-    for changed in (json.dumps(fields), "{", json.dumps(fields | {"image_size": -1})):
+    another = copy.deepcopy(fields)
+    another["architecture"]["variant"] = "b4"
+    impossible = copy.deepcopy(fields)
+    impossible["architecture"]["head"]["filters"] = "x"
+    for made in (another, impossible, fields | {"image_size": -1}, None):
+        changed = "{" if made is None else json.dumps(made)
         safetensors.numpy.save_file(tensors, out, metadata={"fer_jax": changed})
         assert str(out) in convert("timm", "fer_jax", out, tmp_path / "c.safetensors").refusal()
 
@@ -297,7 +302,8 @@ def test_a_foreign_head_can_be_left(source, tmp_path):
         with h5py.File(path, "a") as file:
             group = file.create_group("layers/dense_7/vars")
             group.attrs["name"], group["0"] = "emotions", np.ones((3, 8), np.float32)
-            group["1"] = np.ones(8, np.float32)
+            for number in range(1, 6):  # more variables than any layer of ours has
+                group[str(number)] = np.ones(8, np.float32)
     else:
         tensors = safetensors.numpy.load_file(path)
         tensors |= {"classifier.0.weight": np.ones((8, 3), np.float32)}

@@ -24,10 +24,13 @@ LARGEST = 2**30  # bytes of an archive's weights, and of all arrays that are rea
 LARGEST_CONFIG = 2**23  # bytes; B7's has a twentieth
 DEEPEST = 8  # models within models
 METADATA = "fer_jax"  # the group of our own texts, as bytes: attributes hold 64 KiB at most
-VARIABLES = {  # what a layer's variables are called, by how many there are, as Keras orders them
+SCALING = ("mean", "variance", "count")
+VARIABLES: dict[
+    int, tuple[str, ...]
+] = {  # what a layer's variables are called, by how many there are, as Keras orders them
     1: ("kernel",),
     2: ("kernel", "bias"),
-    3: ("mean", "variance", "count"),
+    3: SCALING,
     4: ("gamma", "beta", "moving_mean", "moving_variance"),
 }
 
@@ -42,12 +45,15 @@ class KerasFile:
     metadata: dict[str, str]  # what `write_weights` was given with them
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """`stem_bn/gamma` to array, for all layers that have variables."""
-        return {
-            f"{layer}/{name}": array
-            for layer, arrays in self.layers.items()
-            for name, array in zip(_names(layer, arrays), arrays, strict=True)
-        }
+        """`stem_bn/gamma` to array; of layers unlike ours `attention/0`, `attention/1`, ..."""
+        found = {}
+        for layer, arrays in self.layers.items():
+            known = VARIABLES.get(len(arrays), ())
+            if known == SCALING and arrays[-1].ndim:  # its count is one number
+                known = ()
+            for number, array in enumerate(arrays):
+                found[f"{layer}/{known[number] if known else number}"] = array
+        return found
 
     def configured(self) -> list[tuple[str, dict[str, Any]]]:
         """(class name, settings) of every layer of the saved config, nested models opened."""
@@ -88,12 +94,6 @@ def write_weights(
 def natural(name: str) -> list[Any]:
     """A sort key by which conv2d_10 follows conv2d_9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
-def _names(layer: str, arrays: list[np.ndarray]) -> tuple[str, ...]:
-    if len(arrays) not in VARIABLES:
-        raise UserError(f"layer {layer!r} has {len(arrays)} variables: no layer of an EfficientNet")
-    return VARIABLES[len(arrays)]
 
 
 def _read_archive(path: pathlib.Path) -> KerasFile:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fer_jax.conversion import names
-from fer_jax.conversion.keras_files import KerasFile
+from fer_jax.conversion.keras_files import SCALING, KerasFile
 from fer_jax.conversion.layout import Arrays
 from fer_jax.errors import UserError, one_line
 from fer_jax.models.efficientnet import block_table
@@ -49,11 +49,8 @@ def recognise(
         raise
     except Exception as error:  # whatever a made-up config leads to
         raise UserError(f"a broken config: {one_line(error)}") from error
-    arrays = {k: a for k, a in arrays.items() if k.rpartition("/")[2] in _VARIABLES}
+    arrays = {k: a for k, a in arrays.items() if k.rpartition("/")[2] not in SCALING}
     return Recognised(_rename_head(arrays, variant), epsilon, padding, size, scaling)
-
-
-_VARIABLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 
 
 def _rename_head(arrays: Arrays, variant: str) -> Arrays:
