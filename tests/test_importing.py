@@ -11,6 +11,7 @@ from made_models import (
     made_variables,
     refused_import,
     scaling,
+    shapes_of,
     torch_arrays,
     two_stages,
     wanted,
@@ -20,7 +21,7 @@ from planted_conversion import exchanged_blocks, exchanged_rows, transposed_kern
 from support import arrays, assert_identical
 
 from fer_jax import model_file
-from fer_jax.conversion import layout, names
+from fer_jax.conversion import importing, layout, names
 from fer_jax.conversion.importing import import_file
 from fer_jax.errors import UserError
 from fer_jax.models import efficientnet
@@ -161,6 +162,15 @@ def test_the_wrong_library_is_refused(tmp_path):
     line = refused_import(path, wanted("torchvision"))
     assert "95 missing (features." in line
     assert "95 left over (blocks." in line
+
+
+@pytest.mark.parametrize("variant", ["tiny", "b0", "b2", "lite0", "lite1", "lite2"])
+def test_a_variant_is_recognised_by_its_shapes(variant, monkeypatch):
+    monkeypatch.setattr(efficientnet, "STAGES", STAGES)
+    model = made_model(variant)
+    foreign, shapes = names.foreign_names(model, "lukemelas"), shapes_of(model)
+    arrays = {foreign[ours]: np.broadcast_to(np.float32(1), shapes[ours]) for ours in shapes}
+    assert importing._looks_like(arrays) == variant
 
 
 def test_labels(tmp_path):

@@ -250,9 +250,10 @@ def _looks_like(arrays: Arrays) -> str:
     depth = sum(_DEPTHWISE.search(name) is not None for name in arrays)  # one per block
     kernels = sum(array.ndim == 4 for array in arrays.values())  # three a block, five with gates
     for name, row in VARIANTS.items():
-        fits = efficientnet.end_filters(name)[1] in widths
-        fits &= row.squeeze_excite == (kernels > 3 * depth + 3)
-        if fits and depth == len(efficientnet.block_table(name, 0.0)):
+        blocks = efficientnet.block_table(name, 0.0)
+        ends = {efficientnet.end_filters(name)[1], blocks[-1].filters_out}
+        gates = row.squeeze_excite == (kernels > 3 * depth + 3)
+        if gates and ends <= widths and depth == len(blocks):
             return name
     return ""
 
