@@ -29,7 +29,7 @@ def packaged_file() -> pathlib.Path:
 
 def converted(path: pathlib.Path) -> model_file.ModelFile:
     """The model with its head of 1,000 classes; UserError unless `path` has the known content."""
-    file = import_file(path, Wanted("lukemelas", "lite2", None, None, None, None, "Apache-2.0"))
+    file = import_file(path, Wanted("lukemelas", "lite2", licence="Apache-2.0"))
     if file.about.origin["sha256"] != SHA256:
         raise UserError(f"{path} is not the file of {PACKAGE} {VERSION}: its SHA-256 differs")
     origin = {**file.about.origin, "package": f"{PACKAGE} {VERSION}"}

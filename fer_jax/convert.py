@@ -13,35 +13,49 @@ from flax.traverse_util import flatten_dict
 
 from fer_jax import cache, cli, model_file, trained
 from fer_jax.conversion.download import fetch_keras
-from fer_jax.conversion.exporting import export_keras, export_timm
-from fer_jax.conversion.importing import Wanted, import_file
+from fer_jax.conversion.exporting import TARGETS
+from fer_jax.conversion.importing import Wanted, import_file, in_our_order, without_head
+from fer_jax.conversion.names import COLUMNS
 from fer_jax.errors import UserError
 from fer_jax.models.efficientnet import VARIANTS
 
 SOURCE = flags.DEFINE_enum(
     "source",
     None,
-    ["keras", "timm", "torchvision", "lukemelas", "fer_jax"],
+    [*COLUMNS, "fer_jax"],
     "Whose file --input is; fer_jax takes a run's folder or our own .safetensors.",
     required=True,
 )
-TARGET = flags.DEFINE_enum("target", "fer_jax", ["fer_jax", "timm", "keras"], "What to write.")
-VARIANT = flags.DEFINE_enum("variant", "b2", list(VARIANTS), "Which EfficientNet the file holds.")
+TARGET = flags.DEFINE_enum("target", "fer_jax", list(TARGETS), "What to write.")
 INPUT = flags.DEFINE_string("input", "", "The file, or a run's folder.")
 OUTPUT = flags.DEFINE_string("output", None, "The file to write.", required=True)
 DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch Keras' ImageNet weights: no --input.")
 TOP = flags.DEFINE_bool("top", False, "With --download: the file with its 1,000-class head.")
+HEAD = flags.DEFINE_enum(
+    "head", "keep", ["keep", "drop"], "drop: the backbone alone, whatever head the file has."
+)
+
+# What a file may leave untold; a file that we wrote says it all, and must not be contradicted.
+VARIANT = flags.DEFINE_enum("variant", None, list(VARIANTS), "Which EfficientNet, if not plain.")
 PADDING = flags.DEFINE_enum(
     "padding", None, ["same", "symmetric"], "timm: same is tf_efficientnet_*, symmetric the others."
 )
+EPSILON = flags.DEFINE_float("bn_epsilon", None, "BatchNorm's, if not the source's.", 1e-12, 1.0)
+IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Side in pixels of the images it is asked.")
+HEAD_PADDING = flags.DEFINE_enum(
+    "head_padding", None, ["VALID", "SAME"], "Of the notebook's head.", case_sensitive=False
+)
 MEAN = flags.DEFINE_list("input_mean", None, "Three means on the scale 0..1, if not the source's.")
 STD = flags.DEFINE_list("input_std", None, "Three deviations, if not the source's.")
-LABELS = flags.DEFINE_list("labels", None, "Names of the classes in the order of the logits.")
-OF_FOREIGN_FILES = ("variant", "input_mean", "input_std", "labels")
+LABELS = flags.DEFINE_list(
+    "labels", None, "Names of the classes in the order of the logits; our seven in any order."
+)
+UNTOLD = (VARIANT, PADDING, EPSILON, IMAGE_SIZE, HEAD_PADDING, MEAN, STD, LABELS)
+
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16"], "Of the kernels in a file of ours."
 )
-LICENCE = flags.DEFINE_string("licence", "unknown", "Licence of the weights, for the header.")
+LICENCE = flags.DEFINE_string("licence", None, "Licence of the weights, for the header.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,8 +65,7 @@ def main(argv: Sequence[str]) -> None:
     _check_flags(output)
     file = _own(pathlib.Path(INPUT.value)) if SOURCE.value == "fer_jax" else _foreign()
     file = model_file.rounded(file) if DTYPE.value == "bfloat16" else file
-    write = {"fer_jax": model_file.save, "timm": export_timm, "keras": export_keras}
-    write[TARGET.value](output, file)
+    TARGETS[TARGET.value].write(output, file)
     print(describe(file))
     print(f"wrote {output} ({output.stat().st_size / 2**20:.1f} MiB)")
 
@@ -69,7 +82,7 @@ def describe(file: model_file.ModelFile) -> str:
         f"EfficientNet-{architecture['variant'].upper()}, {kind}, {parameters:,} parameters\n"
         f"padding {architecture['padding']}, BatchNorm epsilon {architecture['bn_epsilon']:g}, "
         f"stem of stride {architecture['stem_stride']}\n"
-        f"input (x / 255 - {_round(architecture['input_mean'])}) / "
+        f"images of {about.image_size} px, (x / 255 - {_round(architecture['input_mean'])}) / "
         f"{_round(architecture['input_std'])}\n"
         f"labels {','.join(about.labels) if about.labels else 'not told'}\n"
         f"licence {about.licence}"
@@ -78,54 +91,51 @@ def describe(file: model_file.ModelFile) -> str:
 
 def _foreign() -> model_file.ModelFile:
     path, licence = pathlib.Path(INPUT.value), LICENCE.value
-    mean = _three("input_mean", MEAN.value, above=-math.inf)
-    std = _three("input_std", STD.value, above=0.0)
+    told: dict[str, Any] = {flag.name: flag.value for flag in UNTOLD if flag.present}
+    told |= {name: _three(name, told[name]) for name in (MEAN.name, STD.name) if name in told}
     if DOWNLOAD.value:
-        path, licence = fetch_keras(VARIANT.value, TOP.value, cache.folder("weights")), "Apache-2.0"
-    names = tuple(LABELS.value) if LABELS.value else None
-    source: Any = SOURCE.value
-    padding: Any = PADDING.value
-    wanted = Wanted(source, VARIANT.value, padding, mean, std, names, licence)
-    return import_file(path, wanted)
+        path = fetch_keras(told.setdefault("variant", "b2"), TOP.value, cache.folder("weights"))
+        licence = licence or "Apache-2.0"
+    drop = HEAD.value == "drop"
+    return import_file(path, Wanted(SOURCE.value, licence=licence, drop_head=drop, **told))
 
 
 def _own(path: pathlib.Path) -> model_file.ModelFile:
     file = model_file.load(path) if os.path.isfile(path) else trained.load(path).file()
-    if not flags.FLAGS["licence"].present:
-        return file
-    return dataclasses.replace(file, about=dataclasses.replace(file.about, licence=LICENCE.value))
+    file = in_our_order(without_head(file) if HEAD.value == "drop" else file)
+    licence = LICENCE.value or file.about.licence
+    return dataclasses.replace(file, about=dataclasses.replace(file.about, licence=licence))
 
 
-def _three(flag: str, texts: list[str] | None, above: float) -> tuple[float, ...] | None:
-    if texts is None:
-        return None
+def _three(flag: str, texts: list[str]) -> tuple[float, ...]:
+    above = 0.0 if flag == STD.name else -math.inf
     try:
         values = tuple(float(text) for text in texts)
     except ValueError:
         values = ()
     if len(values) != 3 or not all(above < value < math.inf for value in values):
-        limit = f" above {above:g}" if above >= 0 else ""
+        limit = " above 0" if flag == STD.name else ""
         raise UserError(f"--{flag}={','.join(texts)}: three numbers{limit} are needed")
     return values
 
 
 def _check_flags(output: pathlib.Path) -> None:
     """UserError for flags that contradict each other, before anything is read or fetched."""
-    suffix = ".weights.h5" if TARGET.value == "keras" else ".safetensors"
+    source, target, suffix = SOURCE.value, TARGET.value, TARGETS[TARGET.value].suffix
     if not output.name.endswith(suffix):
-        raise UserError(f"--output={output}: a file for {TARGET.value} ends in {suffix}")
-    if DOWNLOAD.value and (SOURCE.value != "keras" or INPUT.value):
+        raise UserError(f"--output={output}: a file for {target} ends in {suffix}")
+    if DOWNLOAD.value and (source != "keras" or INPUT.value):
         raise UserError("--download fetches Keras' files: --source=keras, and no --input")
     if not DOWNLOAD.value and not INPUT.value:
         raise UserError("no --input: give the file, or --download for Keras' ImageNet weights")
     if TOP.value and not DOWNLOAD.value:
         raise UserError("--top chooses what --download fetches; a file has a head or has none")
-    if PADDING.value and SOURCE.value != "timm":
-        raise UserError(f"--padding is for --source=timm: {SOURCE.value} has but one")
-    if TARGET.value != "fer_jax" and DTYPE.value != "float32":
-        raise UserError(f"--dtype={DTYPE.value} is for files of ours: {TARGET.value} gets float32")
-    told = [name for name in OF_FOREIGN_FILES if flags.FLAGS[name].present]
-    if SOURCE.value == "fer_jax" and told:
+    if PADDING.value and source != "timm":
+        raise UserError(f"--padding is for --source=timm: {source} has but one")
+    if target != "fer_jax" and DTYPE.value != "float32":
+        raise UserError(f"--dtype={DTYPE.value} is for files of ours: {target} gets float32")
+    told = [flag.name for flag in UNTOLD if flag.present]
+    if source == "fer_jax" and told:
         raise UserError(f"--{told[0]} is for other people's files: a model of ours says it itself")
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ VERSION = 3
 READ = (1, 2, 3)
 ADDED_IN_2 = {"stem_stride": PUBLISHED_STEM_STRIDE}  # to architecture: what models of 1 all had
 STORED = ("F32", "BF16")  # the latter since version 3; read as float32
+LFS = b"version https://git-lfs"
 KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
@@ -86,11 +87,31 @@ def save(path: pathlib.Path, file: ModelFile) -> None:
     """Write the file in one step; UserError where the folder cannot be written."""
     flat = flatten_dict(file.variables, sep="/")
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
-    header = json.dumps({"version": VERSION, **dataclasses.asdict(file.about)})
-    metadata = {KEY: header}
+    in_one_step(path, lambda temporary: save_file(tensors, temporary, metadata=metadata(file)))
+
+
+def metadata(file: ModelFile) -> dict[str, str]:
+    """All of a file but its variables, as texts by name: for any format that can carry them."""
+    texts = {KEY: json.dumps({"version": VERSION, **dataclasses.asdict(file.about)})}
     if file.train_hashes is not None:
-        metadata[HASHES_KEY] = base64.b64encode(file.train_hashes.astype("<u8").tobytes()).decode()
-    in_one_step(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        texts[HASHES_KEY] = base64.b64encode(file.train_hashes.astype("<u8").tobytes()).decode()
+    return texts
+
+
+def read_metadata(
+    path: pathlib.Path, texts: Mapping[str, str]
+) -> tuple[About, np.ndarray | None] | None:
+    """What `metadata` wrote: header and training hashes; None where nothing is of it."""
+    if KEY not in texts:
+        return None
+    return _about(path, texts[KEY]), _hashes(path, texts.get(HASHES_KEY))
+
+
+def refuse_pointer(path: pathlib.Path) -> None:
+    """UserError where `path` is what Git leaves of a large file that it has not fetched."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise UserError(f"{path} is a Git LFS pointer, not the file: git lfs pull fetches it")
 
 
 def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
@@ -109,11 +130,13 @@ def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> No
 
 def load(path: pathlib.Path) -> ModelFile:
     """Read and check a file; UserError where it is broken, foreign, newer, or incomplete."""
+    refuse_pointer(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as tensors:
-            metadata = tensors.metadata() or {}
-            about = _about(path, metadata.get(KEY))
-            hashes = _hashes(path, metadata.get(HASHES_KEY))
+            found = read_metadata(path, tensors.metadata() or {})
+            if found is None:
+                raise UserError(f"{path} is not a fer_jax model: {HINT}")
+            about, hashes = found
             _check(path, about, tensors)
             flat = {
                 name: np.asarray(tensors.get_tensor(name), np.float32)
@@ -133,9 +156,7 @@ def _hashes(path: pathlib.Path, text: str | None) -> np.ndarray | None:
         raise UserError(f"{path} has broken training hashes: {one_line(error)}") from error
 
 
-def _about(path: pathlib.Path, header: str | None) -> About:
-    if header is None:
-        raise UserError(f"{path} is not a fer_jax model: {HINT}")
+def _about(path: pathlib.Path, header: str) -> About:
     try:
         if len(header) > LARGEST_HEADER:
             raise ValueError(f"{len(header):,} characters, at most {LARGEST_HEADER:,}")

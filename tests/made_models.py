@@ -1,4 +1,4 @@
-"""Made model files in the layouts of Keras, timm and torchvision, by rules of their own.
+"""Made model files in the layouts of four libraries, by rules of their own.
 
 Names and axes are written out here once more, not taken from the tables under test; how the files
 are laid out was read off files of tf.keras 2.15 and Keras 3.0.5, 3.3.3 and 3.15.1.
@@ -37,6 +37,7 @@ HEADS = {
     "none": None,
     "imagenet": ImagenetHead(10, 0.3),
     "fer": FerHead(7, 6, 5, 0.3, "VALID", jnp.float32),
+    "fer same": FerHead(7, 6, 5, 0.3, "SAME", jnp.float32),
 }
 SEED_NAMES = ("conv2d", "dense", "dense_1")
 
@@ -102,7 +103,9 @@ def made_file(model: Classifier, seed: int = 0, **changes: Any) -> ModelFile:
 
 
 def wanted(source: Any = "keras", variant: str = "b2", **changes: Any) -> Wanted:
-    return replace(Wanted(source, variant, None, None, None, None, "unknown"), **changes)
+    """With what files without a header do not say of models that `made_file` describes."""
+    told: dict[str, Any] = {"image_size": 260, "head_padding": "VALID"}
+    return Wanted(source, variant, **(told | changes))
 
 
 def modules(variables: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -346,6 +349,17 @@ VISION = {"stem": "features.0.0", "stem_bn": "features.0.1"} | {
     "top": "features.8.0",
     "top_bn": "features.8.1",
 }
+LUKEMELAS = {"stem": "_conv_stem", "stem_bn": "_bn0", "top": "_conv_head", "top_bn": "_bn1"}
+LUKEMELAS_PARTS = {
+    "expand": "_expand_conv",
+    "expand_bn": "_bn0",
+    "depthwise": "_depthwise_conv",
+    "depthwise_bn": "_bn1",
+    "squeeze_excite/reduce": "_se_reduce",
+    "squeeze_excite/expand": "_se_expand",
+    "project": "_project_conv",
+    "project_bn": "_bn2",
+}
 PARTS = (  # of a block with expansion: ours, timm's, torchvision's
     ("expand", "conv_pw", "block.0.0"),
     ("expand_bn", "bn1", "block.0.1"),
@@ -368,7 +382,7 @@ TORCH_LEAF = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "va
 
 
 def torch_arrays(source: str, variables: Any) -> dict[str, np.ndarray]:
-    """A state dict of timm or torchvision."""
+    """A state dict of timm, torchvision or lukemelas."""
     ours, found = modules(variables), {}
     for module, leaves in ours.items():
         name = _torch_name(source, module, ours)
@@ -382,11 +396,14 @@ def torch_arrays(source: str, variables: Any) -> dict[str, np.ndarray]:
 def _torch_name(source: str, module: str, ours: dict[str, Any]) -> str:
     room, _, rest = module.partition("/")
     if room == "head":
-        return {"timm": "classifier", "torchvision": "classifier.1"}[source]
+        return {"timm": "classifier", "torchvision": "classifier.1", "lukemelas": "_fc"}[source]
     block, _, part = rest.partition("/")
     found = re.fullmatch(r"block(\d)([a-z])", block)
     if found is None:
-        return (TIMM if source == "timm" else VISION)[rest]
+        return {"timm": TIMM, "torchvision": VISION, "lukemelas": LUKEMELAS}[source][rest]
+    if source == "lukemelas":
+        blocks = sorted({m.split("/")[1] for m in ours if m.startswith("backbone/block")})
+        return f"_blocks.{blocks.index(block)}.{LUKEMELAS_PARTS[part]}"
     stage, index = int(found[1]), "abcdefghij".index(found[2])
     rows = PARTS if f"backbone/{block}/expand" in ours else PLAIN
     timm, vision = next(row[1:] for row in rows if row[0] == part)

@@ -32,9 +32,9 @@ def exchanged_blocks(first, second):
     def plant(patch):
         original = names._block
 
-        def planted(block, column):
+        def planted(block, number, column):
             name = {first: second, second: first}.get(block.name, block.name)
-            for ours, foreign in original(block, column):
+            for ours, foreign in original(block, number, column):
                 yield ours.replace(block.name, name), foreign
 
         patch.setattr(names, "_block", planted)

@@ -24,6 +24,9 @@ from fer_jax.models import efficientnet
 STAGES = efficientnet.STAGES  # all of them
 
 
+TOLD = ("--image_size=96", "--head_padding=valid")  # what weights with a notebook's head do not say
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small():
     with two_stages():
@@ -53,7 +56,8 @@ def test_as_a_process(tmp_path):
         patch.setattr(efficientnet, "STAGES", STAGES)
         variables = made_variables(model)
         write_legacy(tmp_path / "k.h5", keras_layers(model, variables), nested=True)
-    flags = ["--source=keras", "--variant=tiny", f"--output={tmp_path / 'm.safetensors'}"]
+    told = ["--image_size=96", "--head_padding=valid"]
+    flags = ["--source=keras", *told, f"--output={tmp_path / 'm.safetensors'}"]
     outcome = run("convert", [*flags, f"--input={tmp_path / 'k.h5'}"])
     assert outcome.status == 0, outcome.err
     assert "EfficientNet-TINY" in outcome.out
@@ -68,14 +72,14 @@ def test_as_a_process(tmp_path):
 
 
 def test_keras_to_ours(place):
-    flags = ["--source=keras", f"--input={place / 'keras.weights.h5'}", "--licence=MIT"]
+    flags = ["--source=keras", f"--input={place / 'keras.weights.h5'}", "--licence=MIT", *TOLD]
     outcome = call("convert", [*flags, f"--output={place / 'new' / 'm.safetensors'}"])
     assert outcome.status == 0, outcome.err
     file = model_file.load(place / "new" / "m.safetensors")
     assert_identical(file.variables, made_variables(made_model()))
     assert file.about.licence == "MIT"
     assert "EfficientNet-B2, fer head of 7 classes (padding VALID)" in outcome.out
-    assert "input (x / 255 - [0, 0, 0]) / [1, 1, 1]" in outcome.out
+    assert "images of 96 px, (x / 255 - [0, 0, 0]) / [1, 1, 1]" in outcome.out
     assert not outcome.err
 
 
@@ -121,7 +125,7 @@ def test_ours_in_half_the_bytes(place):
 
 
 def test_given_scaling_and_labels(place):
-    flags = ["--source=keras", f"--input={place / 'keras.weights.h5'}"]
+    flags = ["--source=keras", f"--input={place / 'keras.weights.h5'}", *TOLD]
     given = ["--input_mean=0.5,0.5,0.25", "--input_std=1,2,4", "--labels=a,b,c,d,e,f,g"]
     target = place / "m.safetensors"
     assert call("convert", [*flags, *given, f"--output={target}"]).status == 0
@@ -164,8 +168,9 @@ OURS = ("--source=fer_jax", "--input=ours.safetensors")
         ([*TIMM, "--input_std=1,0,1"], ["--input_std=1,0,1", "above 0"]),
         ([*TIMM, "--input_std=1,inf,1"], ["inf"]),
         ([*TIMM, "--labels=a,b"], ["2", "0"]),
-        ([*KERAS, "--labels=a,b"], ["2", "7"]),
-        ([*KERAS, "--labels=a,b,c,d,e,f,a"], ["twice"]),
+        ([*KERAS, *TOLD, "--labels=a,b"], ["2", "7"]),
+        ([*KERAS, *TOLD, "--labels=a,b,c,d,e,f,a"], ["twice"]),
+        ([*KERAS, "--bn_epsilon=0"], ["--bn_epsilon", "0"]),
         ([*KERAS, "--download"], ["--download", "no --input"]),
         (["--source=timm", "--download"], ["--download", "--source=keras"]),
         ([*KERAS, "--top"], ["--top", "--download"]),

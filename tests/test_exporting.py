@@ -50,8 +50,7 @@ def test_timm_and_back(head, padding, tmp_path):
     export_timm(tmp_path / "m.safetensors", file)
     again = import_file(tmp_path / "m.safetensors", wanted("timm", padding=padding))
     assert_identical(again.variables, file.variables)
-    if head != "fer":
-        assert again.about.architecture == file.about.architecture
+    assert again.about == file.about
 
 
 @pytest.mark.parametrize("head", ["none", "imagenet"])
@@ -78,10 +77,10 @@ def test_exported_weights_h5_lie_as_keras_3_writes_them(head, tmp_path):
     ours, theirs = tree(tmp_path / "ours.weights.h5"), tree(tmp_path / "theirs.weights.h5")
     absent = {name for name in theirs.keys() - ours.keys() if theirs[name] is not None}
     assert not {name for name in absent if "seed_generator" not in name and "optim" not in name}
-    assert ours.keys() <= theirs.keys()
+    assert {name for name in ours if not name.startswith("fer_jax")} <= theirs.keys()
     assert {"vars"} | ({"layers/functional/vars"} if head == "fer" else set()) <= ours.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    for name in ours.keys() & theirs.keys():
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
 def tree(path):
@@ -102,10 +101,13 @@ def test_the_header_for_timm_says_what_its_user_must_do(tmp_path):
     with safetensors.safe_open(tmp_path / "m.safetensors", framework="numpy") as tensors:
         header = tensors.metadata()
     assert header["architecture"] == "tf_efficientnet_b2"
-    assert header["bn_eps"] == "0.001"
-    assert json.loads(header["input_mean"]) == list(PUBLISHED[0])
-    assert json.loads(header["input_std"]) == list(PUBLISHED[1])
-    assert header["labels"].split(",") == list(LABELS)
+    about = json.loads(header["fer_jax"])
+    assert about["image_size"] == file.about.image_size
+    assert about["labels"] == list(LABELS)
+    assert about["architecture"]["bn_epsilon"] == 1e-3
+    assert about["architecture"]["input_mean"] == list(PUBLISHED[0])
+    assert about["architecture"]["input_std"] == list(PUBLISHED[1])
+    assert about["architecture"]["head"]["padding"] == "VALID"
 
 
 @pytest.mark.parametrize("export", [export_timm, export_keras])

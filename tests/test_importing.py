@@ -11,6 +11,7 @@ from made_models import (
     made_variables,
     refused_import,
     scaling,
+    shapes_of,
     torch_arrays,
     two_stages,
     wanted,
@@ -20,7 +21,7 @@ from planted_conversion import exchanged_blocks, exchanged_rows, transposed_kern
 from support import arrays, assert_identical
 
 from fer_jax import model_file
-from fer_jax.conversion import layout, names
+from fer_jax.conversion import importing, layout, names
 from fer_jax.conversion.importing import import_file
 from fer_jax.errors import UserError
 from fer_jax.models import efficientnet
@@ -42,7 +43,7 @@ def torch_file(folder, source, model, change=lambda tensors: tensors):
     return path
 
 
-@pytest.mark.parametrize("source", ["timm", "torchvision"])
+@pytest.mark.parametrize("source", ["timm", "torchvision", "lukemelas"])
 @pytest.mark.parametrize("head", ["none", "imagenet"])
 def test_state_dicts_give_the_same_variables(source, head, tmp_path):
     model = made_model(head=head)
@@ -75,9 +76,7 @@ def test_given_scaling_is_taken(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
-)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "state_dict.", "model.net.0."])
 def test_prefixes_of_wrappers_are_taken_off(prefix, tmp_path):
     def wrapped(tensors):
         return {prefix + name: tensor for name, tensor in tensors.items()}
@@ -165,6 +164,15 @@ def test_the_wrong_library_is_refused(tmp_path):
     assert "95 left over (blocks." in line
 
 
+@pytest.mark.parametrize("variant", ["tiny", "b0", "b2", "lite0", "lite1", "lite2"])
+def test_a_variant_is_recognised_by_its_shapes(variant, monkeypatch):
+    monkeypatch.setattr(efficientnet, "STAGES", STAGES)
+    model = made_model(variant)
+    foreign, shapes = names.foreign_names(model, "lukemelas"), shapes_of(model)
+    arrays = {foreign[ours]: np.broadcast_to(np.float32(1), shapes[ours]) for ours in shapes}
+    assert importing._looks_like(arrays) == variant
+
+
 def test_labels(tmp_path):
     path = torch_file(tmp_path, "timm", made_model(head="imagenet"))
     ten = tuple("abcdefghij")
@@ -205,18 +213,19 @@ def untransposed_dense(patch):
 
 
 def stages_off_by_one(patch):
-    prefixes = ("", "blocks.{feature}.{index}", "features.{stage}.{index}")
+    prefixes = list(names.BLOCK_PREFIXES)
+    prefixes[1:3] = "blocks.{feature}.{index}", "features.{stage}.{index}"
     patch.setattr(names, "BLOCK_PREFIXES", prefixes)
 
 
-ALL = {"keras", "timm", "torchvision"}
+ALL = set(names.COLUMNS)
 
 
 @pytest.mark.parametrize(
     ("fault", "red"),
     [
         (transposed_kernels, ALL),
-        (untransposed_dense, {"timm", "torchvision"}),
+        (untransposed_dense, ALL - {"keras"}),
         (exchanged_rows(2, 3), ALL),  # mean and variance
         (exchanged_rows(0, 1), ALL),  # scale and bias
         (exchanged_blocks("block2b", "block2c"), ALL),

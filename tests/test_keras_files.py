@@ -56,8 +56,10 @@ def archive(path, config='{"config": {"layers": []}}', weights=None, kind=zipfil
 def test_what_is_written_is_read(tmp_path):
     stem, top = {"stem/kernel": KERNEL}, {"top/kernel": KERNEL.T, "top/bias": KERNEL[0]}
     places = {"layers/conv2d": stem, "layers/conv2d_1": top}
-    keras_files.write_weights(tmp_path / "w.weights.h5", places)
+    texts = {"about": "a" * 100_000, "other": "\N{SNOWMAN}"}  # more than an attribute may hold
+    keras_files.write_weights(tmp_path / "w.weights.h5", places, texts)
     file = read_keras(tmp_path / "w.weights.h5")
+    assert file.metadata == texts
     assert list(file.layers) == ["stem", "top"]
     assert file.config is None
     for name, array in {**stem, **top}.items():
@@ -88,6 +90,12 @@ def test_two_layers_of_one_name_are_both_kept(tmp_path):
             group.attrs["name"], group["0"] = "dense", KERNEL + number
     file = read_keras(tmp_path / "w.weights.h5")
     assert [float(arrays[0][0, 0]) for arrays in file.layers.values()] == [0, 1]
+
+
+def test_no_foreign_layer_of_three_variables_is_taken_for_the_scaling(tmp_path):
+    gru = {f"gru/{number}": KERNEL for number in range(3)}
+    keras_files.write_weights(tmp_path / "w.weights.h5", {"layers/gru": gru}, {})
+    assert list(read_keras(tmp_path / "w.weights.h5").arrays()) == list(gru)
 
 
 def external_link(group):
@@ -216,6 +224,11 @@ def virtual_array(file):
     del file["layers/dense/vars/dense"]
 
 
+def external_header(file):
+    file["layers/dense/vars/0"] = KERNEL
+    file["fer_jax/fer_jax"] = h5py.ExternalLink("other.h5", "/secret")
+
+
 def data_for_a_group(file):
     """Listing them would read them, wherever they lie."""
     virtual(file.create_group("hidden"))
@@ -230,6 +243,7 @@ WEIGHTS = [
     (external_layers, "lies elsewhere"),
     (external_array, "lies elsewhere"),
     (virtual_array, "another file"),
+    (external_header, "lies elsewhere"),
     (data_for_a_group, "is no group"),
 ]
 
@@ -261,7 +275,7 @@ def test_no_other_file_is_opened(other, tmp_path):
 
 def test_arrays_that_are_too_large_together_are_refused(tmp_path, monkeypatch):
     places = {f"layers/{a}": {f"{a}/kernel": np.ones((100, 100), np.float32)} for a in "abc"}
-    keras_files.write_weights(tmp_path / "w.h5", places)
+    keras_files.write_weights(tmp_path / "w.h5", places, {})
     assert len(read_keras(tmp_path / "w.h5").layers) == 3
     monkeypatch.setattr(keras_files, "LARGEST", 100_000)
     assert "more than 100,000 bytes" in refusal(tmp_path / "w.h5")
@@ -355,7 +369,7 @@ def test_an_archive_without_a_part_is_refused(member, tmp_path):
 def test_truncated_files_are_refused(tmp_path):
     path = tmp_path / "w.h5"
     places = {"layers/dense": {"dense/kernel": np.ones((100, 100), np.float32)}}
-    keras_files.write_weights(path, places)
+    keras_files.write_weights(path, places, {})
     data = path.read_bytes()
     for kept in (0, 7, 8, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:kept])

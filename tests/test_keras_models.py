@@ -271,7 +271,7 @@ def setting(name, **settings):
 @pytest.mark.parametrize("nested", [True, False])
 def test_the_heads_padding_is_the_configs(padding, nested, tmp_path):
     path = whole(tmp_path, padding=padding, nested=nested)
-    head = import_file(path, wanted()).about.architecture["head"]
+    head = import_file(path, wanted(head_padding=None)).about.architecture["head"]
     assert head["padding"] == padding.upper()
 
 

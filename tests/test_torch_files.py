@@ -28,14 +28,19 @@ def test_what_is_written_is_read(tmp_path):
     arrays = {"bn.running_mean": WEIGHT[0], "conv.weight": WEIGHT}
     write_torch(path, arrays, {"architecture": "x"})
     assert safetensors.numpy.load_file(path)["bn.num_batches_tracked"].dtype == np.int64
-    found = read_torch(path)
+    assert read_torch(path).metadata == {"architecture": "x"}
+    found = read_torch(path).arrays()
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
-def test_without_pytorch_one_line_says_what_to_do(suffix, tmp_path, monkeypatch):
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j"])
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".safetensors"])
+def test_without_pytorch_one_line_says_what_to_do(suffix, start, tmp_path, monkeypatch):
+    """Told by its first bytes, whatever it is called."""
+    (tmp_path / f"m{suffix}").write_bytes(start + bytes(50))
+
     def absent(name, *arguments):
         raise ImportError(name)
 
@@ -48,7 +53,7 @@ def test_without_pytorch_one_line_says_what_to_do(suffix, tmp_path, monkeypatch)
 def test_pytorch_is_not_imported_for_safetensors(tmp_path, monkeypatch):
     safetensors.numpy.save_file({"w": WEIGHT}, tmp_path / "m.safetensors")
     monkeypatch.setattr(torch_files.importlib, "import_module", None)
-    assert read_torch(tmp_path / "m.safetensors").keys() == {"w"}
+    assert read_torch(tmp_path / "m.safetensors").tensors.keys() == {"w"}
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04.", b"{}" * 50])
@@ -81,20 +86,30 @@ class Shell:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("place", [None, "state_dict", "model", "state_dict_ema", "model_ema"])
+@pytest.mark.parametrize("place", [None, "state_dict", "model", "state_dict_ema", "any name"])
 def test_a_state_dict_is_read(place, torch, tmp_path):
     state = {
-        "module.w": torch.tensor(WEIGHT),
-        "module.half": torch.tensor(WEIGHT).to(torch.bfloat16),
-        "module.bn.num_batches_tracked": torch.tensor(3),
+        "w": torch.tensor(WEIGHT),
+        "half": torch.tensor(WEIGHT).to(torch.bfloat16),
+        "bn.num_batches_tracked": torch.tensor(3),
     }
-    content = state if place is None else {"epoch": 3, "arch": "tf_efficientnet_b0", place: state}
-    torch.save(content, tmp_path / "m.pth")
-    found = read_torch(tmp_path / "m.pth")
+    training = {"epoch": 3, "optimizer": {"state": {0: {"w": state["w"]}}, "param_groups": []}}
+    content = state if place is None else {**training, place: state}
+    torch.save(content, tmp_path / "m.pth.tar")
+    found = read_torch(tmp_path / "m.pth.tar").arrays()
     assert found.keys() == {"w", "half"}
     np.testing.assert_array_equal(found["w"], WEIGHT)
     assert found["half"].dtype == np.float32
     np.testing.assert_allclose(found["half"], WEIGHT, rtol=1e-2)
+
+
+def test_of_two_state_dicts_none_is_guessed(torch, tmp_path):
+    state = {"w": torch.tensor(WEIGHT)}
+    torch.save({"teacher": state, "student": state}, tmp_path / "m.pth")
+    line = refusal(tmp_path / "m.pth")
+    assert "teacher, student" in line
+    torch.save({"teacher": state, "model": state}, tmp_path / "m.pth")
+    assert read_torch(tmp_path / "m.pth").tensors.keys() == {"w"}
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -128,7 +143,6 @@ def test_tensors_without_plain_values_are_refused(torch, tmp_path):
         torch.eye(3).to_sparse(),
         torch.zeros(1, dtype=torch.float16).expand(2**40),
         "text",
-        {"w": torch.zeros(2)},
     ]
     for tensor in strange:
         torch.save({"w": tensor}, tmp_path / "m.pth")

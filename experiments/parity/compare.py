@@ -46,9 +46,8 @@ class Row:
 
 def wanted(peer: Peer) -> Wanted:
     """What a user would say of the peer's file."""
-    padding: Any = peer.padding if peer.source == "timm" else None
-    source: Any = peer.source
-    return Wanted(source, peer.variant, padding, None, None, None, "unknown")
+    padding = peer.padding if peer.source == "timm" else None
+    return Wanted(peer.source, peer.variant, padding)
 
 
 def convert(peer: Peer, path: pathlib.Path) -> model_file.ModelFile:

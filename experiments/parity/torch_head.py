@@ -1,8 +1,19 @@
-"""The seed's head in PyTorch, for models that `fer_jax.convert --target=timm` writes."""
+"""The notebook's head in PyTorch, for models that `fer_jax.convert --target=timm` writes.
+
+    net, about = load("timm.safetensors")
+    logits = net(scaled images [B, 3, H, W])
+
+with (x / 255 - about["architecture"]["input_mean"]) / about["architecture"]["input_std"] of images
+of about["image_size"] pixels, and about["labels"] for the logits.
+"""
 
 import contextlib
+import json
+import pathlib
 from collections.abc import Iterator
+from typing import Any
 
+import safetensors
 import torch
 from torch import nn
 
@@ -13,10 +24,10 @@ class FerHead(nn.Module):
     def __init__(
         self,
         features: int,
-        classes: int = 7,
-        filters: int = 128,
-        hidden: int = 128,
-        padding: int = 0,  # 1 for a model with head_padding SAME
+        classes: int,
+        filters: int,
+        hidden: int,
+        padding: int,  # 1 for a model with head_padding SAME, 0 for VALID
         dropout: float = 0.0,  # in training only
     ):
         super().__init__()
@@ -48,6 +59,24 @@ class FerNet(nn.Module):
         head = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         self.fer_head.load_state_dict(head)
         self.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith(prefix)})
+
+
+def load(path: str | pathlib.Path) -> tuple[FerNet, dict[str, Any]]:
+    """The network of an exported file, ready to answer, and the header that describes it."""
+    import timm
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    about = json.loads(metadata["fer_jax"])
+    settings = about["architecture"]
+    head = settings["head"]
+    epsilon = settings["bn_epsilon"]
+    backbone = timm.create_model(metadata["architecture"], num_classes=0, bn_eps=epsilon)
+    sizes = head["classes"], head["filters"], head["hidden"], int(head["padding"] == "SAME")
+    net = FerNet(backbone, FerHead(backbone.num_features, *sizes))
+    net.load_file(state)
+    return net.eval(), about
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Keras' published files, the seed's whole model in every format, and the way back to the peers."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,20 +10,19 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-import safetensors.torch
 import torch
 from keras import layers
 from keras.src.legacy.saving import legacy_h5_format
 
 from experiments.parity.compare import LIMITS, Row, wanted
-from experiments.parity.peers import KerasPeer, keras_answer, published_weights, timm, undrawn
+from experiments.parity.peers import KerasPeer, keras_answer, published_weights, undrawn
 from experiments.parity.random_weights import images, random_array, relative
-from experiments.parity.torch_head import FerHead, FerNet
+from experiments.parity.torch_head import load
 from fer_jax import model_file
 from fer_jax.conversion.exporting import export_keras, export_timm
 from fer_jax.conversion.importing import import_file
 from fer_jax.conversion.keras_models import IMAGENET_MEAN, IMAGENET_STD
-from fer_jax.models.efficientnet import VARIANTS, end_filters
+from fer_jax.models.efficientnet import VARIANTS
 
 SIZE = 96
 HEAD_GAIN = 1.4  # of the seed's head, after ReLU
@@ -39,9 +39,13 @@ def rows(folder: pathlib.Path, variant: str, seed: int) -> Iterator[Row]:
         model.save_weights(path) if suffix == ".weights.h5" else model.save(path)
     answer = seed_answer(model)
     for suffix, path in files.items():
-        file = import_file(path, wanted(peer))
+        says = suffix != ".weights.h5"  # whole models do, weights alone do not
+        told = {} if says else {"image_size": SIZE, "head_padding": "VALID"}
+        file = import_file(path, dataclasses.replace(wanted(peer), **told))
+        assert file.about.image_size == SIZE
         yield compare(peer, file, f"seed {suffix}", answer)
-    yield from back(folder, peer, file)
+    for padding in ("VALID", "SAME"):
+        yield from back(folder, peer, file, padding)
 
 
 def published(folder: pathlib.Path, variant: str, seed: int, top: bool) -> Row:
@@ -72,10 +76,10 @@ def random_peer(variant: str, seed: int, top: bool, size: int = SIZE) -> KerasPe
     return peer
 
 
-def seed_model(peer: KerasPeer) -> Any:
+def seed_model(peer: KerasPeer, padding: str = "valid") -> Any:
     """The seed's Sequential around the peer's backbone, its head drawn by name too."""
     head = [
-        layers.Conv2D(128, 3, activation="relu"),
+        layers.Conv2D(128, 3, padding=padding, activation="relu"),
         layers.GlobalAveragePooling2D(),
         layers.Dense(128, activation="relu"),
         layers.Dropout(0.3),
@@ -89,23 +93,24 @@ def seed_model(peer: KerasPeer) -> Any:
     return model
 
 
-def back(folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile) -> Iterator[Row]:
+def back(
+    folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile, padding: str
+) -> Iterator[Row]:
     """Our seed-headed model into a fresh Keras model, and into timm's backbone with our head."""
-    path = folder / "back.weights.h5"
+    settings = file.about.architecture
+    settings = {**settings, "head": {**settings["head"], "padding": padding}}
+    about = dataclasses.replace(file.about, architecture=settings)
+    file, path = dataclasses.replace(file, about=about), folder / "back.weights.h5"
     export_keras(path, file)
     keras.backend.clear_session()
-    fresh = seed_model(KerasPeer(peer.variant, SIZE, top=False))
+    fresh = seed_model(KerasPeer(peer.variant, SIZE, top=False), padding.lower())
     fresh.load_weights(path)
-    yield compare(peer, file, "back to Keras", seed_answer(fresh))
+    yield compare(peer, file, f"back to Keras, {padding}", seed_answer(fresh))
     path = folder / "back.safetensors"
     export_timm(path, file)
-    _, width = end_filters(peer.variant)
-    backbone = timm.create_model(f"tf_efficientnet_{peer.variant}", num_classes=0)
-    net = FerNet(backbone, FerHead(width)).eval()
-    net.load_file(safetensors.torch.load_file(path))
-    about = file.about.architecture
-    scaling = about["input_mean"], about["input_std"]
-    yield compare(peer, file, "back to timm", torch_answer(net, *scaling))
+    net, header = load(path)
+    scaling = (header["architecture"][name] for name in ("input_mean", "input_std"))
+    yield compare(peer, file, f"back to timm, {padding}", torch_answer(net, *scaling))
 
 
 def model_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,40 +1,38 @@
-"""Our models to a timm state dict or to Keras weights, for users of PyTorch and Keras."""
+"""Our models to other people's formats: the table of targets, and those of timm and Keras."""
 
 import collections
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
+from fer_jax import model_file
 from fer_jax.conversion import names
 from fer_jax.conversion.keras_files import write_weights
-from fer_jax.conversion.keras_models import KERAS_EPSILON, KINDS
+from fer_jax.conversion.keras_models import KERAS_EPSILON, KINDS, backbone_layers
 from fer_jax.conversion.layout import Arrays, export_variables
 from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
-from fer_jax.model_file import ModelFile, in_one_step
+from fer_jax.model_file import ModelFile
 from fer_jax.models.classifier import FerHead
 from fer_jax.models.efficientnet import PUBLISHED_STEM_STRIDE
 
 
 def export_timm(path: pathlib.Path, file: ModelFile) -> None:
-    """A state dict under timm's names; the seed's head lies under `fer_head.`.
+    """A state dict under timm's names; the notebook's head lies under `fer_head.`.
 
-    Without a head, or with ImageNet's, timm.create_model takes it as it is. Its header names the
-    timm model, its bn_eps, and the scaling of the input, which PyTorch users do themselves.
+    Without a head, or with ImageNet's, timm.create_model takes it as it is. Its metadata names the
+    timm model, and holds our own header: image size, bn_epsilon, the padding of the head, and the
+    scaling of the input, which PyTorch users do themselves.
     """
     description = file.about.architecture
     _check_stem(description)
-    same = description["padding"] == "same"
-    header = {
-        "architecture": f"{'tf_' if same else ''}efficientnet_{description['variant']}",
-        "bn_eps": str(description["bn_epsilon"]),
-        "input_mean": str(description["input_mean"]),
-        "input_std": str(description["input_std"]),
-        "labels": ",".join(file.about.labels or ()),
-    }
+    prefix = "tf_" if description["padding"] == "same" else ""
+    texts = {"architecture": f"{prefix}efficientnet_{description['variant']}"}
+    texts |= model_file.metadata(file)
     arrays = export_variables(file.model(), "timm", file.variables)
-    in_one_step(path, lambda temporary: write_torch(temporary, arrays, header))
+    model_file.in_one_step(path, lambda temporary: write_torch(temporary, arrays, texts))
 
 
 def export_keras(path: pathlib.Path, file: ModelFile) -> None:
@@ -42,21 +40,39 @@ def export_keras(path: pathlib.Path, file: ModelFile) -> None:
 
     The scaling of the input goes into its Normalization, which is why the older .h5 is not
     written: from it Keras takes the statistics, but does not call Normalization.finalize_state.
-    The seed's head follows the backbone as in the seed's Sequential.
+    The notebook's head follows the backbone as in its Sequential; our header lies beside.
     """
     description, model = file.about.architecture, file.model()
     _check_stem(description)
+    if description["variant"].startswith("lite"):
+        raise UserError("Keras has no EfficientNet-Lite: export it to timm")
     if description["padding"] != "same" or description["bn_epsilon"] != KERAS_EPSILON:
         raise UserError(
             f"Keras' EfficientNet has padding=same, epsilon {KERAS_EPSILON}; this model has "
             f"{description['padding']} and {description['bn_epsilon']}: export it to timm"
         )
-    ours = names.foreign_names(model, "keras")
+    layers: dict[str, Arrays] = {"normalization": _normalization(description)}
+    layers |= {layer: {} for layer in backbone_layers(description["variant"])}
     arrays = export_variables(model, "keras", file.variables)
-    ordered = {name: arrays[name] for name in sorted(ours.values(), key=_build_order(ours))}
-    ordered = _normalization(description) | ordered
-    places = _places(_flat(ordered), isinstance(model.head, FerHead))
-    in_one_step(path, lambda temporary: write_weights(temporary, places))
+    for name in names.foreign_names(model, "keras").values():  # each layer's in Keras' order
+        layers.setdefault(name.split("/")[0], {})[name] = arrays[name]
+    places = _places(layers, isinstance(model.head, FerHead))
+    texts = model_file.metadata(file)
+    model_file.in_one_step(path, lambda temporary: write_weights(temporary, places, texts))
+
+
+class Target(NamedTuple):
+    """A format: how its files end, and what writes one."""
+
+    suffix: str
+    write: Callable[[pathlib.Path, ModelFile], None]
+
+
+TARGETS = {  # a new format: one file beside this one, and a row here
+    "fer_jax": Target(".safetensors", model_file.save),
+    "timm": Target(".safetensors", export_timm),
+    "keras": Target(".weights.h5", export_keras),
+}
 
 
 def _check_stem(description: dict) -> None:
@@ -78,32 +94,12 @@ def _normalization(description: dict) -> Arrays:
     }
 
 
-def _build_order(ours: dict[str, str]) -> Callable[[str], tuple[int, int]]:
-    """Stem, blocks, top, head: the order in which Keras builds its layers."""
-    layers = list(dict.fromkeys(name.split("/")[0] for name in ours.values()))
-    rank = {layer: (_part(layer), number) for number, layer in enumerate(layers)}
-    return lambda name: rank[name.split("/")[0]]
-
-
-def _part(layer: str) -> int:
-    prefixes = ("stem", "block", "top")
-    found = (i for i, prefix in enumerate(prefixes) if layer.startswith(prefix))
-    return next(found, len(prefixes))
-
-
-def _flat(ordered: Arrays) -> dict[str, Arrays]:
-    layers: dict[str, Arrays] = {}
-    for name, array in ordered.items():
-        layers.setdefault(name.split("/")[0], {})[name] = array
-    return layers
-
-
-def _places(layers: dict[str, Arrays], seed: bool) -> dict[str, Arrays]:
+def _places(layers: dict[str, Arrays], notebook: bool) -> dict[str, Arrays]:
     """Where Keras 3 looks for each layer: class and number, per model within the model."""
     counts: collections.Counter[str] = collections.Counter()
     places = {}
     for layer, arrays in layers.items():
-        inner = seed and not layer.startswith(names.FER_HEAD)
+        inner = notebook and not layer.startswith(names.FER_HEAD)
         kind = f"layers/{'functional/layers/' * inner}{_kind(layer)}"
         places[f"{kind}_{counts[kind]}" if counts[kind] else kind] = arrays
         counts[kind] += 1

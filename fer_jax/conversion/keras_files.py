@@ -1,4 +1,8 @@
-"""Keras' files, read without Keras: weights-only and whole .h5, .weights.h5, and .keras."""
+"""Keras' files, read without Keras: weights-only and whole .h5, .weights.h5, and .keras.
+
+Keras 3.15 on its JAX backend was tried: as harmless with hostile files, but 11 s and 1 GB for what
+takes 0.5 s here, and weights alone it reads only into a model that someone has built before.
+"""
 
 import dataclasses
 import io
@@ -8,7 +12,7 @@ import math
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -19,10 +23,14 @@ from fer_jax.errors import UserError, one_line
 LARGEST = 2**30  # bytes of an archive's weights, and of all arrays that are read from a file
 LARGEST_CONFIG = 2**23  # bytes; B7's has a twentieth
 DEEPEST = 8  # models within models
-VARIABLES = {  # what a layer's variables are called, by how many there are, as Keras orders them
+METADATA = "fer_jax"  # the group of our own texts, as bytes: attributes hold 64 KiB at most
+SCALING = ("mean", "variance", "count")
+VARIABLES: dict[
+    int, tuple[str, ...]
+] = {  # what a layer's variables are called, by how many there are, as Keras orders them
     1: ("kernel",),
     2: ("kernel", "bias"),
-    3: ("mean", "variance", "count"),
+    3: SCALING,
     4: ("gamma", "beta", "moving_mean", "moving_variance"),
 }
 
@@ -34,14 +42,18 @@ class KerasFile:
     layers: dict[str, list[np.ndarray]]
     named: bool  # False: layer names are only class names with a number
     config: dict[str, Any] | None
+    metadata: dict[str, str]  # what `write_weights` was given with them
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """`stem_bn/gamma` to array, for all layers that have variables."""
-        return {
-            f"{layer}/{name}": array
-            for layer, arrays in self.layers.items()
-            for name, array in zip(_names(layer, arrays), arrays, strict=True)
-        }
+        """`stem_bn/gamma` to array; of layers unlike ours `attention/0`, `attention/1`, ..."""
+        found = {}
+        for layer, arrays in self.layers.items():
+            known = VARIABLES.get(len(arrays), ())
+            if known == SCALING and arrays[-1].ndim:  # its count is one number
+                known = ()
+            for number, array in enumerate(arrays):
+                found[f"{layer}/{known[number] if known else number}"] = array
+        return found
 
     def configured(self) -> list[tuple[str, dict[str, Any]]]:
         """(class name, settings) of every layer of the saved config, nested models opened."""
@@ -54,14 +66,22 @@ def read_keras(path: pathlib.Path) -> KerasFile:
         if zipfile.is_zipfile(path):
             return _read_archive(path)
         with h5py.File(path, "r") as file:
-            return _read_legacy(file) if _legacy_group(file) else _read_weights(file, None)
+            group = _legacy_group(file)
+            return _read_legacy(file, group) if group else _read_weights(file, None)
     except Exception as error:  # whatever HDF5, zip and JSON make of a broken file
         raise UserError(f"cannot read {path} as a Keras file: {one_line(error)}") from error
 
 
-def write_weights(path: pathlib.Path, places: dict[str, dict[str, np.ndarray]]) -> None:
-    """The .weights.h5 of Keras 3: `layers/functional/layers/conv2d_3` -> `stem_conv/kernel`, ..."""
+def write_weights(
+    path: pathlib.Path, places: dict[str, dict[str, np.ndarray]], metadata: Mapping[str, str]
+) -> None:
+    """The .weights.h5 of Keras 3: `layers/functional/layers/conv2d_3` -> `stem_conv/kernel`, ...
+
+    `metadata` lies in a group of its own, of which Keras takes no notice.
+    """
     with h5py.File(path, "w") as file:
+        for key, text in metadata.items():
+            file[f"{METADATA}/{key}"] = np.frombuffer(text.encode(), np.uint8)
         for model in dict.fromkeys(place.rpartition("layers/")[0] for place in places):
             file.create_group(f"{model}vars")  # a model has none of its own, but the group
         for place, arrays in places.items():
@@ -74,12 +94,6 @@ def write_weights(path: pathlib.Path, places: dict[str, dict[str, np.ndarray]]) 
 def natural(name: str) -> list[Any]:
     """A sort key by which conv2d_10 follows conv2d_9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
-def _names(layer: str, arrays: list[np.ndarray]) -> tuple[str, ...]:
-    if len(arrays) not in VARIABLES:
-        raise UserError(f"layer {layer!r} has {len(arrays)} variables: no layer of an EfficientNet")
-    return VARIABLES[len(arrays)]
 
 
 def _read_archive(path: pathlib.Path) -> KerasFile:
@@ -102,9 +116,7 @@ def _legacy_group(file: h5py.File) -> h5py.Group | None:
     return group if _attributes(group, "layer_names") else None
 
 
-def _read_legacy(file: h5py.File) -> KerasFile:
-    group = _legacy_group(file)
-    assert group is not None
+def _read_legacy(file: h5py.File, group: h5py.Group) -> KerasFile:
     layers: dict[str, list[np.ndarray]] = {}
     budget = _Budget()
     for saved in _attributes(group, "layer_names"):
@@ -114,7 +126,7 @@ def _read_legacy(file: h5py.File) -> KerasFile:
             layers.setdefault(layer, []).append(budget.read(_member(place, weight)))
     config = file.attrs.get("model_config")
     _check_size("model_config", len(config or ""), LARGEST_CONFIG)
-    return KerasFile(layers, True, json.loads(config) if config else None)
+    return KerasFile(layers, True, json.loads(config) if config else None, {})
 
 
 def _member(group: h5py.Group, path: str) -> Any:
@@ -165,7 +177,9 @@ def _read_weights(file: h5py.File, config: dict[str, Any] | None) -> KerasFile:
     layers: dict[str, list[np.ndarray]] = {}
     for path, name, arrays in found:
         layers[name if named and name not in layers else path] = arrays
-    return KerasFile(layers, named, config)
+    texts = _group(file, METADATA) if METADATA in file else {}
+    metadata = {key: budget.read(_member(texts, key)).tobytes().decode() for key in texts}
+    return KerasFile(layers, named, config, metadata)
 
 
 def _layers(

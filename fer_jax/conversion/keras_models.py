@@ -3,13 +3,12 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fer_jax.conversion import names
-from fer_jax.conversion.keras_files import KerasFile
+from fer_jax.conversion.keras_files import SCALING, KerasFile
 from fer_jax.conversion.layout import Arrays
 from fer_jax.errors import UserError, one_line
 from fer_jax.models.efficientnet import block_table
@@ -26,50 +25,46 @@ Scaling = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """A Keras file's arrays under the names of names.py, and the fields that its model needs."""
+    """A Keras file's arrays under the names of names.py, and what else it says; None: nothing."""
 
     arrays: Arrays
     epsilon: float
-    head_padding: str  # of the seed's convolution: VALID where the file does not tell
+    head_padding: str | None  # of the notebook's convolution
+    image_size: int | None  # pixels
     scaling: Scaling  # mean and deviation on the scale 0..1
 
 
-def recognise(file: KerasFile, variant: str, told: Scaling | None) -> Recognised:
+def recognise(
+    file: KerasFile, variant: str, told: Scaling | None, drop_head: bool = False
+) -> Recognised:
     """The model of a file, its scaling as `told` or its own; UserError for what is no such one."""
     if not file.named:
         file = _name_by_order(file, variant)
     arrays = file.arrays()
     try:
-        _check_config(file)
-        epsilon, padding = _epsilon(file), _seed_padding(file)
+        _check_config(file, drop_head)
+        epsilon, padding, size = _epsilon(file), _head_padding(file), _image_size(file)
         scaling = told or _scaling(file, arrays)
     except UserError:
         raise
     except Exception as error:  # whatever a made-up config leads to
         raise UserError(f"a broken config: {one_line(error)}") from error
-    arrays = {k: a for k, a in arrays.items() if k.rpartition("/")[2] in _VARIABLES}
-    return Recognised(_rename_seed_head(arrays, variant), epsilon, padding, scaling)
+    arrays = {k: a for k, a in arrays.items() if k.rpartition("/")[2] not in SCALING}
+    return Recognised(_rename_head(arrays, variant), epsilon, padding, size, scaling)
 
 
-_VARIABLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
-
-
-def _rename_seed_head(arrays: Arrays, variant: str) -> Arrays:
-    """The seed's three layers, whatever Keras numbered them, by kind and order to our names."""
-    known = {"predictions", *itertools.chain(*(_layers_of(variant, kind) for kind in KINDS))}
-    layers = list(dict.fromkeys(name.rpartition("/")[0] for name in arrays))
+def _rename_head(arrays: Arrays, variant: str) -> Arrays:
+    """The notebook's three layers, whatever Keras numbered them, by kind and order to our names."""
+    known = {"predictions", *backbone_layers(variant)}
+    layers = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
     foreign = [layer for layer in layers if layer not in known]
-    kernels = [arrays[f"{layer}/kernel"].ndim for layer in foreign if f"{layer}/kernel" in arrays]
-    if sorted(kernels) != [2, 2, 4] or len(foreign) != len(kernels):
+    axes = {x: arrays[f"{x}/kernel"].ndim for x in foreign if f"{x}/kernel" in arrays}
+    if sorted(axes.values()) != [2, 2, 4] or len(foreign) != len(axes):
         return arrays
-    conv, *dense = sorted(foreign, key=lambda layer: -arrays[f"{layer}/kernel"].ndim)
-    ours = dict(zip((conv, *dense), (row[1] for row in names.SEED_HEAD), strict=True))
-    return {_renamed(name, ours): array for name, array in arrays.items()}
-
-
-def _renamed(name: str, ours: Mapping[str, str]) -> str:
-    layer, _, variable = name.rpartition("/")
-    return f"{ours.get(layer, layer)}/{variable}"
+    ordered = sorted(foreign, key=lambda layer: -axes[layer])  # the convolution, then as they come
+    ours = dict(zip(ordered, (row[1] for row in names.SEED_HEAD), strict=True))
+    parts = {name: name.rpartition("/") for name in arrays}
+    return {f"{ours.get(x, x)}/{leaf}": arrays[name] for name, (x, _, leaf) in parts.items()}
 
 
 _LAYERS = {  # of the backbone, its scaling of the input, and the heads; Random... do nothing here
@@ -78,12 +73,14 @@ _LAYERS = {  # of the backbone, its scaling of the input, and the heads; Random.
     "Add", "Dense",
 }  # fmt: skip
 _ACTIVATED = {"Conv2D", "DepthwiseConv2D", "Activation", "Dense"}
+_LAST = "top_activation"  # of the backbone
 _BACKBONE = re.compile(r"(stem|top|block\d[a-z])(_\w+)?_(activation|\w*conv|se_reduce|se_expand)")
 
 
 def _name_by_order(file: KerasFile, variant: str) -> KerasFile:
     """Names for a file that has only class names and numbers: per class, in the model's order."""
-    waiting = {kind: list(_layers_of(variant, kind)) for kind in KINDS}
+    backbone = backbone_layers(variant)
+    waiting = {kind: [x for x in backbone if x.endswith(ends)] for kind, ends in KINDS.items()}
     depth = max(path.count("layers/") for path in file.layers)
     dense = [path for path in file.layers if path.split("/")[-1].startswith("dense")]
     layers = {}
@@ -94,24 +91,24 @@ def _name_by_order(file: KerasFile, variant: str) -> KerasFile:
             name = left.pop(0)
         name = "predictions" if dense == [path] else name
         layers[path if name in layers else name] = arrays
-    return KerasFile(layers, True, file.config)
+    return dataclasses.replace(file, layers=layers, named=True)
 
 
-def _layers_of(variant: str, kind: str) -> list[str]:
-    """Keras' layer names of one class in the order in which Keras builds them."""
-    blocks = block_table(variant, 0.0)
+def backbone_layers(variant: str) -> list[str]:
+    """Keras' names of the layers that have variables, in the order in which Keras builds them."""
     per_block = (
-        f"{block.name}{row[1].removeprefix('{block}')}"
-        for block in blocks
+        row[1].format(block=block.name)
+        for block in block_table(variant, 0.0)
         for row in (names.BLOCK if block.expansion != 1 else names.BLOCK_WITHOUT_EXPANSION)
     )
-    every = ["stem_conv", "stem_bn", *per_block, "top_conv", "top_bn"]
-    return [name for name in every if name.endswith(KINDS[kind])]
+    return ["stem_conv", "stem_bn", *per_block, "top_conv", "top_bn"]
 
 
-def _check_config(file: KerasFile) -> None:
+def _check_config(file: KerasFile, drop_head: bool) -> None:
     """UserError where a whole model's config has what neither EfficientNet nor our heads have."""
     layers = file.configured()
+    if drop_head and layers:
+        layers = layers[: 1 + [settings["name"] for _, settings in layers].index(_LAST)]
     dense = [settings["name"] for kind, settings in layers if kind == "Dense"]
     for kind, settings in layers:
         name, activation = settings["name"], settings.get("activation")
@@ -140,10 +137,18 @@ def _epsilon(file: KerasFile) -> float:
     return float(found[0]["epsilon"]) if found else KERAS_EPSILON
 
 
-def _seed_padding(file: KerasFile) -> str:
-    """The padding of the head's convolution: the last Conv2D of the config, VALID without one."""
+def _head_padding(file: KerasFile) -> str | None:
+    """The padding of the head's convolution: the config's last Conv2D but the stem's."""
     known = [s for kind, s in file.configured() if kind == "Conv2D" and s["kernel_size"] == [3, 3]]
-    return known[-1]["padding"].upper() if known and known[-1]["name"] != "stem_conv" else "VALID"
+    return known[-1]["padding"].upper() if known and known[-1]["name"] != "stem_conv" else None
+
+
+def _image_size(file: KerasFile) -> int | None:
+    """The side of the square images that the model was built for, if for those of one size."""
+    inputs = [settings for kind, settings in file.configured() if kind == "InputLayer"]
+    shapes = [s.get("batch_shape") or s.get("batch_input_shape") for s in inputs]  # Keras 3, 2
+    sides = (shape[1] for shape in shapes if shape and shape[1] == shape[2] is not None)
+    return next(sides, None)
 
 
 def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
@@ -164,7 +169,9 @@ def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
         raise UserError("it does not scale its input itself: give --input_mean and --input_std")
     factor, shift = np.full(3, 255.0), np.zeros(3)  # of x / 255
     with np.errstate(all="ignore"):
-        for kind, settings in itertools.takewhile(lambda layer: not _is_stem(layer), layers):
+        for kind, settings in itertools.takewhile(
+            lambda x: x[1].get("name") != "stem_conv", layers
+        ):
             if kind == "Rescaling":
                 scale = np.asarray(settings["scale"], np.float64)
                 factor, shift = factor * scale, shift * scale + settings.get("offset", 0.0)
@@ -175,10 +182,6 @@ def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
     if not (np.isfinite(mean) & np.isfinite(std) & (std > 0)).all():
         raise UserError(f"it scales its input by {std} from {mean}: give --input_mean, --input_std")
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _is_stem(layer: tuple[str, dict[str, Any]]) -> bool:
-    return layer[1].get("name") == "stem_conv"
 
 
 def _statistics(arrays: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:

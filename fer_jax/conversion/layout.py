@@ -6,12 +6,31 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fer_jax.conversion.names import foreign_names
+from fer_jax.conversion.names import COLUMNS, ENDS, foreign_names
 from fer_jax.errors import UserError
 from fer_jax.models.classifier import Classifier, variable_shapes
 
 Arrays = dict[str, np.ndarray]
 NAMED = 4  # names shown per kind of mismatch
+
+
+def without_prefix(arrays: Arrays, column: str) -> Arrays:
+    """State dicts of wrapped models: without `module.` or whatever stands before the stem's name.
+
+    Names that share only a part of it, as those of a head beside a backbone, lose that part.
+    """
+    stem = f".{ENDS[0][COLUMNS.index(column) + 1]}.weight"
+    prefix = next((name.removesuffix(stem) for name in arrays if name.endswith(stem)), "")
+    plain = {_without(prefix.split("."), name): array for name, array in arrays.items()}
+    if len(plain) < len(arrays):
+        raise UserError(f"it holds names that differ only by {prefix}.")
+    return plain
+
+
+def _without(parts: list[str], name: str) -> str:
+    for part in parts:
+        name = name.removeprefix(f"{part}.")
+    return name
 
 
 def import_variables(model: Classifier, column: str, found: Mapping[str, np.ndarray]) -> Any:

@@ -1,5 +1,6 @@
 """PyTorch's state dicts in .safetensors and .pth: read without unpickling code, and written."""
 
+import dataclasses
 import importlib
 import pathlib
 import pickle
@@ -13,8 +14,7 @@ from safetensors.numpy import save_file
 
 from fer_jax.errors import UserError, one_line
 
-NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts put it
-PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+PREFERRED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where scripts put weights
 UNUSED = "num_batches_tracked"
 KINDS = ("F16", "BF16", "F32", "F64", "I64")  # the last of the unused
 LARGEST = 2**28  # values in all tensors, B7 having 66 million: one stored value can pose as many
@@ -24,13 +24,28 @@ RESAVE = (
 )
 
 
-def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Parameter and buffer names to arrays, bfloat16 widened; UserError in one line otherwise."""
-    arrays = _read_pth(path) if path.suffix in (".pth", ".pt", ".bin") else _read_safetensors(path)
-    plain = {_plain(name): array for name, array in arrays.items() if not name.endswith(UNUSED)}
-    if len(plain) < sum(not name.endswith(UNUSED) for name in arrays):
-        raise UserError(f"{path} holds names that differ only by {' or '.join(PREFIXES)}")
-    return plain
+@dataclasses.dataclass(frozen=True)
+class TorchFile:
+    """A state dict, bfloat16 widened, and the texts in a safetensors' metadata."""
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers that count by their names."""
+        return {name: a for name, a in self.tensors.items() if not name.endswith(UNUSED)}
+
+
+def read_torch(path: pathlib.Path) -> TorchFile:
+    """Read a file by what lies in it; UserError in one line for what is no state dict."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)  # of safetensors: the length of the header, and its {
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):  # a zip, or a bare pickle
+        return TorchFile(_read_pth(path), {})
+    return _read_safetensors(path)
 
 
 def write_torch(
@@ -45,20 +60,15 @@ def write_torch(
     save_file({**arrays, **counters}, path, metadata=header)
 
 
-def _plain(name: str) -> str:
-    while name.startswith(PREFIXES):
-        name = name.partition(".")[2]
-    return name
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: pathlib.Path) -> TorchFile:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
             strange = [name for name, kind in kinds.items() if kind not in KINDS]
             if strange:
                 raise UserError(f"{path}: {strange[0]} is of {kinds[strange[0]]}, not of floats")
-            return {name: _widen(file.get_tensor(name)) for name in kinds}
+            arrays = {name: _widen(file.get_tensor(name)) for name in kinds}
+            return TorchFile(arrays, file.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot read {path} as safetensors: {one_line(error)}") from error
 
@@ -72,7 +82,7 @@ def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
         torch: Any = importlib.import_module("torch")
     except ImportError as error:
         raise UserError(
-            f"{path.suffix} files need PyTorch: pip install 'fer_jax[torch]', "
+            f"{path} is PyTorch's own kind of file and needs it: pip install 'fer_jax[torch]', "
             "or save the model as .safetensors"
         ) from error
     try:
@@ -87,12 +97,20 @@ def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _state_dict(path: pathlib.Path, content: Any) -> Mapping[str, Any]:
-    if isinstance(content, Mapping):
-        for key in NESTED:
-            if isinstance(content.get(key), Mapping):
-                return content[key]
-        return content
-    raise UserError(f"{path} holds a {type(content).__name__}, not a state dict: {RESAVE}")
+    """The state dict itself, or within what a training script saved with it."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict: {RESAVE}")
+    within = {key: value for key, value in content.items() if _holds_tensors(value)}
+    for key in (*PREFERRED, *(within if len(within) == 1 else ())):
+        if key in within:
+            return within[key]
+    if within and not _holds_tensors(content):
+        raise UserError(f"{path} holds state dicts {', '.join(map(str, within))}: {RESAVE}")
+    return content
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(hasattr(leaf, "detach") for leaf in value.values())
 
 
 def _arrays(path: pathlib.Path, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -4,33 +4,27 @@ import ast
 import importlib.util
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from served import NEW, OLD, file, md5
 
 from fer_jax.conversion import download
-from fer_jax.conversion.download import fetch_keras, keras_file
+from fer_jax.conversion.download import fetch_keras
 from fer_jax.errors import UserError
 
 VARIANTS = [f"b{i}" for i in range(8)]
 
 
-@pytest.mark.parametrize("top", [True, False])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_table(variant, top):
-    url, checksum = keras_file(variant, top)
-    assert re.fullmatch(r"[0-9a-f]{32}", checksum)
-    parts = urlsplit(url)
-    assert (parts.scheme, parts.netloc) == ("https", "storage.googleapis.com")
-    suffix = "" if top else "_notop"
-    assert parts.path == f"/keras-applications/efficientnet{variant}{suffix}.h5"
-
-
-def test_the_table_names_no_file_twice():
-    files = [keras_file(variant, top) for variant in VARIANTS for top in (True, False)]
+def test_the_table(tmp_path, monkeypatch):
+    """Each file once, under an address and a checksum of its own."""
+    monkeypatch.setattr(download, "fetch", lambda *arguments: arguments)
+    files = [fetch_keras(variant, top, tmp_path) for variant in VARIANTS for top in (True, False)]
     assert list(download.KERAS_MD5) == VARIANTS
-    assert len(set(dict(files).values())) == len(files) == 16
+    assert len({md5 for _, md5, _ in files}) == len({url for url, _, _ in files}) == 16
+    for url, checksum, path in files:
+        assert re.fullmatch(r"[0-9a-f]{32}", checksum)
+        assert url == f"https://storage.googleapis.com/keras-applications/{path.name}"
+        assert re.fullmatch(r"efficientnetb[0-7](_notop)?\.h5", path.name)
 
 
 def test_the_table_is_that_of_keras():
