@@ -287,7 +287,8 @@ class Sweep:
     def _leave(self, name: str, run: dict[str, Any], state: TrainState, record: Any) -> None:
         """Figures and answers of the last epoch, and the averaged model where it is to be kept."""
         record |= {"run": run, "spec": {k: v for k, v in self.spec.items() if k != "runs"}}
-        for tta in ("none", "flip", "flip_crops") if run.get("keep") else ("none",):
+        kinds = ("none", "flip", "flip_crops") if run.get("keep") else ("none",)
+        for tta in kinds:
             answers = self._predict(state.ema, self.validation, tta)
             answers.save(self.output / f"{name}.{tta}.npz")
             record[tta] = float(np.mean(answers.predicted == answers.labels))
@@ -295,7 +296,7 @@ class Sweep:
         if run.get("keep"):
             self.finished[name] = state.ema
             self._save(self.output / f"{name}.safetensors", run, state.ema)
-        self.say(f"{name}: " + ", ".join(f"{k} {record[k]:.4f}" for k in record if "n" in k[:1]))
+        self.say(f"{name}: " + ", ".join(f"{kind} {record[kind]:.4f}" for kind in kinds))
 
     def _save(self, path: pathlib.Path, run: dict[str, Any], variables: Any) -> None:
         model, config = self.program.evaluator.model, self.program.config

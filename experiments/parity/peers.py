@@ -9,9 +9,9 @@ from unittest import mock
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import efficientnet_pytorch
 import jax
 import jax.numpy as jnp
-import efficientnet_pytorch
 import keras
 import numpy as np
 import safetensors.torch

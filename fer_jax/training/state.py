@@ -1,5 +1,6 @@
 """What changes from step to step: arrays only."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -51,7 +52,7 @@ def init_state(
     without it residuals start at `residual_scale` as `scale_residuals` has it.
     """
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
-    variables = model.init(key, images, train=False)
+    variables: Mapping[str, Any] = model.init(key, images, train=False)
     if start is not None:
         variables = _started(variables, start)
     elif residual_scale != 1:
@@ -67,7 +68,7 @@ def init_state(
     )
 
 
-def _started(variables: Variables, start: Variables) -> Variables:
+def _started(variables: Mapping[str, Any], start: Variables) -> Variables:
     """`variables` with the arrays of `start` in their places, or in their first channels."""
     flat = flatten_dict(dict(variables))
     for name, given in flatten_dict(start).items():
