@@ -4,6 +4,7 @@ Several --checkpoint are one ensemble; --tta averages over views of each image; 
 the mean. Reports say so, and what they fit themselves comes on top.
 """
 
+import dataclasses
 import os
 import pathlib
 import shlex
@@ -12,9 +13,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import build, cache, cli, leakage, run, trained
+from fer_jax import cache, cli, leakage, trained
+from fer_jax.data.records import Dataset
+from fer_jax.data.sources import divide, read_dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation.calibration import TEMPERATURES
+from fer_jax.evaluation.report import evaluate, headline
 from fer_jax.evaluation.tta import VIEWS
 from fer_jax.training import mesh
 
@@ -49,26 +53,47 @@ def main(argv: Sequence[str]) -> None:
     output = output_folder(paths)
     cache.keep_programs()
     mesh.start("", 1, 0)
-    run.say(mesh.devices_line())
+    mesh.say(mesh.devices_line())
+
+    # The models, the images to score, and which of these were in training.
     models = trained.load_all(paths)
-    config = models[0].evaluator.config
-    config.data.path = DATA.value or config.data.path
-    if SPLIT.value != "train":
-        config.data.exclude = ""  # it is about training images, and may be gone
-    data = build.read_data(config)
-    run.say(data.describe())
-    command = shlex.join(["python", "-m", "fer_jax.evaluate", *sys.argv[1:]])
-    origin = {**trained.origin_of(models, SPLIT.value), "command": command}
-    members = [(model.evaluator, model.variables) for model in models]
+    path = DATA.value or models[0].data.path
+    data, split = read(models[0], path, SPLIT.value)
+    mesh.say(data.describe())
+    records = data.split(split)
     copied = (
-        leakage.by_path(CLEAN.value, config, data, SPLIT.value)
+        leakage.by_path(CLEAN.value, dataclasses.replace(models[0].data, path=path), data, split)
         if CLEAN.value
-        else leakage.by_models(models, data, data.split(SPLIT.value))
+        else leakage.by_models(models, data, records)
     )
-    report = run.evaluate(
-        members, data, SPLIT.value, output, origin, TTA.value, copied, TEMPERATURE.value
-    )
-    run.say(f"{run.results(report)}\nreport {output}/report.md")
+
+    # The report.
+    command = shlex.join(["python", "-m", "fer_jax.evaluate", *sys.argv[1:]])
+    origin = {**trained.origin_of(models, split), "command": command, "data_path": path}
+    members = [(model.evaluator, model.variables) for model in models]
+    report = evaluate(members, records, split, output, origin, TTA.value, TEMPERATURE.value, copied)
+    mesh.say(f"{headline(report)}\nreport {output}/report.md")
+
+
+def read(model: trained.Trained, path: str, split: str) -> tuple[Dataset, str]:
+    """The data at `path`, and which part to score: `split`, or "all" where nothing was held out.
+
+    Data without a validation part are divided as the model's run divided its own if they are those
+    (by fingerprint); of others all images are scored, since only training needs a part held out.
+    """
+    # What to exclude is about training images, and may be gone.
+    options = model.data if split == "train" else dataclasses.replace(model.data, exclude="")
+    data = read_dataset(path, options)
+    if split == "test" or "train" not in data.roles or "validation" in data.roles:
+        return divide(data, options), split
+    divided = divide(data, options)
+    held_out, known = divided.roles.get("validation"), model.about.training_data or {}
+    if held_out is not None and held_out.fingerprint == known.get("validation"):
+        return divided, split
+    count = len(data.roles["train"])
+    note = f"no validation part, and not the data that the model was trained on: all {count} scored"
+    roles, notes = {"all": data.roles["train"]}, (*data.notes, note)
+    return dataclasses.replace(data, roles=roles, notes=notes), "all"
 
 
 def check_temperature(value: float) -> None:

@@ -12,14 +12,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a file may import from its own floor and from those before it
     {"errors", "memory"},
     {"labels", "cache"},
-    {"config"},
+    {"config", "sections"},
     {"data", "models"},
     {"model_file"},
     {"conversion"},
     {"training"},
     {"evaluation", "auditing"},
-    {"build", "workdir", "cli", "reading"},
-    {"run", "trained", "leakage"},
+    {"workdir", "cli", "reading"},
+    {"train", "trained", "leakage"},
     {"main", "evaluate", "compare", "prepare", "audit", "convert", "targets"},
 )
 PURE = (  # know nothing of files or flags

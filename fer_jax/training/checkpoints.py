@@ -1,18 +1,28 @@
 """Orbax checkpoints, the best and the latest: the only file that knows Orbax."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from fer_jax.errors import UserError
-from fer_jax.training.state import TrainState
+from fer_jax.sections import Section, key
+from fer_jax.training.state import TrainState, Variables
 
 HIGHER_IS_BETTER = {"accuracy": True, "macro_f1": True, "balanced_accuracy": True, "loss": False}
 LATEST_KEPT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig(Section):
+    """The section `checkpoint`."""
+
+    section = "checkpoint"
+    select_by: str = key(choices=tuple(HIGHER_IS_BETTER))  # of validation
+    every_steps: int = key(1, 10**9, neutral=True)  # beside each epoch's end
 
 
 class Checkpoints:
@@ -25,12 +35,10 @@ class Checkpoints:
         def score(metrics: Mapping[str, float]) -> float:
             return sign * metrics[select_by]
 
-        keep = [
-            checkpoint_managers.LatestN(LATEST_KEPT),
-            checkpoint_managers.BestN(
-                get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
+        best = checkpoint_managers.BestN(
+            get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+        )
+        keep = [checkpoint_managers.LatestN(LATEST_KEPT), best]
         options = ocp.CheckpointManagerOptions(
             best_fn=score,
             best_mode="max",
@@ -82,6 +90,17 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         return self._manager.restore(step, args=items)["state"]
 
+    def variables(self, step: int, template: Variables, averaged: bool) -> Variables:
+        """What inference needs of `step`, {"params", "batch_stats"}: the averages or the raw ones.
+
+        Onto the shapes and shardings of `template`; nothing else is read. Needs `read_only`.
+        """
+        item: dict[str, Any] = {"ema": template} if averaged else template
+        restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+        part = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+        found = self._manager.restore(step, args=ocp.args.Composite(state=part))["state"]
+        return found["ema"] if averaged else found
+
     def metrics(self, step: int) -> dict[str, float]:
         """The validation metrics of `step`; empty where it was not evaluated."""
         return dict(self._manager.metrics(step) or {})
@@ -89,8 +108,3 @@ class Checkpoints:
     def wait(self) -> None:
         """Until all that was begun is on disk."""
         self._manager.wait_until_finished()
-
-
-def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Shapes and dtypes of `state` (arrays or not) on one sharding: a template to restore onto."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

@@ -1,5 +1,6 @@
 """What a person and a machine see of a run: progress, JSON lines, TensorBoard events."""
 
+import dataclasses
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from fer_jax.errors import UserError
+from fer_jax.sections import Section, key
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -23,6 +25,15 @@ SECONDS_BETWEEN_LINES = 10.0
 _BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 
 Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig(Section):
+    """The section `log`."""
+
+    section = "log"
+    every_steps: int = key(1, 10**9, neutral=True)
+    tensorboard: bool = key(neutral=True)
 
 
 class RunLog:
