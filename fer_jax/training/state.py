@@ -67,7 +67,7 @@ def init_state(
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     variables = model.init(key, images, train=False)
     if start is not None:
-        variables = _started(variables, start)
+        variables = _started(dict(variables), start)
     elif residual_scale != 1:
         params = variables["params"]
         scaled = scale_residuals(params[BACKBONE], model.backbone.variant, residual_scale)
