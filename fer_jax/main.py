@@ -11,6 +11,7 @@ from fer_jax.training import mesh
 
 CONFIG = cli.define_config("Python file with get_config(); override with --config.key=value.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; runs/<config>-<hash> if empty.")
+STEP = flags.DEFINE_integer("step", None, "Go on from this checkpoint, not from the latest.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Build everything, say what it is, and exit.")
 COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, or auto (TPU pod).")
 PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes there are.")
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     mesh.say(mesh.devices_line())
     command = shlex.join(["python", "-m", "fer_jax.main", *sys.argv[1:]])
     name = cli.config_file(CONFIG).stem
-    return train.train(settings, WORKDIR.value, name, command, DRY_RUN.value)
+    return train.train(settings, WORKDIR.value, name, command, STEP.value, DRY_RUN.value)
 
 
 if __name__ == "__main__":

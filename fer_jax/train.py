@@ -4,6 +4,7 @@ save, report.
 `train` is one run in its folder; `fit` is its loop; `make_trainer` assembles what the loop moves.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -111,11 +112,14 @@ class Config(Section):
 # ---- The program ---------------------------------------------------------------------------------
 
 
-def train(config: Config, folder: str, name: str, command: str, dry_run: bool) -> int:
+def train(
+    config: Config, folder: str, name: str, command: str, step: int | None, dry_run: bool
+) -> int:
     """One run in `folder` (`runs/NAME-HASH` if empty), to its end or on from where it stood.
 
-    `command` is what continues it. 0; or 128 + signal where it was asked to stop, with everything
-    saved. With `dry_run` nothing is written, and what would be done is said.
+    That is its latest checkpoint, or that of `step`. `command` is what continues it. Returns 0, or
+    128 + signal where it was asked to stop, with everything saved. With `dry_run` nothing is
+    written, and what would be done is said.
     """
     # The data, and all that decides the result: another run never mixes into the folder.
     prints = file_fingerprints(config, folder)
@@ -132,29 +136,45 @@ def train(config: Config, folder: str, name: str, command: str, dry_run: bool) -
     if dry_run:
         say(trainer.describe())
         return 0
-    if already_finished(place, trainer):
+    if step is None and already_finished(place, trainer):
         return 0
-    hashes, about = short_hashes(records.digests), about_run(config, data, identity)
-    if is_first():
-        workdir.claim(place, about, hashes)
 
-    # From the last checkpoint or from the start; then step by step.
-    with Checkpoints(place, config.checkpoint.select_by) as checkpoints:
+    # In its folder, for this process alone: learn, then let the best checkpoint give the figures.
+    hashes, about = short_hashes(records.digests), about_run(config, data, identity)
+    with workdir.locked(place) if is_first() else contextlib.nullcontext():
+        if is_first():
+            workdir.claim(place, about, hashes)
+        signal = learn(trainer, data, place, about, step)
+        if signal is not None:
+            say(f"stopped and saved; continue with: {command}")
+            return 128 + signal
+        report(trainer, validation, place, command, hashes)
+    return 0
+
+
+def learn(
+    trainer: "Trainer",
+    data: Dataset,
+    place: pathlib.Path,
+    about: Mapping[str, Any],
+    step: int | None,
+) -> int | None:
+    """From a checkpoint or from the start to the end; the signal if one asked to stop before."""
+    with Checkpoints(place, trainer.config.checkpoint.select_by) as checkpoints:
+        # What is later than the `step` to go on from is made anew.
+        if step is not None:
+            checkpoints.go_back_to(step)
         start = checkpoints.latest or 0
         if not start and is_first():
             describe_start(trainer, data, place)
         state = checkpoints.restore(start, trainer.template()) if start else trainer.init()
+
+        # Batches follow from the step's number alone.
         with Stop() as stop, open_log(trainer, place, start) as log:
             log.message(f"continuing after step {start}" if start else "compiling the first step")
-            validate = validator(trainer.evaluator, validation, log)
+            validate = validator(trainer.evaluator, data.split(SELECTED_ON), log)
             fit(trainer, state, trainer.batches(start), validate, checkpoints, about, log, stop)
-    if stop.signal is not None:
-        say(f"stopped and saved; continue with: {command}")
-        return 128 + stop.signal
-
-    # The best checkpoint, restored from disk, gives the figures.
-    report(trainer, validation, place, command, hashes)
-    return 0
+    return stop.signal
 
 
 def fit(

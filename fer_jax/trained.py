@@ -20,6 +20,7 @@ from fer_jax.models.factory import ModelConfig, make_model
 from fer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from fer_jax.training.state import Variables
 
+ALL = "all"  # the part that is scored of data which nobody divided
 # What a model file is evaluated by where it does not matter for the figures.
 EVALUATION = EvaluationConfig(batch_size=64, bootstrap_samples=2000)
 NEUTRAL = {"max_pixels": 16_777_216, "cache_mib": 2048, "workers": 0}
@@ -42,31 +43,33 @@ class Trained:
         return model_file.ModelFile(self.about, variables, self.train_hashes)
 
 
-def load(path: pathlib.Path) -> Trained:
-    """The best checkpoint of the run in `path`, or the model file `path`.
+def load(path: pathlib.Path, step: int | None = None) -> Trained:
+    """The best checkpoint of the run in `path`, or that of `step`; or the model file `path`.
 
     UserError where it is neither, or where its labels are not those of the data.
     """
-    return _from_file(path) if os.path.isfile(path) else _from_run(path)
+    return _from_file(path) if os.path.isfile(path) else _from_run(path, step)
 
 
-def load_all(paths: Sequence[pathlib.Path]) -> list[Trained]:
+def load_all(paths: Sequence[pathlib.Path], step: int | None = None) -> list[Trained]:
     """Each as `load` gives it; equal models share one evaluator, which is compiled once."""
     found: list[Trained] = []
     for path in paths:
-        model = load(path)
+        model = load(path, step)
         equal = (one.evaluator for one in found if _answers_alike(one.evaluator, model.evaluator))
         evaluator = next(equal, model.evaluator)
         found.append(dataclasses.replace(model, evaluator=evaluator))
     return found
 
 
-def origin_of(models: Sequence[Trained], split: str) -> dict[str, Any]:
-    """For reports on `split`: checkpoint, checkpoint_step, selected_on, members.
+def origin_of(models: Sequence[Trained], split: str, fingerprint: str) -> dict[str, Any]:
+    """For reports on images called `split`: checkpoint, checkpoint_step, selected_on, members.
 
     An ensemble counts as chosen on `split` if any member was; else on what all were, or None.
     """
-    members = [model.origin for model in models]
+    members = [
+        {**model.origin, "selected_on": selected_on(model, split, fingerprint)} for model in models
+    ]
     if len(members) == 1:
         return {**members[0], "members": members}
     chosen = {member["selected_on"] for member in members}
@@ -77,6 +80,16 @@ def origin_of(models: Sequence[Trained], split: str) -> dict[str, Any]:
         "selected_on": common,
         "members": members,
     }
+
+
+def selected_on(model: Trained, split: str, fingerprint: str) -> str | None:
+    """What chose the model's checkpoint, as seen from other images than its own data's."""
+    chosen, known = model.origin["selected_on"], model.about.training_data or {}
+    if chosen == split and known.get(split, fingerprint) != fingerprint:
+        return f"its own data's {chosen}"
+    if split == ALL:  # of undivided data: its own part may be among these if nobody knows how
+        return f"its own data's {chosen}" if model.about.splitting and chosen else None
+    return chosen
 
 
 def check_labels(names: Sequence[str] | None) -> None:
@@ -93,7 +106,7 @@ def _answers_alike(one: Evaluator, other: Evaluator) -> bool:
     return one.image_size == other.image_size and one.model == other.model
 
 
-def _from_run(folder: pathlib.Path) -> Trained:
+def _from_run(folder: pathlib.Path, step: int | None) -> Trained:
     # The model by the run's own configuration; of a stored state what inference needs.
     run = workdir.read(folder)
     check_labels(run["labels"])
@@ -103,9 +116,10 @@ def _from_run(folder: pathlib.Path) -> Trained:
     )
     evaluator = make_evaluator(make_model(model), data.image_size, evaluation)
     with Checkpoints(folder, checkpoint.select_by, read_only=True) as checkpoints:
-        step = checkpoints.best
+        step = checkpoints.best if step is None else step
         if step is None:
             raise UserError(f"{folder} has no evaluated checkpoint yet: train at least one epoch")
+        checkpoints.check_step(step)
         averaged = run["evaluated"] == "averaged"
         variables = checkpoints.variables(step, evaluator.template(), averaged)
         metrics = checkpoints.metrics(step)

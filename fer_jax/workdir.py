@@ -1,17 +1,19 @@
 """A run's folder: its default name, what it was started with, and the refusal to mix two runs."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
 import numpy as np
 
 from fer_jax.config import difference, short_hash
 from fer_jax.errors import UserError, one_line
 
-RUN_FILE = "run.json"
+RUN_FILE, LOCK_FILE = "run.json", ".lock"
 HASHES_FILE = "train_hashes.npy"
 
 
@@ -46,13 +48,35 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     return about
 
 
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone; UserError while another works there.
+
+    The system releases the lock with its process, however that ends.
+    """
+    lock = filelock.FileLock(workdir / LOCK_FILE)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"workdir {workdir} is in use by another process: wait for its end, or choose another "
+            "--workdir"
+        ) from None
+    except OSError as error:
+        raise _unwritable(workdir, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndarray) -> None:
-    """Create the folder and write what the run is; UserError where it cannot be written.
+    """Write what the run is into its folder; UserError where it cannot be written.
 
     `train_hashes` are the `duplicates.short_hashes` of its training images.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         temporary = workdir / "claim.tmp"
         with open(temporary, "wb") as file:
             np.save(file, train_hashes)
@@ -60,9 +84,12 @@ def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndar
         temporary.write_text(json.dumps(about, indent=2) + "\n")
         os.replace(temporary, workdir / RUN_FILE)
     except OSError as error:
-        raise UserError(
-            f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir"
-        ) from error
+        raise _unwritable(workdir, error) from error
+
+
+def _unwritable(workdir: pathlib.Path, error: OSError) -> UserError:
+    reason = error.strerror or error
+    return UserError(f"workdir {workdir} cannot be written ({reason}): choose another --workdir")
 
 
 def train_hashes(workdir: pathlib.Path) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 """Orbax checkpoints, the best and the latest: the only file that knows Orbax."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 from fer_jax.sections import Section, key
 from fer_jax.training.state import TrainState, Variables
 
@@ -57,8 +58,12 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:  # else what ended the block says more
+                raise self._unwritable(error) from error
 
     @property
     def latest(self) -> int | None:
@@ -83,12 +88,31 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about))
         )
-        self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None)
+        try:
+            self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None)
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def check_step(self, step: int) -> None:
+        """UserError where there is no checkpoint of `step`."""
+        steps = sorted(self._manager.all_steps())
+        if step not in steps:
+            known = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"--step={step}: {self.directory} has no such checkpoint, only {known}")
+
+    def go_back_to(self, step: int) -> None:
+        """Remove what is later than the checkpoint of `step`, which must be there."""
+        self.check_step(step)
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def restore(self, step: int, template: TrainState) -> TrainState:
-        """The state of `step`, onto the shapes and shardings of `template`."""
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        return self._manager.restore(step, args=items)["state"]
+        """The state of `step`, onto the shapes and shardings of `template`.
+
+        UserError where its files are damaged, as for `variables`; it names a step that is whole.
+        """
+        return self._read(step, ocp.args.StandardRestore(template))
 
     def variables(self, step: int, template: Variables, averaged: bool) -> Variables:
         """What inference needs of `step`, {"params", "batch_stats"}: the averages or the raw ones.
@@ -98,7 +122,7 @@ class Checkpoints:
         item: dict[str, Any] = {"ema": template} if averaged else template
         restore_args = ocp.checkpoint_utils.construct_restore_args(item)
         part = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-        found = self._manager.restore(step, args=ocp.args.Composite(state=part))["state"]
+        found = self._read(step, part)
         return found["ema"] if averaged else found
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -106,5 +130,32 @@ class Checkpoints:
         return dict(self._manager.metrics(step) or {})
 
     def wait(self) -> None:
-        """Until all that was begun is on disk."""
-        self._manager.wait_until_finished()
+        """Until all that was begun is on disk; UserError where it cannot be written."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def _read(self, step: int, part: Any) -> Any:
+        args = ocp.args.Composite(state=part)
+        try:
+            return self._manager.restore(step, args=args)["state"]
+        except Exception as error:  # Orbax and TensorStore raise what they will
+            reason = one_line(error)
+        for other in sorted(self._manager.all_steps(), reverse=True):
+            if other != step:
+                with contextlib.suppress(Exception):
+                    self._manager.restore(other, args=args)
+                    hint = f"that of step {other} is whole: go on from it with --step={other}"
+                    break
+        else:
+            hint = "there is no whole one beside it: train anew in another --workdir"
+        raise UserError(f"checkpoint {self.directory}/{step} is damaged; {hint} ({reason})")
+
+    def _unwritable(self, error: Exception) -> UserError:
+        last = self.latest
+        good = "none is whole yet" if last is None else f"the last whole one is of step {last}"
+        return UserError(
+            f"cannot write a checkpoint to {self.directory}, {good}: make room, then the same "
+            f"command goes on ({one_line(error)})"
+        )
