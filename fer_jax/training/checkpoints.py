@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import gc
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,15 +143,17 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=args)["state"]
         except Exception as error:  # Orbax and TensorStore raise what they will
-            reason = one_line(error)
-        for other in sorted(self._manager.all_steps(), reverse=True):
-            if other != step:
-                with contextlib.suppress(Exception):
-                    self._manager.restore(other, args=args)
-                    hint = f"that of step {other} is whole: go on from it with --step={other}"
-                    break
-        else:
-            hint = "there is no whole one beside it: train anew in another --workdir"
+            reason = one_line(error).partition(". See")[0]
+        hint = "there is no whole one beside it: train anew in another --workdir"
+        for other in sorted(set(self._manager.all_steps()) - {step}, reverse=True):
+            with contextlib.suppress(Exception):
+                self._manager.restore(other, args=args)
+                hint = f"that of step {other} is whole: go on from it with --step={other}"
+                break
+        # The reads that Orbax left behind would each print a traceback when they are collected.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        gc.collect()
+        sys.unraisablehook = hook
         raise UserError(f"checkpoint {self.directory}/{step} is damaged; {hint} ({reason})")
 
     def _unwritable(self, error: Exception) -> UserError:
