@@ -23,7 +23,6 @@ from fer_jax import labels, workdir
 from fer_jax.data import targets
 from fer_jax.data.augment import AugmentConfig
 from fer_jax.data.duplicates import short_hashes
-from fer_jax.data.files import sha256
 from fer_jax.data.pipeline import LARGEST_IMAGE, DataConfig, Shard, train_batches
 from fer_jax.data.records import Dataset, Records
 from fer_jax.data.sources import open_dataset
@@ -31,7 +30,6 @@ from fer_jax.errors import UserError
 from fer_jax.evaluation.clean import exact_copies
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
 from fer_jax.evaluation.metrics import summary
-from fer_jax.evaluation.predictions import REPORT_FILE
 from fer_jax.evaluation.report import evaluate, headline
 from fer_jax.models.factory import ModelConfig, make_model
 from fer_jax.sections import Section, key
@@ -122,7 +120,9 @@ def train(
     written, and what would be done is said.
     """
     # The data, and all that decides the result: another run never mixes into the folder.
-    prints = file_fingerprints(config, folder)
+    prints = workdir.file_fingerprints(
+        folder, config.init, config.data.targets, config.model.variant
+    )
     data = open_dataset(config.data.path, config.data)
     say(data.describe())
     records, validation = data.split("train"), data.split(SELECTED_ON)
@@ -136,7 +136,8 @@ def train(
     if dry_run:
         say(trainer.describe())
         return 0
-    if step is None and already_finished(place, trainer):
+    end, best_by = trainer.epoch_ends[-1], config.checkpoint.select_by
+    if step is None and workdir.already_finished(place, end, best_by):
         return 0
 
     # In its folder, for this process alone: learn, then let the best checkpoint give the figures.
@@ -248,37 +249,6 @@ def report(
 # ---- What the program asks for -------------------------------------------------------------------
 
 
-def file_fingerprints(config: Config, folder: str) -> dict[str, str]:
-    """SHA-256 of the files `init.weights` and `data.targets`, where training reads them.
-
-    A weights file that is gone counts as what the run in `folder` has noted of it.
-    """
-    found = {}
-    if config.init.weights or config.init.frozen_epochs:
-        path = pathlib.Path(config.init.weights)
-        found["weights"] = sha256(path) if path.is_file() else noted_weights(config, folder)
-        meshes.check_same("init.weights", found["weights"])
-    if config.data.targets:
-        found["targets"] = sha256(pathlib.Path(config.data.targets).expanduser())
-        meshes.check_same("data.targets", found["targets"])
-    return found
-
-
-def noted_weights(config: Config, folder: str) -> str:
-    """The fingerprint that the run in `folder` has noted; UserError says how to make the file."""
-    path, variant = config.init.weights, config.model.variant
-    resumed = path and folder and (pathlib.Path(folder) / workdir.RUN_FILE).exists()
-    identity = workdir.read(pathlib.Path(folder))["identity"] if resumed else {}
-    if "fingerprint.weights" in identity:
-        say(f"init: {path} is gone; the run in {folder} needs it no more once it has a checkpoint")
-        return identity["fingerprint.weights"]
-    output = f"weights/imagenet_{variant}.safetensors"
-    raise UserError(
-        f"init.weights={path!r} is no file: make one by python -m fer_jax.convert --source=keras "
-        f"--variant={variant} --download --output={output}, then --config.init.weights={output}"
-    )
-
-
 def about_run(config: Config, data: Dataset, identity: Mapping[str, Any]) -> dict[str, Any]:
     """What is written beside the run and beside each checkpoint, ready for JSON."""
     return {
@@ -289,23 +259,6 @@ def about_run(config: Config, data: Dataset, identity: Mapping[str, Any]) -> dic
         "selected_on": SELECTED_ON,
         "evaluated": "averaged" if config.train.ema_decay > 0 else "raw",
     }
-
-
-def already_finished(folder: pathlib.Path, trainer: "Trainer") -> bool:
-    """Whether the run has come to its end and has its report; then it says so."""
-    if not (folder / "report" / REPORT_FILE).exists():
-        return False
-    last = trainer.epoch_ends[-1]
-    with Checkpoints(folder, trainer.config.checkpoint.select_by, read_only=True) as checkpoints:
-        if (checkpoints.latest or 0) < last:
-            return False
-        best = checkpoints.best or last
-        accuracy = checkpoints.metrics(best)["accuracy"]
-    say(
-        f"already finished at step {last}: best validation accuracy {accuracy:.2%} "
-        f"at step {best}; see {folder}/report"
-    )
-    return True
 
 
 def validator(

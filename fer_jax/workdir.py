@@ -1,4 +1,4 @@
-"""A run's folder: its default name, what it was started with, and the refusal to mix two runs."""
+"""A run's folder: its name, what it was started with, its lock, and the refusal to mix two runs."""
 
 import contextlib
 import json
@@ -11,7 +11,12 @@ import filelock
 import numpy as np
 
 from fer_jax.config import difference, short_hash
+from fer_jax.data.files import sha256
 from fer_jax.errors import UserError, one_line
+from fer_jax.evaluation.predictions import REPORT_FILE
+from fer_jax.training import mesh
+from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.training.state import InitConfig
 
 RUN_FILE, LOCK_FILE = "run.json", ".lock"
 HASHES_FILE = "train_hashes.npy"
@@ -32,6 +37,54 @@ def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
             f"workdir {workdir} holds another run ({'; '.join(changes)}): "
             "choose another --workdir, or leave it out"
         )
+
+
+def file_fingerprints(folder: str, init: InitConfig, targets: str, variant: str) -> dict[str, str]:
+    """SHA-256 of the files `init.weights` and `data.targets`, where training reads them.
+
+    A weights file that is gone counts as what the run in `folder` has noted of it.
+    """
+    found = {}
+    if init.weights or init.frozen_epochs:
+        path = pathlib.Path(init.weights)
+        known = sha256(path) if path.is_file() else _noted_weights(folder, init.weights, variant)
+        found["weights"] = known
+        mesh.check_same("init.weights", known)
+    if targets:
+        found["targets"] = sha256(pathlib.Path(targets).expanduser())
+        mesh.check_same("data.targets", found["targets"])
+    return found
+
+
+def _noted_weights(folder: str, path: str, variant: str) -> str:
+    resumed = path and folder and (pathlib.Path(folder) / RUN_FILE).exists()
+    identity = read(pathlib.Path(folder))["identity"] if resumed else {}
+    if "fingerprint.weights" in identity:
+        mesh.say(
+            f"init: {path} is gone; the run in {folder} needs it no more once it has a checkpoint"
+        )
+        return identity["fingerprint.weights"]
+    output = f"weights/imagenet_{variant}.safetensors"
+    raise UserError(
+        f"init.weights={path!r} is no file: make one by python -m fer_jax.convert --source=keras "
+        f"--variant={variant} --download --output={output}, then --config.init.weights={output}"
+    )
+
+
+def already_finished(workdir: pathlib.Path, last: int, select_by: str) -> bool:
+    """Whether the run has come to its `last` step and has its report; then it says so."""
+    if not (workdir / "report" / REPORT_FILE).exists():
+        return False
+    with Checkpoints(workdir, select_by, read_only=True) as checkpoints:
+        if (checkpoints.latest or 0) < last:
+            return False
+        best = checkpoints.best or last
+        accuracy = checkpoints.metrics(best)["accuracy"]
+    mesh.say(
+        f"already finished at step {last}: best validation accuracy {accuracy:.2%} "
+        f"at step {best}; see {workdir}/report"
+    )
+    return True
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:
