@@ -1,4 +1,4 @@
-"""What every front door shares: flags in, one call down, and a user's mistake as one line."""
+"""What every command shares: flags in, one call down, and a user's mistake as one line."""
 
 import errno
 import functools

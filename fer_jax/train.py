@@ -424,7 +424,7 @@ def make_trainer(config: Config, records: Records) -> Trainer:
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, ends[-1])
     optimizer = make_optimizer(config.optimizer, schedule, init.layer_decay, init.frozen_epochs > 0)
 
-    # The first state, born where it lives; and the step, which takes the state's buffers.
+    # The first state, made where it lives; and the step, which takes the state's buffers.
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     averages, side = config.train.ema_decay > 0, config.data.image_size
     init_fn = functools.partial(

@@ -14,7 +14,7 @@ from support import call, small_evaluator
 from fer_jax import trained
 from fer_jax.evaluation import calibration, inference, tta
 from fer_jax.evaluation.predictions import Predictions
-from fer_jax.evaluation.report import way
+from fer_jax.evaluation.report import describe_answers
 from fer_jax.models import efficientnet
 
 
@@ -109,7 +109,7 @@ def test_an_ensemble_is_the_mean_of_its_members():
     ],
 )
 def test_the_way_of_answering_has_a_name(members, kind, temperature, text):
-    assert way(members, kind, temperature) == text
+    assert describe_answers(members, kind, temperature) == text
 
 
 def test_prediction_over_views_is_the_mean_of_predictions_of_views(monkeypatch):

@@ -25,7 +25,7 @@ _COUNTS = DRAWS // 4  # of Philox' counter for the draws of one image
 _AHEAD = 4  # batches made ahead of the step in process
 _CHUNKS = 2  # made ahead by each worker process: batches that it hands over together
 _CHUNK = 4  # batches
-_CHUNK_BYTES = 9 * 2**19  # at most, lest two workers outgrow the 64 MiB that a container shares
+_CHUNK_BYTES = 9 * 2**19  # at most, or two workers outgrow the 64 MiB that a container shares
 LARGEST_IMAGE = 4096  # pixels
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -146,7 +146,7 @@ class _TrainBatch:
         return {"image": images, "label": labels, **targets}
 
     def _read(self, first: int, rest: list[dict[str, Any]]) -> Iterator[np.ndarray]:
-        """Images one by one, lest large ones lie in memory together; their labels go to `rest`."""
+        """Images one by one, so that no large ones lie in memory together; their labels go to `rest`."""
         for place in self._places(first):
             record = self.records[place]
             rest.append({name: record[name] for name in ("label", "target") if name in record})

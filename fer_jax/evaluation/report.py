@@ -169,7 +169,9 @@ def make_report(
     return {
         **{key: context[key] for key in CONTEXT_KEYS},
         "label_names": names,
-        "answers": way(len(context["members"]), context["tta"], context["temperature"]),
+        "answers": describe_answers(
+            len(context["members"]), context["tta"], context["temperature"]
+        ),
         "note": selection_note(context["split"], context["selected_on"]),
         "split_chose_checkpoint": split_chose(context["split"], context["selected_on"]),
         **figures,
@@ -196,7 +198,7 @@ def selection_note(split: str, selected_on: str | None) -> str:
     return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
 
 
-def way(members: int, tta: str, temperature: float = 1.0) -> str:
+def describe_answers(members: int, tta: str, temperature: float = 1.0) -> str:
     """How many models and views made each answer: what must not be mixed up; "plain" for one.
 
     And the temperature that scaled it, where that is not 1.

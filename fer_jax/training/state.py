@@ -59,7 +59,7 @@ def init_state(
     residual_scale: float,
     start: Variables | None,
 ) -> TrainState:
-    """A fresh state; to be jitted with shardings, so that it is born where it lives.
+    """A fresh state; to be jitted with shardings, so that it is made where it lives.
 
     Arrays of `start`, {"params", "batch_stats"} or parts of them, take the place of random ones;
     without it residuals start at `residual_scale` as `scale_residuals` has it.
