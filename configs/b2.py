@@ -75,7 +75,6 @@ def get_config() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.class_weights = "max_ratio"  # largest class count / class count; "balanced", "none"
     config.loss.label_smoothing = 0.0
-    config.loss.scale = 1.0  # of the whole loss
     config.loss.logit_adjustment = 0.0  # tau, which lifts rare classes in inference; 0 is off
     config.loss.targets_weight = 1.0  # share of the soft target against the label
 

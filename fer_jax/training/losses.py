@@ -17,7 +17,6 @@ class LossConfig(Section):
     section = "loss"
     class_weights: str = key(choices=("none", "balanced", "max_ratio"))
     label_smoothing: float = key(0, 1)
-    scale: float = key(0, 100)  # of the whole loss
     logit_adjustment: float = key(0, 10)  # tau of `logit_adjustment`; 0 is off
     targets_weight: float = key(0, 1)  # of a soft target against the label
 
@@ -50,7 +49,7 @@ class Objective:
 
 def make_objective(config: LossConfig, counts: np.ndarray) -> Objective:
     """The objective for training images of which there are `counts` [K] of each class."""
-    weights = jnp.asarray(config.scale * class_weights(config.class_weights, counts))
+    weights = jnp.asarray(class_weights(config.class_weights, counts))
     adjustment = logit_adjustment(config.logit_adjustment, counts)
     return Objective(weights, config.label_smoothing, adjustment, config.targets_weight)
 
