@@ -146,7 +146,7 @@ class _TrainBatch:
         return {"image": images, "label": labels, **targets}
 
     def _read(self, first: int, rest: list[dict[str, Any]]) -> Iterator[np.ndarray]:
-        """Images one by one, for large ones must not lie in memory together; labels go to `rest`."""
+        """Images one by one, for large ones would not fit together; labels go to `rest`."""
         for place in self._places(first):
             record = self.records[place]
             rest.append({name: record[name] for name in ("label", "target") if name in record})
