@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from fer_jax import build, cli, trained
+from fer_jax import cli, trained
+from fer_jax.data.sources import open_dataset
+from fer_jax.evaluation.inference import make_evaluator
 from fer_jax.labels import LABELS
 from fer_jax.models.classifier import Classifier
 from fer_jax.training.state import Variables
@@ -31,13 +33,12 @@ def main(argv: Sequence[str]) -> None:
     """Answer the validation images with each fault, print and write the table."""
     del argv
     model = trained.load(Path(CHECKPOINT.value))
-    config = model.evaluator.config
-    config.data.path = DATA.value or config.data.path
-    records = build.read_data(config).split("validation")
+    plain = model.evaluator
+    records = open_dataset(DATA.value or model.data.path, model.data).split("validation")
     rows = []
-    for name, network, variables in faults(model.evaluator.model, model.variables):
-        same = network == model.evaluator.model
-        evaluator = model.evaluator if same else build.make_evaluator(config, network)
+    for name, network, variables in faults(plain.model, model.variables):
+        same = network == plain.model
+        evaluator = plain if same else make_evaluator(network, plain.image_size, plain.config)
         answers = evaluator.predict(variables, records, progress=False)
         rows.append(row(name, answers.probabilities.argmax(axis=1), answers.labels))
         print(f"{name}: {rows[-1]['accuracy']:.2%}", flush=True)

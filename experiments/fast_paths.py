@@ -12,8 +12,9 @@ from absl import flags
 from experiments import plain_model
 from experiments.jobs import CONFIGS
 from fer_jax import cache, cli
-from fer_jax.config import load_config
+from fer_jax.config import fill, load_config
 from fer_jax.errors import UserError
+from fer_jax.train import Config
 
 RECIPE = flags.DEFINE_string("recipe", "b2_scratch.py", "A file in configs/.")
 DATA = flags.DEFINE_string("data", "", "FER2013 in any known layout, or synthetic.")
@@ -29,17 +30,18 @@ def main(argv: Sequence[str]) -> None:
     if not DATA.value:
         raise UserError("no --data: give FER2013 in any known layout, or synthetic")
     cache.keep_programs()
-    config = load_config(CONFIGS / RECIPE.value, RECIPE.value)
-    config.data.path = DATA.value
-    config.data.image_size, config.train.batch_size = SIZE.value, BATCH.value
+    settings = load_config(CONFIGS / RECIPE.value, RECIPE.value)
+    settings.data.path = DATA.value
+    settings.data.image_size, settings.train.batch_size = SIZE.value, BATCH.value
+    config = fill(Config, settings)
     fast = plain_model.training(config, STEPS.value)
     with plain_model.plain_operations():
         plain = plain_model.training(config, STEPS.value)
     apart = plain_model.differences(fast, plain)
     for name, value in apart.items():
         print(f"{name}: {value:.1e}")
-    settings = {"recipe": RECIPE.value, "batch": BATCH.value, "size": SIZE.value}
-    found = {**settings, "difference": apart, "fast": fast, "plain": plain}
+    given = {"recipe": RECIPE.value, "batch": BATCH.value, "size": SIZE.value}
+    found = {**given, "difference": apart, "fast": fast, "plain": plain}
     file = Path(OUTPUT.value)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from ml_collections import ConfigDict
 
-from fer_jax import build
+from fer_jax import train
+from fer_jax.data.sources import open_dataset
 from fer_jax.models import efficientnet
 from fer_jax.models.windows import Padding
 
@@ -69,9 +69,10 @@ def plain_operations() -> Iterator[None]:
         yield
 
 
-def training(config: ConfigDict, steps: int) -> Curves:
+def training(config: train.Config, steps: int) -> Curves:
     """`loss` and `gradient_norm`, [steps] each, of the run that `config` describes."""
-    trainer = build.make_trainer(config, build.read_data(config).roles["train"])
+    data = open_dataset(config.data.path, config.data)
+    trainer = train.make_trainer(config, data.split("train"))
     state, found = trainer.init(), []
     for batch in itertools.islice(trainer.batches(0), steps):
         state, metrics = trainer.train_step(state, batch)

@@ -1,5 +1,6 @@
-"""What every front door shares: flags in, one call down, and a user's mistake as one line."""
+"""What every command shares: flags in, one call down, and a user's mistake as one line."""
 
+import errno
 import functools
 import os
 import pathlib
@@ -15,6 +16,8 @@ from ml_collections import ConfigDict, config_flags
 
 from fer_jax import memory
 from fer_jax.errors import FerError, UserError, one_line
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def define_config(help_string: str) -> flags.FlagHolder:
@@ -66,6 +69,10 @@ def _exit(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> N
         status = main(argv)
     except FerError as error:
         _fail(str(error), error.status)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _fail(f"no room to write {error.filename or 'a file'}: the disk is full")
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     sys.exit(status or 0)

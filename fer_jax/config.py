@@ -1,109 +1,22 @@
-"""Configurations as plain Python files: loading a parent, naming, and what tells two runs apart."""
+"""Configurations: Python files, the dataclasses that they fill, and what tells two runs apart."""
 
 import copy
+import dataclasses
+import difflib
 import hashlib
 import importlib.util
 import json
 import pathlib
+import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from fer_jax.errors import UserError
 
-# What may change between two starts of one run without changing its result.
-RESULT_NEUTRAL = (
-    "init.weights",  # its content counts, as a fingerprint
-    "data.path",
-    "data.exclude",  # what it leaves of train counts, as that fingerprint
-    "data.targets",  # as of init.weights
-    "data.cache_mib",
-    "data.max_pixels",
-    "data.workers",
-    "evaluation.batch_size",
-    "evaluation.bootstrap_samples",
-    "checkpoint.every_steps",
-    "log.every_steps",
-    "log.tensorboard",
-)
-
+T = TypeVar("T")
 BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and augmentation otherwise
-
-NEWER = {  # keys that older runs lack, and what those ran by
-    "data.exclude": "",
-    "init.weights": "",
-    "init.partial": False,
-    "init.frozen_epochs": 0,
-    "init.layer_decay": 1.0,
-    "init.residual_scale": 1.0,
-    "data.targets": "",
-    "augment.crop_area": 1.0,
-    "model.stem_stride": 2,
-    "optimizer.sam_rho": 0.0,
-    "loss.logit_adjustment": 0.0,
-    "loss.targets_weight": 1.0,
-    "mixing.mixup": 0.0,
-    "mixing.cutmix": 0.0,
-    "train.sizes": (),
-}
-
-LIMITS = {  # smallest and largest legal value
-    "seed": (0, 2**32 - 1),
-    "data.image_size": (1, 4096),
-    "data.max_pixels": (1, 10**9),
-    "data.cache_mib": (0, 10**7),
-    "data.workers": (0, 1024),
-    "model.stem_stride": (1, 2),
-    "model.bn_epsilon": (0.0, 1.0),
-    "model.bn_momentum": (0.0, 1.0),
-    "model.head_filters": (1, 10**5),
-    "model.hidden": (1, 10**5),
-    "model.drop_connect": (0.0, 0.99),
-    "model.dropout": (0.0, 0.99),
-    "init.frozen_epochs": (0, 10**6),
-    "init.layer_decay": (0.0, 1.0),
-    "init.residual_scale": (0.0, 1.0),
-    "optimizer.learning_rate": (0.0, 1e3),
-    "optimizer.momentum": (0.0, 1.0),
-    "optimizer.b2": (0.0, 1.0),
-    "optimizer.epsilon": (0.0, 1.0),
-    "optimizer.weight_decay": (0.0, 1e3),
-    "optimizer.clip_norm": (0.0, 1e9),
-    "optimizer.sam_rho": (0.0, 10.0),
-    "schedule.warmup_steps": (0, 10**9),
-    "schedule.final_fraction": (0.0, 1.0),
-    "loss.label_smoothing": (0.0, 1.0),
-    "loss.logit_adjustment": (0.0, 10.0),
-    "loss.targets_weight": (0.0, 1.0),
-    "mixing.mixup": (0.0, 100.0),
-    "mixing.cutmix": (0.0, 100.0),
-    "train.epochs": (1, 10**6),
-    "train.batch_size": (1, 10**6),
-    "train.ema_decay": (0.0, 1.0),
-    "evaluation.batch_size": (1, 10**6),
-    "evaluation.bootstrap_samples": (1, 10**7),
-    "checkpoint.every_steps": (1, 10**9),
-    "log.every_steps": (1, 10**9),
-}
-CHOICES = {
-    "model.padding": ("same", "symmetric"),
-    "model.head_padding": ("VALID", "SAME"),
-    "model.dtype": ("float32", "bfloat16"),
-    "loss.class_weights": ("none", "balanced", "max_ratio"),
-    "checkpoint.select_by": ("accuracy", "macro_f1", "balanced_accuracy", "loss"),
-}
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """UserError for a value outside its limits or choices."""
-    flat = dict(_flatten(config))
-    for key, (low, high) in LIMITS.items():
-        if not low <= flat[key] <= high:
-            raise UserError(f"{key}={flat[key]} must be from {low:g} to {high:g}")
-    for key, known in CHOICES.items():
-        if flat[key] not in known:
-            raise UserError(f"{key}={flat[key]!r} is not one of {', '.join(known)}")
 
 
 def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
@@ -117,27 +30,57 @@ def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
     return copy.deepcopy(module.get_config())
 
 
-def identity(config: Mapping[str, Any], fingerprint: Mapping[str, str]) -> dict[str, Any]:
+def fill(kind: type[T], values: Any, prefix: str = "") -> T:
+    """The dataclass `kind`, with those in its fields, from a mapping that has each key once.
+
+    UserError names a key that is unknown, with the nearest one, or that is missing.
+    """
+    if not isinstance(values, Mapping | ConfigDict):
+        raise UserError(f"{prefix.rstrip('.') or 'the config'} must be a section with keys")
+    kinds = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f": did you mean '{prefix}{near[0]}'?" if near else ""
+            raise UserError(f"no config key '{prefix}{name}'{hint}")
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise UserError(f"the config has no key '{prefix}{missing[0]}'")
+    return kind(**{n: _converted(kinds[n], values[n], f"{prefix}{n}.") for n in names})
+
+
+def _converted(kind: Any, value: Any, prefix: str) -> Any:
+    """A section filled; a tuple from JSON's list; a whole number where any number may stand."""
+    if dataclasses.is_dataclass(kind):
+        return fill(kind, value, prefix)  # type: ignore[arg-type]
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(value)
+    return float(value) if kind is float and type(value) is int else value
+
+
+def keys(kind: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """(`section.key`, field) of a dataclass and of those in its fields."""
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from keys(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field
+
+
+def identity(config: Any, fingerprint: Mapping[str, str]) -> dict[str, Any]:
     """All that decides a run's result, flat: `{"optimizer.name": "adam", ...}` and what it reads.
 
     `fingerprint` is of the roles and, where training reads them, of the files `weights`, `targets`.
     """
-    flat = {key: value for key, value in _flatten(config) if key not in RESULT_NEUTRAL}
+    flat = {}
+    for name, field in keys(type(config)):
+        if not field.metadata.get("neutral"):
+            section, _, last = name.rpartition(".")
+            flat[name] = getattr(getattr(config, section) if section else config, last)
     read = ("train", "validation", *(f for f in ("weights", "targets") if f in fingerprint))
     prints = {f"fingerprint.{name}": fingerprint[name] for name in read}
     return json.loads(json.dumps(flat | prints | {"batches": BATCHES}))
-
-
-def complete(stored: Mapping[str, Any]) -> ConfigDict:
-    """A run's stored config, with the keys that are newer than the run."""
-    config, known = ConfigDict(stored), dict(_flatten(stored))
-    for key, value in NEWER.items():
-        section, name = key.split(".")
-        if section not in config:
-            config[section] = ConfigDict()
-        if key not in known:
-            config[section][name] = value
-    return config
 
 
 def short_hash(identity: Mapping[str, Any]) -> str:
@@ -147,20 +90,9 @@ def short_hash(identity: Mapping[str, Any]) -> str:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`key: old -> new` for every key in which two identities differ."""
-    newer = json.loads(json.dumps(NEWER | {"batches": 1}))  # as identities hold them
-    before = {key: value for key, value in newer.items() if key in now} | dict(before)
-    keys = sorted(before.keys() | now.keys())
     absent = "(absent)"
     return [
         f"{key}: {before.get(key, absent)} -> {now.get(key, absent)}"
-        for key in keys
+        for key in sorted(before.keys() | now.keys())
         if before.get(key, absent) != now.get(key, absent)
     ]
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping | ConfigDict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

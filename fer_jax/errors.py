@@ -1,4 +1,4 @@
-"""The exceptions that front doors turn into one line and an exit status."""
+"""The exceptions that commands turn into one line and an exit status."""
 
 LONGEST = 300  # characters of other libraries' messages
 

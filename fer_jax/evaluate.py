@@ -4,6 +4,7 @@ Several --checkpoint are one ensemble; --tta averages over views of each image; 
 the mean. Reports say so, and what they fit themselves comes on top.
 """
 
+import dataclasses
 import os
 import pathlib
 import shlex
@@ -12,9 +13,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import build, cache, cli, leakage, run, trained
+from fer_jax import cache, cli, leakage, trained
+from fer_jax.data.records import Dataset
+from fer_jax.data.sources import divide, read_dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation.calibration import TEMPERATURES
+from fer_jax.evaluation.report import evaluate, headline
 from fer_jax.evaluation.tta import VIEWS
 from fer_jax.training import mesh
 
@@ -37,8 +41,12 @@ CLEAN = flags.DEFINE_string(
     "to compare with, an audit's folder, or a list of keys. If empty, the model's exact copies.",
 )
 OUTPUT = flags.DEFINE_string(
-    "output", "", "The report's folder; CHECKPOINT/report-SPLIT[-TTA][-TEMPERATURE] if empty."
+    "output",
+    "",
+    "The report's folder; CHECKPOINT/report-SPLIT[-DATA][-TTA][-TEMPERATURE][-STEP] if empty, DATA "
+    "being the first digits of other data's fingerprint.",
 )
+STEP = flags.DEFINE_integer("step", None, "A run's checkpoint, if not its best one.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,29 +54,53 @@ def main(argv: Sequence[str]) -> None:
     del argv
     check_temperature(TEMPERATURE.value)
     paths = [pathlib.Path(given) for given in CHECKPOINT.value]
-    output = output_folder(paths)
+    check_paths(paths)
     cache.keep_programs()
     mesh.start("", 1, 0)
-    run.say(mesh.devices_line())
-    models = trained.load_all(paths)
-    config = models[0].evaluator.config
-    config.data.path = DATA.value or config.data.path
-    if SPLIT.value != "train":
-        config.data.exclude = ""  # it is about training images, and may be gone
-    data = build.read_data(config)
-    run.say(data.describe())
-    command = shlex.join(["python", "-m", "fer_jax.evaluate", *sys.argv[1:]])
-    origin = {**trained.origin_of(models, SPLIT.value), "command": command}
-    members = [(model.evaluator, model.variables) for model in models]
+    mesh.say(mesh.devices_line())
+
+    # The models, the images to score, and which of these were in training.
+    models = trained.load_all(paths, STEP.value)
+    path = DATA.value or models[0].data.path
+    data, split = read(models[0], path, SPLIT.value)
+    mesh.say(data.describe())
+    records = data.split(split)
     copied = (
-        leakage.by_path(CLEAN.value, config, data, SPLIT.value)
+        leakage.by_path(CLEAN.value, dataclasses.replace(models[0].data, path=path), data, split)
         if CLEAN.value
-        else leakage.by_models(models, data, data.split(SPLIT.value))
+        else leakage.by_models(models, data, records)
     )
-    report = run.evaluate(
-        members, data, SPLIT.value, output, origin, TTA.value, copied, TEMPERATURE.value
-    )
-    run.say(f"{run.results(report)}\nreport {output}/report.md")
+
+    # The report, beside the checkpoint's others.
+    prints = records.fingerprint
+    command = shlex.join(["python", "-m", "fer_jax.evaluate", *sys.argv[1:]])
+    known = models[0].about.training_data or {}
+    output = output_folder(paths[0], split, "" if known.get(split) == prints else prints[:8])
+    origin = {**trained.origin_of(models, split, prints), "command": command, "data_path": path}
+    members = [(model.evaluator, model.variables) for model in models]
+    report = evaluate(members, records, split, output, origin, TTA.value, TEMPERATURE.value, copied)
+    mesh.say(f"{headline(report)}\nreport {output}/report.md")
+
+
+def read(model: trained.Trained, path: str, split: str) -> tuple[Dataset, str]:
+    """The data at `path`, and which part to score: `split`, or "all" where nothing was held out.
+
+    Data without a validation part are divided as the model's run divided its own if they are those
+    (by fingerprint); of others all images are scored, since only training needs a part held out.
+    """
+    # What to exclude is about training images, and may be gone.
+    options = model.data if split == "train" else dataclasses.replace(model.data, exclude="")
+    data = read_dataset(path, options)
+    if split == "test" or "train" not in data.roles or "validation" in data.roles:
+        return divide(data, options), split
+    divided = divide(data, options)
+    held_out, known = divided.roles.get("validation"), model.about.training_data or {}
+    if held_out is not None and held_out.fingerprint == known.get("validation"):
+        return divided, split
+    count = len(data.roles["train"])
+    note = f"no validation part, and not the data that the model was trained on: all {count} scored"
+    roles, notes = {trained.ALL: data.roles["train"]}, (*data.notes, note)
+    return dataclasses.replace(data, roles=roles, notes=notes), trained.ALL
 
 
 def check_temperature(value: float) -> None:
@@ -80,21 +112,29 @@ def check_temperature(value: float) -> None:
         )
 
 
-def output_folder(paths: Sequence[pathlib.Path]) -> pathlib.Path:
-    """--output, or beside the only checkpoint; UserError where an ensemble has none."""
+def check_paths(paths: Sequence[pathlib.Path]) -> None:
+    """UserError for a member given twice, and for an ensemble without --output."""
     given = [str(path) for path in paths]
     twice = next((path for path in given if given.count(path) > 1), None)
     if twice is not None:
         raise UserError(f"--checkpoint={twice} is given twice: an ensemble has different members")
+    if len(paths) > 1 and not OUTPUT.value:
+        raise UserError(f"an ensemble of {len(paths)} lies nowhere by itself: give --output=DIR")
+
+
+def output_folder(checkpoint: pathlib.Path, split: str, data: str) -> pathlib.Path:
+    """--output, or a folder beside the checkpoint, named by all that makes figures different.
+
+    `data` names other data than the model's own, so that no report takes another's place.
+    """
     if OUTPUT.value:
         return pathlib.Path(OUTPUT.value)
-    if len(paths) > 1:
-        raise UserError(f"an ensemble of {len(paths)} lies nowhere by itself: give --output=DIR")
-    beside = paths[0] if os.path.isdir(paths[0]) else paths[0].with_suffix("")
-    parts = ["report", SPLIT.value]
+    beside = checkpoint if os.path.isdir(checkpoint) else checkpoint.with_suffix("")
+    parts = ["report", split, data]
     parts += [TTA.value] if TTA.value != "none" else []
     parts += [f"T{TEMPERATURE.value}"] if TEMPERATURE.value != 1 else []
-    return beside / "-".join(parts)
+    parts += [f"step{STEP.value}"] if STEP.value is not None else []
+    return beside / "-".join(part for part in parts if part)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,23 @@
 """Which images a model has seen in training: told by itself, by a list, by an audit or by data."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from fer_jax import build
-from fer_jax.auditing.photographs import find_copies, joined_by, leaking, with_mirrored
-from fer_jax.auditing.pool import gather
-from fer_jax.auditing.report import AUDIT_FILE
 from fer_jax.data import key_lists
 from fer_jax.data.duplicates import short_hashes
+from fer_jax.data.pipeline import DataConfig
 from fer_jax.data.records import Dataset, Records
+from fer_jax.data.sources import read_dataset
 from fer_jax.errors import UserError, one_line
 from fer_jax.evaluation.clean import Copied, exact_copies
 from fer_jax.trained import Trained
 
-TRAIN = "train"
+TRAIN, AUDIT_FILE = "train", "audit.json"
 LISTS = (".txt", ".json", ".jsonl")
 
 
@@ -36,7 +34,7 @@ def by_models(models: Sequence[Trained], data: Dataset, records: Records) -> Cop
     return exact_copies(records.digests, np.concatenate(known))
 
 
-def by_path(path: str, config: ConfigDict, data: Dataset, split: str) -> Copied:
+def by_path(path: str, config: DataConfig, data: Dataset, split: str) -> Copied:
     """By a list of keys of `split`, an audit (its folder or audit.json), or data to compare with.
 
     `data` is what `config` reads. UserError where it is none of these or of other images.
@@ -73,6 +71,8 @@ def _by_list(path: str, split: str, records: Records) -> Copied:
 
 def _by_audit(path: Path, split: str, records: Records) -> Copied:
     """All that the audit holds for one photograph with a training image, also mirrored."""
+    from fer_jax.auditing.photographs import joined_by
+
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         audited = facts["fingerprints"].get(split)
@@ -102,13 +102,13 @@ def _links(facts: Mapping[str, Any]) -> tuple[dict[tuple[str, str], int], list[n
     return names, links
 
 
-def _by_data(path: str, config: ConfigDict, data: Dataset, records: Records) -> Copied:
+def _by_data(path: str, config: DataConfig, data: Dataset, records: Records) -> Copied:
     """As the audit compares: exact, near and mirrored copies of the training images at `path`."""
-    if Path(path).expanduser().absolute() != Path(config.data.path).expanduser().absolute():
-        other = ConfigDict(config)
-        other.data.path, other.data.exclude = path, ""
-        other.data.validation_fraction = 0.0  # what lies in train there counts, all of it
-        data = build.read_data(other)
+    from fer_jax.auditing.photographs import find_copies, leaking, with_mirrored
+    from fer_jax.auditing.pool import gather
+
+    if Path(path).expanduser().absolute() != Path(config.path).expanduser().absolute():
+        data = read_dataset(path, dataclasses.replace(config, exclude=""))  # all of train counts
     train = data.split(TRAIN)
     pool = gather(Dataset("", {TRAIN: train, "evaluated": records}, {}, (), ()))
     leaks = leaking(pool, with_mirrored(pool, find_copies(pool)))

@@ -26,12 +26,12 @@ from fer_jax.models.classifier import (
     smallest_image_size,
     variable_shapes,
 )
-from fer_jax.models.efficientnet import PUBLISHED_STEM_STRIDE, STEM_STRIDES, VARIANTS
+from fer_jax.models.efficientnet import STEM_STRIDES, VARIANTS
 
-VERSION = 3
-READ = (1, 2, 3)
-ADDED_IN_2 = {"stem_stride": PUBLISHED_STEM_STRIDE}  # to architecture: what models of 1 all had
-STORED = ("F32", "BF16")  # the latter since version 3; read as float32
+VERSION = 4
+READ = (3, 4)  # 3 has no `splitting`
+STORED = ("F32", "BF16")  # read as float32
+SPLITTING = ("label_order", "validation_fraction", "split_seed")  # keys of About.splitting
 LFS = b"version https://git-lfs"
 KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
@@ -54,6 +54,7 @@ class About:
     training_data: dict[str, str] | None  # fingerprint per role
     metrics: dict[str, float] | None
     preprocessing: str = PREPROCESSING
+    splitting: dict[str, Any] | None = None  # how the training data were read and divided
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +171,6 @@ def _about(path: pathlib.Path, header: str) -> About:
             "convert the model again, or use the fer_jax that wrote it"
         )
     try:
-        if version == 1:
-            fields["architecture"] = ADDED_IN_2 | fields["architecture"]
         about = About(**fields)
         wrong = [name for name, right in _checks(about).items() if not right]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -200,6 +199,7 @@ def _checks(about: About) -> dict[str, bool]:
         or (all(isinstance(name, str) for name in labels) and len(labels) == head["classes"]),
         "origin": isinstance(about.origin, dict),
         "licence": isinstance(about.licence, str),
+        "splitting": about.splitting is None or sorted(about.splitting) == sorted(SPLITTING),
     }
 
 

@@ -1,4 +1,4 @@
-"""The flags of front doors that read a data set as it lies there, without splitting it."""
+"""The flags of commands that read a data set as it lies there, without splitting it."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from absl import flags
 
 from fer_jax.data.sources import ReadOptions
 
-flags.disclaim_key_flags()  # they belong to the front door, whose --help lists them
+flags.disclaim_key_flags()  # they belong to the command, whose --help lists them
 
 
 def define(on_corrupt: str | None = None) -> Callable[[], ReadOptions]:

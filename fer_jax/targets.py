@@ -1,4 +1,4 @@
-"""Front door: FER+'s votes as soft targets, `python -m fer_jax.targets --data=PATH --ferplus=CSV`.
+"""FER+'s votes as soft targets, `python -m fer_jax.targets --data=PATH --ferplus=CSV`.
 
 Then train with `data.targets=OUTPUT`. Predictions that evaluate wrote need no conversion.
 """
@@ -26,19 +26,19 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not OUTPUT.value.endswith(".npz"):
         raise UserError(f"--output={OUTPUT.value}: targets end in .npz")
-    ballots = votes.read(FERPLUS.value)
+    counts = votes.read(FERPLUS.value)
     records = read_dataset(DATA.value, READING()).split(SPLIT.value)
-    keys, probabilities = convert(ballots, records)
+    keys, probabilities = convert(counts, records)
     targets.write(OUTPUT.value, keys, probabilities)
     print(f"wrote {OUTPUT.value}: {len(keys):,} of {len(records):,} images of {SPLIT.value}")
 
 
-def convert(ballots: np.ndarray, records: Records) -> tuple[tuple[str, ...], np.ndarray]:
+def convert(counts: np.ndarray, records: Records) -> tuple[tuple[str, ...], np.ndarray]:
     """Votes [R, 10] -> keys of the images with a vote for one of the 7 classes, and their shares.
 
     Votes for contempt, unknown and no face are left out, and images that have no other.
     """
-    emotions = votes.join(ballots, records.rows)[:, votes.CLASSES]
+    emotions = votes.join(counts, records.rows)[:, votes.CLASSES]
     total = emotions.sum(axis=1)
     if not total.any():
         raise UserError("no image's row of fer2013.csv is known: FER+'s votes cannot be joined")

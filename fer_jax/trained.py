@@ -3,44 +3,39 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from fer_jax import build, labels, model_file, workdir
-from fer_jax.config import complete
+from fer_jax import labels, model_file, workdir
+from fer_jax.config import fill
+from fer_jax.data.pipeline import DataConfig
 from fer_jax.errors import UserError
+from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
 from fer_jax.models.classifier import describe
-from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.models.factory import ModelConfig, make_model
+from fer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from fer_jax.training.state import Variables
 
-# How a model file is evaluated, which has no run whose config would say it.
-READING = {
-    "path": "",
-    "label_order": "",
-    "on_corrupt": "stop",
-    "validation_fraction": 0.1,
-    "split_seed": 0,
-    "max_pixels": 16_777_216,
-    "cache_mib": 2048,
-    "exclude": "",
-}
-EVALUATION = {"batch_size": 64, "bootstrap_samples": 2000}
+ALL = "all"  # the part that is scored of data which nobody divided
+# What a model file is evaluated by where it does not matter for the figures.
+EVALUATION = EvaluationConfig(batch_size=64, bootstrap_samples=2000)
+NEUTRAL = {"max_pixels": 16_777_216, "cache_mib": 2048, "workers": 0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """Variables with jitted inference, and what is known of them."""
 
-    evaluator: build.Evaluator
+    evaluator: Evaluator
     variables: Variables
     about: model_file.About
     origin: dict[str, Any]  # for reports: checkpoint, checkpoint_step, selected_on
     train_hashes: np.ndarray | None  # uint64 [M] of the training images, None if not known
+    data: DataConfig  # how the data it was trained on was read; of a model file, `path` is ""
 
     def file(self) -> model_file.ModelFile:
         """The model as one file, its arrays copied to NumPy."""
@@ -48,31 +43,33 @@ class Trained:
         return model_file.ModelFile(self.about, variables, self.train_hashes)
 
 
-def load(path: pathlib.Path) -> Trained:
-    """The best checkpoint of the run in `path`, or the model file `path`.
+def load(path: pathlib.Path, step: int | None = None) -> Trained:
+    """The best checkpoint of the run in `path`, or that of `step`; or the model file `path`.
 
     UserError where it is neither, or where its labels are not those of the data.
     """
-    return _from_file(path) if os.path.isfile(path) else _from_run(path)
+    return _from_file(path) if os.path.isfile(path) else _from_run(path, step)
 
 
-def load_all(paths: Sequence[pathlib.Path]) -> list[Trained]:
+def load_all(paths: Sequence[pathlib.Path], step: int | None = None) -> list[Trained]:
     """Each as `load` gives it; equal models share one evaluator, which is compiled once."""
     found: list[Trained] = []
     for path in paths:
-        model = load(path)
+        model = load(path, step)
         equal = (one.evaluator for one in found if _answers_alike(one.evaluator, model.evaluator))
         evaluator = next(equal, model.evaluator)
         found.append(dataclasses.replace(model, evaluator=evaluator))
     return found
 
 
-def origin_of(models: Sequence[Trained], split: str) -> dict[str, Any]:
-    """For reports on `split`: checkpoint, checkpoint_step, selected_on, members.
+def origin_of(models: Sequence[Trained], split: str, fingerprint: str) -> dict[str, Any]:
+    """For reports on images called `split`: checkpoint, checkpoint_step, selected_on, members.
 
     An ensemble counts as chosen on `split` if any member was; else on what all were, or None.
     """
-    members = [model.origin for model in models]
+    members = [
+        {**model.origin, "selected_on": selected_on(model, split, fingerprint)} for model in models
+    ]
     if len(members) == 1:
         return {**members[0], "members": members}
     chosen = {member["selected_on"] for member in members}
@@ -85,10 +82,14 @@ def origin_of(models: Sequence[Trained], split: str) -> dict[str, Any]:
     }
 
 
-def _answers_alike(one: build.Evaluator, other: build.Evaluator) -> bool:
-    """Whether variables of either model may be answered for by `one`."""
-    size = one.config.data.image_size == other.config.data.image_size
-    return size and one.model == other.model
+def selected_on(model: Trained, split: str, fingerprint: str) -> str | None:
+    """What chose the model's checkpoint, as seen from other images than its own data's."""
+    chosen, known = model.origin["selected_on"], model.about.training_data or {}
+    if chosen == split and known.get(split, fingerprint) != fingerprint:
+        return f"its own data's {chosen}"
+    if split == ALL:  # of undivided data: its own part may be among these if nobody knows how
+        return f"its own data's {chosen}" if model.about.splitting and chosen else None
+    return chosen
 
 
 def check_labels(names: Sequence[str] | None) -> None:
@@ -100,39 +101,67 @@ def check_labels(names: Sequence[str] | None) -> None:
         )
 
 
-def _from_run(folder: pathlib.Path) -> Trained:
+def _answers_alike(one: Evaluator, other: Evaluator) -> bool:
+    """Whether variables of either model may be answered for by `one`."""
+    return one.image_size == other.image_size and one.model == other.model
+
+
+def _from_run(folder: pathlib.Path, step: int | None) -> Trained:
+    # The model by the run's own configuration; of a stored state what inference needs.
     run = workdir.read(folder)
     check_labels(run["labels"])
-    config = complete(run["config"])
-    evaluator = build.make_evaluator(config, build.make_model(config))
-    with Checkpoints(folder, config.checkpoint.select_by, read_only=True) as checkpoints:
-        step = checkpoints.best
+    data, model, evaluation, checkpoint = (
+        _section(folder, run, kind)
+        for kind in (DataConfig, ModelConfig, EvaluationConfig, CheckpointConfig)
+    )
+    evaluator = make_evaluator(make_model(model), data.image_size, evaluation)
+    with Checkpoints(folder, checkpoint.select_by, read_only=True) as checkpoints:
+        step = checkpoints.best if step is None else step
         if step is None:
             raise UserError(f"{folder} has no evaluated checkpoint yet: train at least one epoch")
-        state, metrics = checkpoints.restore(step, evaluator.template()), checkpoints.metrics(step)
-    origin = {"checkpoint": str(folder), "checkpoint_step": step, "selected_on": run["selected_on"]}
+        checkpoints.check_step(step)
+        averaged = run["evaluated"] == "averaged"
+        variables = checkpoints.variables(step, evaluator.template(), averaged)
+        metrics = checkpoints.metrics(step)
+
+    # What is known of it.
+    made = {"checkpoint_step": step, "selected_on": run["selected_on"]}
     about = model_file.About(
         architecture=describe(evaluator.model),
-        image_size=config.data.image_size,
+        image_size=data.image_size,
         labels=list(run["labels"]),
-        origin={"source": "fer_jax", "checkpoint_step": step, "selected_on": run["selected_on"]},
+        origin={"source": "fer_jax", **made},
         licence="unknown",
         training_data=run["fingerprint"],
         metrics=metrics,
+        splitting={name: getattr(data, name) for name in model_file.SPLITTING},
     )
-    return Trained(evaluator, state.evaluated, about, origin, workdir.train_hashes(folder))
+    origin = {"checkpoint": str(folder), **made}
+    return Trained(evaluator, variables, about, origin, workdir.train_hashes(folder), data)
+
+
+def _section(folder: pathlib.Path, run: Mapping[str, Any], kind: Any) -> Any:
+    """A section of the run's configuration; UserError where another version wrote it."""
+    try:
+        return fill(kind, run["config"][kind.section], f"{kind.section}.")
+    except (KeyError, UserError) as error:
+        raise UserError(f"{folder}/{workdir.RUN_FILE} is of another version: {error}") from error
 
 
 def _from_file(path: pathlib.Path) -> Trained:
     file = model_file.load(path)
     check_labels(file.about.labels)
-    config = ConfigDict({"data": dict(READING), "evaluation": dict(EVALUATION)})
-    config.data.image_size = file.about.image_size
-    origin = {
-        "checkpoint": str(path),
-        "checkpoint_step": file.about.origin.get("checkpoint_step"),
-        "selected_on": file.about.origin.get("selected_on"),
-    }
-    evaluator = build.make_evaluator(config, file.model())
+    evaluator = make_evaluator(file.model(), file.about.image_size, EVALUATION)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), file.variables)
-    return Trained(evaluator, variables, file.about, origin, file.train_hashes)
+    made = {name: file.about.origin.get(name) for name in ("checkpoint_step", "selected_on")}
+    origin = {"checkpoint": str(path), **made}
+    # An older file does not tell how its data were split: then nothing is held out.
+    splitting = file.about.splitting or {
+        "label_order": "",
+        "validation_fraction": 0.0,
+        "split_seed": 0,
+    }
+    places = {"path": "", "targets": "", "exclude": "", "on_corrupt": "stop"}
+    reading = {**NEUTRAL, **splitting, **places, "image_size": file.about.image_size}
+    data = fill(DataConfig, reading, "data.")
+    return Trained(evaluator, variables, file.about, origin, file.train_hashes, data)

@@ -1,17 +1,24 @@
-"""A run's folder: its default name, what it was started with, and the refusal to mix two runs."""
+"""A run's folder: its name, what it was started with, its lock, and the refusal to mix two runs."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
 import numpy as np
 
 from fer_jax.config import difference, short_hash
+from fer_jax.data.files import sha256
 from fer_jax.errors import UserError, one_line
+from fer_jax.evaluation.predictions import REPORT_FILE
+from fer_jax.training import mesh
+from fer_jax.training.checkpoints import Checkpoints
+from fer_jax.training.state import InitConfig
 
-RUN_FILE = "run.json"
+RUN_FILE, LOCK_FILE = "run.json", ".lock"
 HASHES_FILE = "train_hashes.npy"
 
 
@@ -32,6 +39,54 @@ def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
         )
 
 
+def file_fingerprints(folder: str, init: InitConfig, targets: str, variant: str) -> dict[str, str]:
+    """SHA-256 of the files `init.weights` and `data.targets`, where training reads them.
+
+    A weights file that is gone counts as what the run in `folder` has noted of it.
+    """
+    found = {}
+    if init.weights or init.frozen_epochs:
+        path = pathlib.Path(init.weights)
+        known = sha256(path) if path.is_file() else _noted_weights(folder, init.weights, variant)
+        found["weights"] = known
+        mesh.check_same("init.weights", known)
+    if targets:
+        found["targets"] = sha256(pathlib.Path(targets).expanduser())
+        mesh.check_same("data.targets", found["targets"])
+    return found
+
+
+def _noted_weights(folder: str, path: str, variant: str) -> str:
+    resumed = path and folder and (pathlib.Path(folder) / RUN_FILE).exists()
+    identity = read(pathlib.Path(folder))["identity"] if resumed else {}
+    if "fingerprint.weights" in identity:
+        mesh.say(
+            f"init: {path} is gone; the run in {folder} needs it no more once it has a checkpoint"
+        )
+        return identity["fingerprint.weights"]
+    output = f"weights/imagenet_{variant}.safetensors"
+    raise UserError(
+        f"init.weights={path!r} is no file: make one by python -m fer_jax.convert --source=keras "
+        f"--variant={variant} --download --output={output}, then --config.init.weights={output}"
+    )
+
+
+def already_finished(workdir: pathlib.Path, last: int, select_by: str) -> bool:
+    """Whether the run has come to its `last` step and has its report; then it says so."""
+    if not (workdir / "report" / REPORT_FILE).exists():
+        return False
+    with Checkpoints(workdir, select_by, read_only=True) as checkpoints:
+        if (checkpoints.latest or 0) < last:
+            return False
+        best = checkpoints.best or last
+        accuracy = checkpoints.metrics(best)["accuracy"]
+    mesh.say(
+        f"already finished at step {last}: best validation accuracy {accuracy:.2%} "
+        f"at step {best}; see {workdir}/report"
+    )
+    return True
+
+
 def read(workdir: pathlib.Path) -> dict[str, Any]:
     """What `claim` wrote; UserError where there is no run, or a broken file."""
     path = workdir / RUN_FILE
@@ -46,13 +101,35 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     return about
 
 
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone; UserError while another works there.
+
+    The system releases the lock with its process, however that ends.
+    """
+    lock = filelock.FileLock(workdir / LOCK_FILE)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"workdir {workdir} is in use by another process: wait for its end, or choose another "
+            "--workdir"
+        ) from None
+    except OSError as error:
+        raise _unwritable(workdir, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndarray) -> None:
-    """Create the folder and write what the run is; UserError where it cannot be written.
+    """Write what the run is into its folder; UserError where it cannot be written.
 
     `train_hashes` are the `duplicates.short_hashes` of its training images.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         temporary = workdir / "claim.tmp"
         with open(temporary, "wb") as file:
             np.save(file, train_hashes)
@@ -60,9 +137,12 @@ def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndar
         temporary.write_text(json.dumps(about, indent=2) + "\n")
         os.replace(temporary, workdir / RUN_FILE)
     except OSError as error:
-        raise UserError(
-            f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir"
-        ) from error
+        raise _unwritable(workdir, error) from error
+
+
+def _unwritable(workdir: pathlib.Path, error: OSError) -> UserError:
+    reason = error.strerror or error
+    return UserError(f"workdir {workdir} cannot be written ({reason}): choose another --workdir")
 
 
 def train_hashes(workdir: pathlib.Path) -> np.ndarray | None:

@@ -19,15 +19,18 @@ import jax
 import numpy as np
 from absl import flags
 from made_data import csv_text
-from ml_collections import ConfigDict
 
-from fer_jax import build, cli
-from fer_jax.config import load_config
-from fer_jax.data.augment import Augmentation
+from fer_jax import cli, train
+from fer_jax.config import fill, load_config
+from fer_jax.data.augment import AugmentConfig
+from fer_jax.data.records import Dataset
+from fer_jax.data.sources import open_dataset
+from fer_jax.evaluation.inference import Evaluator, make_evaluator
 from fer_jax.labels import LABELS
+from fer_jax.models.factory import make_model
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERY_AUGMENTATION = Augmentation(
+EVERY_AUGMENTATION = AugmentConfig(
     flip=True,
     rotation=0.1,
     zoom=0.2,
@@ -90,13 +93,13 @@ def write_small_csv(folder: Path) -> Path:
     return path
 
 
-def small_config(data: Path | str, **changes: Any) -> ConfigDict:
+def small_config(data: Path | str, **changes: Any) -> train.Config:
     """CONFIG with SMALL and `changes` (written `train__epochs=1`)."""
     config = load_config(CONFIG, CONFIG.name)
     config.data.path = str(data)
     config.update_from_flattened_dict(SMALL)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return config
+    return fill(train.Config, config)
 
 
 def small_run(data: Path | str, workdir: Path, **changes: Any) -> list[str]:
@@ -125,10 +128,30 @@ class Counts:
         return np.array(self.given)
 
 
-def make_trainer(data: Path | str, **changes: Any) -> build.Trainer:
+def read_data(data: Path | str, **changes: Any) -> Dataset:
+    """What the run of `small_config` reads."""
+    config = small_config(data, **changes)
+    return open_dataset(config.data.path, config.data)
+
+
+def small_evaluator(data: Path | str = "", **changes: Any) -> Evaluator:
+    """The evaluator of `small_config`."""
+    config = small_config(data, **changes)
+    return make_evaluator(make_model(config.model), config.data.image_size, config.evaluation)
+
+
+def make_trainer(data: Path | str, **changes: Any) -> train.Trainer:
     """The trainer of `small_config`, on its training images."""
     config = small_config(data, **changes)
-    return build.make_trainer(config, build.read_data(config).roles["train"])
+    return train.make_trainer(config, read_data(data, **changes).roles["train"])
+
+
+def advance(trainer: train.Trainer, state: Any, until: int) -> Any:
+    """`state` after `until` steps, each the one that follows from the state's own step."""
+    batches = trainer.batches(int(state.step))
+    while (step := int(state.step)) < until:
+        state, _ = trainer.train_step(state, next(batches), step < trainer.frozen_steps)
+    return state
 
 
 @dataclass(frozen=True)

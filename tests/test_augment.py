@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from support import EVERY_AUGMENTATION
 
-from fer_jax.data.augment import DRAWS, WHOLE, Augmentation, Crop, augment, resize, warp_matrix
+from fer_jax.data.augment import DRAWS, WHOLE, AugmentConfig, Crop, augment, resize, warp_matrix
 from fer_jax.errors import UserError
 
 OFF = {
@@ -29,17 +29,17 @@ IMAGES = hnp.arrays(
 )
 
 
-def only(**settings) -> Augmentation:
-    return Augmentation(**(OFF | settings))
+def only(**settings) -> AugmentConfig:
+    return AugmentConfig(**(OFF | settings))
 
 
 def many(
-    image: np.ndarray, settings: Augmentation, size: int, count: int = 300
+    image: np.ndarray, settings: AugmentConfig, size: int, count: int = 300
 ) -> list[np.ndarray]:
     return list(augment([image] * count, draws(*range(count)), size, settings))
 
 
-def one(image: np.ndarray, seed: int, size: int, settings: Augmentation) -> np.ndarray:
+def one(image: np.ndarray, seed: int, size: int, settings: AugmentConfig) -> np.ndarray:
     (out,) = augment([image], draws(seed), size, settings)
     return out
 
@@ -378,7 +378,7 @@ def test_the_draws_of_a_crop_come_after_those_that_were_there_before():
 
 @pytest.mark.parametrize("area", [0.0, 1.5, math.nan])
 def test_a_crop_of_no_area_is_refused(area):
-    with pytest.raises(UserError, match=r"augmentation\.crop_area is .*: use 0\.01 to 1 \(off\)"):
+    with pytest.raises(UserError, match=r"augment\.crop_area=.* must be from 0\.01 to 1"):
         only(crop_area=area)
 
 
@@ -392,5 +392,5 @@ def test_colours_keep_their_channels():
     ("name", "value"), [("zoom", 1.0), ("rotation", -0.1), ("erasing", 1.5), ("contrast", math.nan)]
 )
 def test_a_factor_out_of_range_is_named_with_its_limit(name, value):
-    with pytest.raises(UserError, match=rf"augmentation\.{name} is {value}: use 0 \(off\) to"):
+    with pytest.raises(UserError, match=rf"augment\.{name}={value} must be from 0 to"):
         only(**{name: value})

@@ -8,9 +8,8 @@ import pytest
 from made_data import kaggle_files, make_rows, seed_files, write_folder
 from support import call, contents, run, small_run
 
-from fer_jax import build
+from fer_jax import train
 from fer_jax.labels import LABELS
-from fer_jax.training import loop
 
 
 @pytest.fixture
@@ -131,7 +130,7 @@ def test_what_is_skipped_on_request_is_listed_in_the_workdir(place, monkeypatch)
     def no_training(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "train", no_training)
+    monkeypatch.setattr(train, "fit", no_training)
     outcome = call("main", flags_of(place, data__on_corrupt="skip"))
     assert outcome.status == 130
     assert f"left out: 1 image (train/sad/{image.name}: truncated PNG)" in outcome.out
@@ -232,7 +231,7 @@ def test_ctrl_c_before_training_is_one_line(place, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "read_data", interrupted)
+    monkeypatch.setattr(train, "open_dataset", interrupted)
     outcome = call("main", flags_of(place))
     assert outcome.status == 130
     assert outcome.err == "error: interrupted\n"

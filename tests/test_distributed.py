@@ -29,8 +29,9 @@ from support import (
     wait_until,
 )
 
-from fer_jax import build
+from fer_jax.errors import UserError
 from fer_jax.models import efficientnet
+from fer_jax.train import make_trainer
 from fer_jax.training import mesh
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine
@@ -54,7 +55,7 @@ def trainer(**changes):
         evaluation__batch_size=BATCH,
         **changes,
     )
-    return build.make_trainer(config, Counts((16, 2, 10, 12, 10, 10, 10)))
+    return make_trainer(config, Counts((16, 2, 10, 12, 10, 10, 10)))
 
 
 def one_step(**changes):
@@ -64,11 +65,11 @@ def one_step(**changes):
         "image": draw.integers(0, 256, (BATCH, 32, 32, 3), np.uint8),
         "label": draw.integers(0, 7, BATCH).astype(np.int32),
     }
-    batch = mesh.to_devices(batch, mesh.split(bound.evaluator.mesh))
+    batch = mesh.to_devices(batch, mesh.sharded(bound.evaluator.mesh))
     state, metrics = bound.train_step(bound.init(), batch)
     assert len(batch["image"].sharding.device_set) == jax.device_count()
     batch = jax.tree.map(lambda array: np.concatenate([array] * PIECES), jax.device_get(batch))
-    batch = mesh.to_devices(batch, mesh.split(bound.evaluator.mesh))
+    batch = mesh.to_devices(batch, mesh.sharded(bound.evaluator.mesh))
     probabilities, losses = bound.evaluator.eval_step(state.variables, batch)
     (gradients,) = [part.trace for part in state.opt_state if hasattr(part, "trace")]
     return arrays(
@@ -114,7 +115,7 @@ def test_eight_devices_give_one_devices_step(tmp_path, monkeypatch):
 
 def test_a_batch_must_divide_among_the_devices(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    with pytest.raises(build.UserError, match=r"train.batch_size=12 .* multiple of 8 devices"):
+    with pytest.raises(UserError, match=r"train.batch_size=12 .* multiple of 8 devices"):
         mesh.check_batch_size("train.batch_size", 12)
 
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from support import small_config
+from support import Counts, small_config
 
-from fer_jax import build
 from fer_jax.models.classifier import (
     Classifier,
     FerHead,
@@ -24,6 +23,7 @@ from fer_jax.models.efficientnet import (
     round_filters,
     scale_residuals,
 )
+from fer_jax.train import make_trainer
 
 STYLE = Style("same", 1e-3, 0.99, jnp.float32)
 UNSCALED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -178,9 +178,7 @@ def test_a_trainer_scales_the_residuals_of_random_weights():
     states = {}
     for scale in (1.0, 0.5):
         config = small_config("", init__residual_scale=scale)
-        model = build.make_model(config)
-        optimizer, _ = build._optimizer(config, total_steps=1)
-        states[scale] = jax.jit(build._initializer(config, model, optimizer))(None)
+        states[scale] = make_trainer(config, Counts((1,) * 7)).init()
     whole, half = (flatten_dict(states[scale].params, sep="/") for scale in (1.0, 0.5))
     changed = [name for name in whole if np.any(whole[name] != half[name])]
     assert changed == ["backbone/block1a/project_bn/scale"]

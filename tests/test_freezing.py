@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import EPOCH_ENDS, arrays, assert_identical, make_trainer
+from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer
 
 from fer_jax.models import efficientnet
 from fer_jax.models.pieces import PIECE
@@ -41,14 +41,6 @@ def trainer(small_csv):
 def host(state):
     """A copy that outlives the state, which the next step takes."""
     return jax.tree.map(np.array, state)
-
-
-def advance(trainer, state, until):
-    """`state` after `until` steps, each the one that follows from the state's own step."""
-    batches = trainer.batches(int(state.step))
-    while int(state.step) < until:
-        state, _ = trainer.step_from(int(state.step))(state, next(batches))
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +132,7 @@ def test_a_frozen_backbone_infers(small_csv, batch_size):
     targets = jax.nn.one_hot(batch["label"], 7)
     counts = trainer.records.counts()
     expected = weighted_cross_entropy(logits, targets, jnp.asarray(counts.max() / counts))
-    _, metrics = trainer.frozen_step(state, batch)
+    _, metrics = trainer.train_step(state, batch, True)
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -150,7 +142,7 @@ def test_the_heads_dropout_is_on(trainer):
     losses = []
     for step in (0, 1):
         state = trainer.init().replace(step=jnp.asarray(step, jnp.int32))
-        losses.append(float(trainer.frozen_step(state, batch)[1]["loss"]))
+        losses.append(float(trainer.train_step(state, batch, True)[1]["loss"]))
     assert losses[0] != losses[1]
 
 
@@ -163,20 +155,17 @@ def test_a_frozen_step_costs_less_than_half(small_csv, monkeypatch):
         "label": jax.ShapeDtypeStruct((8,), np.int32),
     }
     operations = [
-        step.lower(trainer.template(), shapes).cost_analysis()["flops"]
-        for step in (trainer.frozen_step, trainer.train_step)
+        trainer.train_step.lower(trainer.template(), shapes, frozen).cost_analysis()["flops"]
+        for frozen in (True, False)
     ]
     assert operations[0] < 0.5 * operations[1]
 
 
-def test_which_step_follows_is_told_by_the_step_alone(trainer, small_csv):
-    chosen = [trainer.step_from(step) is trainer.frozen_step for step in range(END)]
-    assert chosen == [step < FROZEN for step in range(END)]
-    never = frozen_trainer(small_csv, init__frozen_epochs=0)
-    always = frozen_trainer(small_csv, init__frozen_epochs=2)
-    for step in range(END):
-        assert never.step_from(step) is never.train_step
-        assert always.step_from(step) is always.frozen_step
+def test_the_backbone_is_frozen_for_whole_epochs(trainer, small_csv):
+    """Which the loop counts, as test_step.py has it."""
+    assert trainer.frozen_steps == FROZEN
+    for epochs, steps in ((0, 0), (2, END)):
+        assert frozen_trainer(small_csv, init__frozen_epochs=epochs).frozen_steps == steps
 
 
 @pytest.mark.parametrize("step", STOPS)
@@ -192,6 +181,6 @@ def test_a_run_interrupted_anywhere_ends_bit_identical(history, small_csv, step,
 
 
 def test_a_frozen_step_leaves_the_state_whole_on_every_device(trainer):
-    state, _ = trainer.frozen_step(trainer.init(), next(trainer.batches(0)))
+    state, _ = trainer.train_step(trainer.init(), next(trainer.batches(0)), True)
     whole = mesh.replicated(trainer.evaluator.mesh)
     assert {leaf.sharding for leaf in jax.tree.leaves(state)} == {whole}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support import arrays, small_config
 
-from fer_jax import build
+from fer_jax.data.sources import open_dataset
+from fer_jax.train import make_trainer
 
 FILE = Path(__file__).parent / "golden" / "first_step.json"
 UPDATE = "UPDATE_GOLDEN=1 python -m pytest tests/test_golden.py"
@@ -38,8 +39,8 @@ def sums(tree) -> float:
 def first_step(data) -> dict[str, float]:
     """In the order in which one thing leads to the next."""
     config = small_config(data)
-    records = build.read_data(config).roles["train"]
-    trainer = build.make_trainer(config, records)
+    records = open_dataset(config.data.path, config.data).roles["train"]
+    trainer = make_trainer(config, records)
     batch, state = next(trainer.batches(0)), trainer.init()
     labels = np.asarray(batch["label"]).astype(float)
     numbers = {

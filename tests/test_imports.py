@@ -2,6 +2,8 @@
 
 import ast
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +14,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a file may import from its own floor and from those before it
     {"errors", "memory"},
     {"labels", "cache"},
-    {"config"},
+    {"config", "sections"},
     {"data", "models"},
     {"model_file"},
     {"conversion"},
     {"training"},
     {"evaluation", "auditing"},
-    {"build", "workdir", "cli", "reading"},
-    {"run", "trained", "leakage"},
+    {"workdir", "cli", "reading"},
+    {"train", "trained", "leakage"},
     {"main", "evaluate", "compare", "prepare", "audit", "convert", "targets"},
 )
 PURE = (  # know nothing of files or flags
@@ -138,6 +140,19 @@ def test_the_pure_files_exist():
 def test_only_one_file_knows_the_checkpoint_library():
     users = {name_of(p) for p in FILES if any(n.split(".")[0] == "orbax" for n in imports(p))}
     assert users == {"training/checkpoints.py"}
+
+
+def test_what_is_not_needed_at_start_is_not_imported():
+    """Pictures, the audit, TFDS: they come when they are asked for."""
+    later = ["matplotlib", "fer_jax.auditing", "fer_jax.evaluation.plots", "tensorflow_datasets"]
+    code = (
+        "import sys, fer_jax.main, fer_jax.train, fer_jax.trained, fer_jax.leakage; "
+        f"print([name for name in {later} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 def test_neither_tensorflow_nor_torch():

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 from made_data import csv_text
-from support import call, small_config, small_rows
+from support import call, read_data, small_config, small_rows
 
-from fer_jax import build, leakage, trained, workdir
+from fer_jax import leakage, trained, workdir
 from fer_jax.auditing.near_duplicates import recompressed
 from fer_jax.auditing.report import AUDIT_FILE
 from fer_jax.data.duplicates import has_hash_in
@@ -41,8 +41,7 @@ def planted(tmp_path_factory):
     """(config, data set, its path) of `planted_rows`."""
     path = tmp_path_factory.mktemp("planted") / "fer2013.csv"
     path.write_text(csv_text(planted_rows()))
-    config = small_config(path)
-    return config, build.read_data(config), path
+    return small_config(path).data, read_data(path), path
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +72,10 @@ def test_an_audit_tells_the_same_by_its_folder_or_file(planted, audited):
 
 def test_what_the_audit_lists_to_exclude_leaves_no_copy(planted, audited):
     listed = audited / "exclude_copies_of_validation.txt"
-    data = build.read_data(small_config(planted[2], data__exclude=str(listed)))
+    data = read_data(planted[2], data__exclude=str(listed))
     assert len(data.roles["train"]) == 14 - 3
     assert "3 of 14 training images left out" in data.describe()
-    config = small_config(planted[2])
+    config = small_config(planted[2]).data
     found = leakage.by_path(str(planted[2]), config, data, "validation")
     assert not found.mask.any()
 
@@ -131,7 +130,7 @@ def clean_of(folder, *flags):
 
 
 def test_a_run_knows_its_training_images(finished_run, small_csv, leaky, tmp_path):
-    data = build.read_data(small_config(small_csv)).roles
+    data = read_data(small_csv).roles
     kept = workdir.train_hashes(finished_run)
     assert len(kept) == len(data["train"])
     assert has_hash_in(data["train"].digests, kept).all()
@@ -162,11 +161,11 @@ def test_a_run_of_before_tells_by_its_own_data_alone(finished_run, small_csv, le
     (old / workdir.HASHES_FILE).unlink()
     model = trained.load(old)
     assert model.train_hashes is None
-    own, other = (build.read_data(small_config(path)) for path in (small_csv, leaky))
+    own, other = (read_data(path) for path in (small_csv, leaky))
     found = leakage.by_models([model], own, own.split("validation"))
     assert not found.mask.any()
     assert leakage.by_models([model], other, other.split("validation")).mask.sum() == 2
-    nothing = build.read_data(small_config(leaky))
+    nothing = read_data(leaky)
     del nothing.roles["train"]
     assert leakage.by_models([model], nothing, nothing.split("validation")) is None
     known = trained.load(finished_run)
@@ -178,7 +177,7 @@ def test_a_run_of_before_tells_by_its_own_data_alone(finished_run, small_csv, le
 
 
 def test_the_door_takes_a_list(finished_run, small_csv, tmp_path):
-    keys = build.read_data(small_config(small_csv)).roles["validation"].keys
+    keys = read_data(small_csv).roles["validation"].keys
     (tmp_path / "seen.txt").write_text("\n".join(keys[:5]))
     flags = [f"--checkpoint={finished_run}", f"--clean_against={tmp_path / 'seen.txt'}"]
     clean, _ = clean_of(tmp_path / "a", *flags)

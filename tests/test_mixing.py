@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from fer_jax.training.losses import Objective
-from fer_jax.training.mixing import Mixing, mix
+from fer_jax.training.mixing import MixingConfig, mix
 
 BATCH, SIZE = 8, 24
-OFF = Mixing(mixup=0.0, cutmix=0.0)
-MIXUP, CUTMIX = Mixing(mixup=1.0, cutmix=0.0), Mixing(mixup=0.0, cutmix=1.0)
-BOTH = Mixing(mixup=1.0, cutmix=1.0)
+OFF = MixingConfig(mixup=0.0, cutmix=0.0)
+MIXUP, CUTMIX = MixingConfig(mixup=1.0, cutmix=0.0), MixingConfig(mixup=0.0, cutmix=1.0)
+BOTH = MixingConfig(mixup=1.0, cutmix=1.0)
 GREYS = 30 * np.arange(BATCH)  # image i is plain, of grey 30 i, and the only one of class i
 IMAGES = np.broadcast_to(GREYS[:, None, None, None], (BATCH, SIZE, SIZE, 3)).astype(np.uint8)
 LABELS = np.arange(BATCH, dtype=np.int32)
@@ -86,7 +86,7 @@ def test_the_label_is_the_one_of_which_there_is_more(settings):
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_the_share_is_drawn_from_beta(alpha):
-    shares = [share_of(targets) for _, _, targets in many(Mixing(alpha, 0.0), count=400)]
+    shares = [share_of(targets) for _, _, targets in many(MixingConfig(alpha, 0.0), count=400)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.06)
     assert np.var(shares) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.2)
 

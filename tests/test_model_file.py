@@ -111,29 +111,41 @@ def test_arrays_that_are_not_contiguous_are_kept_as_they_read(tmp_path):
     assert_identical(model_file.load(tmp_path / "m.safetensors").variables, file.variables)
 
 
-@pytest.mark.parametrize("version", [0, 4, "1", True, None, [1]])
+@pytest.mark.parametrize("version", [0, 2, 5, "3", True, None, [3]])
 def test_another_version_is_refused(version, rewrite):
     line = refusal(rewrite(lambda fields: fields | {"version": version}))
     assert f"version {version!r}" in line
-    assert "reads 1 to 3" in line
+    assert "reads 3 to 4" in line
 
 
-def of_version_1(fields):
-    """The header as fer_jax wrote it before stems had a stride to choose."""
-    settings = {k: v for k, v in fields["architecture"].items() if k != "stem_stride"}
-    return fields | {"version": 1, "architecture": settings}
+def test_a_file_of_version_3_does_not_tell_how_its_data_were_divided(saved, rewrite):
+    def older(fields):
+        return {k: v for k, v in fields.items() if k != "splitting"} | {"version": 3}
+
+    path, file = rewrite(older), model_file.load(saved)
+    assert model_file.load(path).about == dataclasses.replace(file.about, splitting=None)
+    assert_identical(model_file.load(path).variables, file.variables)
 
 
-def test_a_file_of_version_1_has_the_published_stem(saved, rewrite):
-    older, file = model_file.load(rewrite(of_version_1)), model_file.load(saved)
-    assert older.about == file.about
-    assert older.about.architecture["stem_stride"] == 2
-    assert_identical(older.variables, file.variables)
+def test_how_the_data_were_divided_is_kept(saved, tmp_path):
+    splitting = {"label_order": "", "validation_fraction": 0.2, "split_seed": 3}
+    file = model_file.load(saved)
+    about = dataclasses.replace(file.about, splitting=splitting)
+    model_file.save(tmp_path / "m.safetensors", dataclasses.replace(file, about=about))
+    assert model_file.load(tmp_path / "m.safetensors").about.splitting == splitting
 
 
-def test_a_file_of_version_2_says_its_stem(rewrite, tmp_path):
-    line = refusal(rewrite(lambda fields: of_version_1(fields) | {"version": 2}))
-    assert "stem_stride" in line
+@pytest.mark.parametrize("splitting", [{}, {"split_seed": 0}, {"path": "/etc"}, 3, ["label_order"]])
+def test_a_broken_division_is_refused(splitting, rewrite):
+    assert "broken header" in refusal(rewrite(lambda fields: fields | {"splitting": splitting}))
+
+
+def test_a_file_says_its_stem(rewrite, tmp_path):
+    def without_stem(fields):
+        settings = fields["architecture"]
+        return fields | {"architecture": {k: settings[k] for k in settings if k != "stem_stride"}}
+
+    assert "stem_stride" in refusal(rewrite(without_stem))
     model_file.save(tmp_path / "m.safetensors", made_file(made_model(stem_stride=1)))
     assert model_file.load(tmp_path / "m.safetensors").model().backbone.stem_stride == 1
 

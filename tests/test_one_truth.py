@@ -12,12 +12,12 @@ from made_data import (
     write_folder,
     write_zip,
 )
-from support import assert_identical, first, small_config
+from support import assert_identical, first, read_data, small_config
 
-from fer_jax import build
 from fer_jax.data.sources import read_dataset
 from fer_jax.models import efficientnet
 from fer_jax.prepare import prepare
+from fer_jax.train import make_trainer
 
 ROWS = make_rows(63)
 STEPS, BATCHES = 5, 10
@@ -53,8 +53,8 @@ def truth(places):
     """Fingerprints, trainer, first batches and the state after some steps, of the CSV."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
-        data = build.read_data(small_config(places["csv"]))
-        trainer = build.make_trainer(small_config(places["csv"]), data.roles["train"])
+        data = read_data(places["csv"])
+        trainer = make_trainer(small_config(places["csv"]), data.roles["train"])
         yield data, trainer, first(trainer.batches(0), BATCHES), train(trainer)
 
 
@@ -68,7 +68,7 @@ def train(trainer):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_truth(layout, places, truth):
     data, trainer, batches, state = truth
-    other = build.read_data(small_config(places[layout]))
+    other = read_data(places[layout])
     assert {role: len(part) for role, part in other.roles.items()} == dict.fromkeys(data.roles, 21)
     for role, records in data.roles.items():
         assert other.roles[role].fingerprint == records.fingerprint
@@ -81,7 +81,7 @@ def test_the_kaggle_layout_holds_the_same_images(places, truth, tmp_path):
     """Its file names number the images otherwise, so their order, and no more, is another."""
     data, *_ = truth
     kaggle = write_folder(tmp_path / "kaggle", kaggle_files(ROWS))
-    other = build.read_data(small_config(kaggle))
+    other = read_data(kaggle)
     for role, records in data.roles.items():
         assert other.roles[role].fingerprint == records.fingerprint
 
@@ -95,5 +95,5 @@ def test_other_images_are_another_truth(places, truth, tmp_path):
     rows[0] = (role, name, changed)
     table = tmp_path / "fer2013.csv"
     table.write_text(csv_text(rows))
-    other = build.read_data(small_config(table))
+    other = read_data(table)
     assert other.roles[role].fingerprint != data.roles[role].fingerprint

@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import support
 from made_data import Memory, csv_text, seed_files, write_folder
-from support import small_config
+from support import small_config, small_evaluator
 
-from fer_jax import build
+from fer_jax import train
 from fer_jax.data import csv_rows, pipeline
+from fer_jax.data.sources import open_dataset
+from fer_jax.evaluation import inference
 from fer_jax.labels import LABELS
-from fer_jax.training import mesh, step
+from fer_jax.train import make_trainer
+from fer_jax.training import losses, mesh, step
 
 pytestmark = pytest.mark.usefixtures("one_stage")
 
@@ -50,8 +54,8 @@ def plain(place, **changes):
 def check_input_is_scaled_once(places):
     """A white image is 1 everywhere in the first convolution: its answer is the kernel's sum."""
     white = Memory(np.full((8, 32, 32, 1), 255, np.uint8))
-    evaluator = build.make_evaluator(small_config(""), build.make_model(small_config("")))
-    batches = build.eval_batches(white, image_size=32, batch_size=8, shard=build.shard())
+    evaluator = small_evaluator()
+    batches = inference.eval_batches(white, image_size=32, batch_size=8, shard=mesh.shard())
     images = jnp.asarray(next(batches)["image"])
     variables = evaluator.model.init(jax.random.key(0), images, train=False)
     _, seen = evaluator.model.apply(
@@ -71,22 +75,22 @@ def check_labels_are_the_images_own(places):
     label_of = {grey: LABELS.index(name) for name, grey in GREY.items()}
     for place in places:
         config = plain(place)
-        data = build.read_data(config)
-        training = build.train_batches(
+        data = open_dataset(config.data.path, config.data)
+        training = train.train_batches(
             data.roles["train"],
             image_size=32,
             batch_size=8,
             seed=0,
-            augmentation=build.augmentation(config),
+            augmentation=config.augment,
             start_step=0,
-            shard=build.shard(),
+            shard=mesh.shard(),
             workers=0,
         )
-        validation = build.eval_batches(
+        validation = inference.eval_batches(
             data.roles["validation"],
             image_size=32,
             batch_size=7,
-            shard=build.shard(),
+            shard=mesh.shard(),
         )
         for batch in [*itertools.islice(training, 4), *validation]:
             greys = batch["image"][:, 16, 16, 0].tolist()
@@ -98,7 +102,7 @@ def check_evaluation_looks_at_each_image_alone(places):
     draw = np.random.default_rng(1)
     images = draw.integers(0, 256, (8, 32, 32, 1), np.uint8)
     others = np.concatenate([images[:1], images[1:] // 4])
-    evaluator = build.make_evaluator(small_config(""), build.make_model(small_config("")))
+    evaluator = small_evaluator()
     variables = evaluator.model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8), False)
     one, other = (evaluator.predict(variables, Memory(part), False) for part in (images, others))
     np.testing.assert_allclose(one.probabilities[0], other.probabilities[0], rtol=1e-5)
@@ -107,8 +111,8 @@ def check_evaluation_looks_at_each_image_alone(places):
 def check_every_image_is_answered(places):
     """All of a split whose last batch is not full, each by its own key and once."""
     config = plain(places[0])
-    records = build.read_data(config).roles["validation"]
-    evaluator = build.make_evaluator(config, build.make_model(config))
+    records = open_dataset(config.data.path, config.data).roles["validation"]
+    evaluator = small_evaluator()
     variables = evaluator.model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8), False)
     answers = evaluator.predict(variables, records, progress=False)
     assert answers.probabilities.shape == (IMAGES["validation"], 7)
@@ -137,15 +141,15 @@ def check_rare_classes_weigh_more(places):
             return counts
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "make_model", lambda config: Indifferent())
+        patch.setattr(train, "make_model", lambda config: Indifferent())
         config = small_config("", loss__class_weights="max_ratio")
-        trainer = build.make_trainer(config, Counts(np.zeros((101, 32, 32, 1), np.uint8)))
+        trainer = make_trainer(config, Counts(np.zeros((101, 32, 32, 1), np.uint8)))
         for label in range(7):
             batch = {
                 "image": np.zeros((8, 32, 32, 3), np.uint8),
                 "label": np.full(8, label, np.int32),
             }
-            batch = mesh.to_devices(batch, mesh.split(trainer.evaluator.mesh))
+            batch = mesh.to_devices(batch, mesh.sharded(trainer.evaluator.mesh))
             _, metrics = trainer.train_step(trainer.init(), batch)
             assert float(metrics["loss"]) == pytest.approx(40 / counts[label] * math.log(7))
 
@@ -154,9 +158,9 @@ def check_rare_classes_weigh_more(places):
 
 
 def plant_scaling_in_the_model_again(patch):
-    make_model = build.make_model
     twice = (255.0, 255.0, 255.0)
-    patch.setattr(build, "make_model", lambda config: make_model(config).clone(input_std=twice))
+    make_model = support.make_model
+    patch.setattr(support, "make_model", lambda config: make_model(config).clone(input_std=twice))
 
 
 def plant_scaling_in_the_pipeline(patch):
@@ -199,37 +203,37 @@ def plant_batch_statistics_at_evaluation(patch):
         )
         return jax.nn.softmax(logits), step.cross_entropy(logits, batch["label"])
 
-    patch.setattr(build, "eval_step", planted)
+    patch.setattr(inference, "eval_step", planted)
 
 
 def plant_a_dropped_last_batch(patch):
-    whole = build.eval_batches
+    whole = inference.eval_batches
 
     def full_ones(records, *, batch_size, **rest):
         batches = whole(records, batch_size=batch_size, **rest)
         return itertools.islice(batches, len(records) // batch_size)
 
-    patch.setattr(build, "eval_batches", full_ones)
+    patch.setattr(inference, "eval_batches", full_ones)
 
 
 def plant_a_last_batch_over_again(patch):
-    whole = build.eval_batches
+    whole = inference.eval_batches
 
     def first_one_again(records, **rest):
         batches = list(whole(records, **rest))
         return iter([*batches[:-1], batches[0]])
 
-    patch.setattr(build, "eval_batches", first_one_again)
+    patch.setattr(inference, "eval_batches", first_one_again)
 
 
 def plant_swapped_class_weights(patch):
-    weights = build.class_weights
-    patch.setattr(build, "class_weights", lambda name, counts: weights(name, counts)[::-1])
+    weights = losses.class_weights
+    patch.setattr(losses, "class_weights", lambda name, counts: weights(name, counts)[::-1])
 
 
 def plant_inverted_class_weights(patch):
-    weights = build.class_weights
-    patch.setattr(build, "class_weights", lambda name, counts: 1 / weights(name, counts))
+    weights = losses.class_weights
+    patch.setattr(losses, "class_weights", lambda name, counts: 1 / weights(name, counts))
 
 
 CHECKS = {

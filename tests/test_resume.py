@@ -13,14 +13,13 @@ from support import (
     contents,
     finish,
     logged,
+    make_trainer,
     run,
-    small_config,
     small_run,
     start,
     wait_until,
 )
 
-from fer_jax import build
 from fer_jax.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.timeout(1200)  # on a busy machine
@@ -29,12 +28,9 @@ FOR_LONG = 300  # seconds within which a started run must have come to its first
 
 
 def final_state(workdir, data):
-    config = small_config(data)
     with Checkpoints(workdir, "accuracy") as checkpoints:
         assert checkpoints.latest == EPOCH_ENDS[-1]
-        return checkpoints.restore(
-            checkpoints.latest, build.make_evaluator(config, build.make_model(config)).template()
-        )
+        return checkpoints.restore(checkpoints.latest, make_trainer(data).template())
 
 
 def last_step(workdir):

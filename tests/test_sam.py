@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import EPOCH_ENDS, arrays, assert_identical, make_trainer
+from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer
 
 from fer_jax.training.checkpoints import Checkpoints
 
@@ -97,12 +97,6 @@ EVERYTHING = {
 @pytest.mark.parametrize("stop", [4, EPOCH_ENDS[0] + 2])
 def test_mixing_sam_averages_and_sizes_resume_bit_identical(small_csv, stop, tmp_path):
     """Also where the backbone is still frozen; by way of a saved checkpoint."""
-
-    def advance(trainer, state, until):
-        batches = trainer.batches(int(state.step))
-        while int(state.step) < until:
-            state, _ = trainer.step_from(int(state.step))(state, next(batches))
-        return state
 
     trainer = make_trainer(small_csv, **EVERYTHING)
     end = advance(trainer, trainer.init(), EPOCH_ENDS[0] + 4)

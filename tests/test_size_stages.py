@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from support import EPOCH_ENDS, first, small_config
+from support import EPOCH_ENDS, first, read_data, small_config
 
-from fer_jax import build
+from fer_jax.train import make_trainer
 from fer_jax.training.loop import size_stages
 
 END = EPOCH_ENDS[-1]
@@ -27,7 +27,7 @@ def test_stages_share_the_steps_equally_and_the_last_goes_on(sizes, start):
 @pytest.fixture(scope="module")
 def trainer(small_csv):
     config = small_config(small_csv, train__sizes=(16, 32))
-    return build.make_trainer(config, build.read_data(config).roles["train"])
+    return make_trainer(config, read_data(small_csv).roles["train"])
 
 
 def test_a_batch_has_its_stages_size_whatever_the_start(trainer):
@@ -39,7 +39,7 @@ def test_a_batch_has_its_stages_size_whatever_the_start(trainer):
             np.testing.assert_array_equal(one["image"], other["image"])
             np.testing.assert_array_equal(one["label"], other["label"])
     config = small_config(trainer.config.data.path)
-    plain = first(build.make_trainer(config, trainer.records).batches(0), END)
+    plain = first(make_trainer(config, trainer.records).batches(0), END)
     np.testing.assert_array_equal([b["label"] for b in whole], [b["label"] for b in plain])
     for one, other in itertools.islice(zip(whole, plain, strict=True), 11, None):
         np.testing.assert_array_equal(one["image"], other["image"])

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import Counts, arrays, assert_identical, small_config
+from support import Counts, arrays, assert_identical, read_data, small_config
 
-from fer_jax import build
+from fer_jax import train
 from fer_jax.errors import NonFiniteLoss
 from fer_jax.models.pieces import PIECE
+from fer_jax.train import make_trainer
 from fer_jax.training import loop, mesh
-from fer_jax.training.mixing import Mixing, mix
+from fer_jax.training.mixing import MixingConfig, mix
 
 pytestmark = pytest.mark.usefixtures("one_stage")
 
@@ -38,7 +39,7 @@ def trainer():
         model__bn_momentum=MOMENTUM,
         model__dropout=0.5,
     )
-    return build.make_trainer(config, COUNTS)
+    return make_trainer(config, COUNTS)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def batch(trainer):
     draw = np.random.default_rng(3)
     images = draw.integers(0, 256, (BATCH, 32, 32, 3), np.uint8)
     labels = np.array([0, 1, 2, 3, 4, 5, 6, 1], np.int32)
-    return mesh.to_devices({"image": images, "label": labels}, mesh.split(trainer.evaluator.mesh))
+    return mesh.to_devices({"image": images, "label": labels}, mesh.sharded(trainer.evaluator.mesh))
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def gradients(state):
 
 
 def logits_in_training(trainer, state, batch, step):
-    _, key = build._keys(trainer.config)
+    _, key = jax.random.split(jax.random.key(trainer.config.seed))
     logits, _ = trainer.evaluator.model.apply(
         state.variables,
         batch["image"],
@@ -92,7 +93,7 @@ def log_softmax(logits):
 
 
 def test_the_quickly_compiled_first_state_is_the_optimized_one(trainer):
-    init = build._initializer(trainer.config, trainer.evaluator.model, trainer.optimizer)
+    init = trainer.init_fn.__wrapped__
     optimized = jax.jit(init, compiler_options={"xla_backend_optimization_level": 3})
     assert_identical(trainer.init(), optimized(None))
 
@@ -111,11 +112,12 @@ def test_loss_is_keras_class_weighted_cross_entropy(trainer, state, batch):
 def test_the_step_learns_from_mixed_images_and_counts_by_their_larger_part(batch):
     """Dropout draws as without mixing: what is mixed is all that differs."""
     config = small_config("", mixing__mixup=0.4, mixing__cutmix=1.0, model__dropout=0.5)
-    trainer = build.make_trainer(config, COUNTS)
-    state, (_, key) = at_step(trainer.init(), 5), build._keys(config)
+    trainer = make_trainer(config, COUNTS)
+    state = at_step(trainer.init(), 5)
+    _, key = jax.random.split(jax.random.key(config.seed))
     targets = jnp.eye(CLASSES)[batch["label"]]
     images, labels, targets = mix(
-        batch["image"], batch["label"], targets, jax.random.fold_in(key, 5), Mixing(0.4, 1.0)
+        batch["image"], batch["label"], targets, jax.random.fold_in(key, 5), MixingConfig(0.4, 1.0)
     )
     assert (images != batch["image"]).any()
     logits = logits_in_training(trainer, state, {"image": images}, 5)
@@ -277,16 +279,21 @@ class Recorder:
 
 @dataclasses.dataclass
 class Given:
-    """Steps whose metrics are given: metrics[k] is what step k + 1 says."""
+    """A trainer whose metrics are given: metrics[k] is what step k + 1 says."""
 
     metrics: list
     epoch_ends: tuple
+    config: train.Config
+    frozen_steps: int = 0
+    frozen: list = dataclasses.field(default_factory=list)
 
     def schedule(self, step):
         return 0.1
 
-    def step_from(self, step):
-        return lambda state, batch: (at_step(state, step + 1), self.metrics[step])
+    def train_step(self, state, batch, frozen):
+        self.frozen.append(frozen)
+        step = int(state.step)
+        return at_step(state, step + 1), self.metrics[step]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,23 +304,24 @@ class Bare:
     evaluated: None = None
 
 
-def drive(losses, norms=None, save_every=2, epoch_ends=(8,), stop=None):
+def drive(losses, norms=None, save_every=2, epoch_ends=(8,), stop=None, frozen_steps=0):
     norms = norms or [1.0] * len(losses)
     metrics = [
         {"loss": loss, "gradient_norm": norm} for loss, norm in zip(losses, norms, strict=True)
     ]
-    record = Recorder()
-    loop.train(
-        Given(metrics, epoch_ends),
+    record, every = Recorder(), {"checkpoint__every_steps": save_every}
+    trainer = Given(metrics, epoch_ends, small_config("", **every), frozen_steps)
+    train.fit(
+        trainer,
         Bare(jnp.asarray(0, jnp.int32)),
         iter([None] * len(losses)),
         lambda variables, step: {"accuracy": 0.5},
         record,
         {},
         record,
-        loop.Rhythm(log=1, save=save_every),
         stop or loop.Stop(),
     )
+    record.frozen = trainer.frozen
     return record
 
 
@@ -340,6 +348,12 @@ def test_the_loop_saves_and_logs_in_its_rhythm():
     assert record.logged == list(range(1, 9))
 
 
+def test_the_first_steps_are_frozen():
+    for frozen_steps in (0, 3, 8):
+        expected = [step <= frozen_steps for step in range(1, 9)]
+        assert drive([1.0] * 8, frozen_steps=frozen_steps).frozen == expected
+
+
 def test_metrics_are_fetched_when_later_steps_are_under_way():
     """The loop never waits for the step that it has just dispatched."""
     happened: list = []
@@ -356,24 +370,23 @@ def test_metrics_are_fetched_when_later_steps_are_under_way():
             return 1.0
 
     class Steps(Given):
-        def step_from(self, step):
-            happened.append(("dispatched", step + 1))
-            return super().step_from(step)
+        def train_step(self, state, batch, frozen):
+            happened.append(("dispatched", int(state.step) + 1))
+            return super().train_step(state, batch, frozen)
 
-    steps = Steps([{"loss": Metric(step)} for step in range(1, 9)], (8,))
+    config = small_config("", checkpoint__every_steps=100)
+    steps = Steps([{"loss": Metric(step)} for step in range(1, 9)], (8,), config)
     record, start = Recorder(), Bare(jnp.asarray(0, jnp.int32))
-    rhythm, stop = loop.Rhythm(log=1, save=100), loop.Stop()
     batches = iter([None] * 8)
-    loop.train(steps, start, batches, lambda *_: {}, record, {}, record, rhythm, stop)
+    train.fit(steps, start, batches, lambda *_: {}, record, {}, record, loop.Stop())
     for step in range(1, 9 - loop.LAG):
         dispatched = happened.index(("dispatched", step + loop.LAG))
         assert dispatched < happened.index(("fetched", step))
 
 
 def test_neither_an_epochs_end_nor_a_last_batch_compiles_anew(small_csv):
-    config = small_config(small_csv)
-    data = build.read_data(config)
-    trainer = build.make_trainer(config, data.roles["train"])
+    config, data = small_config(small_csv), read_data(small_csv)
+    trainer = make_trainer(config, data.roles["train"])
     state, batches = trainer.init(), trainer.batches(0)
     assert len(data.roles["train"]) % config.train.batch_size
     for _ in range(trainer.epoch_ends[0] + 1):

@@ -11,8 +11,8 @@ from support import EPOCH_ENDS, ROOT, SMALL, finish, logged, start, wait_until
 
 from experiments import jobs, studies
 from experiments.ablations import STUDIES
-from fer_jax import build
-from fer_jax.config import load_config
+from fer_jax import train
+from fer_jax.config import fill, load_config
 from fer_jax.errors import UserError
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine
@@ -30,7 +30,7 @@ def test_every_variant_is_a_legal_config(name, variant):
     config, changes = loaded(name), dict(STUDIES[name].variants[variant])
     assert set(changes) <= {f"{part}.{key}" for part in config for key in config.get(part) or ()}
     config.update_from_flattened_dict(changes)
-    build.check(config)
+    fill(train.Config, config)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 import pytest
 from made_data import SKIP, csv_text, make_rows, opened
-from support import call, logged, small_config, small_run
+from support import call, logged, read_data, small_config, small_run
 
-from fer_jax import build
 from fer_jax.data import targets, votes
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.records import fingerprint
@@ -18,6 +17,7 @@ from fer_jax.data.targets import attach, read
 from fer_jax.errors import UserError
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.labels import LABELS
+from fer_jax.train import make_trainer
 
 pytestmark = pytest.mark.usefixtures("one_stage")
 
@@ -26,7 +26,7 @@ FERPLUS_NAMES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", 
 
 @pytest.fixture(scope="module")
 def records(small_csv):
-    return build.read_data(small_config(small_csv)).roles["train"]
+    return read_data(small_csv).roles["train"]
 
 
 def soft(count, seed=0):
@@ -98,7 +98,7 @@ def image_of(records):
 def test_the_step_learns_from_them_and_still_counts_by_labels(records, half, small_csv):
     changes = {"data__targets": str(half), "loss__targets_weight": 0.6, "model__dropout": 0.0}
     settings = {"loss__class_weights": "none", "model__drop_connect": 0.0}
-    trainer = build.make_trainer(small_config(small_csv, **changes, **settings), records)
+    trainer = make_trainer(small_config(small_csv, **changes, **settings), records)
     batch, state = next(trainer.batches(0)), trainer.init()
     logits, _ = trainer.evaluator.model.apply(
         state.variables, batch["image"], train=True, mutable=["batch_stats"]
@@ -238,8 +238,8 @@ def test_a_run_is_of_its_targets_content_wherever_the_file_lies(half, small_csv,
 
 
 def test_soft_targets_do_not_change_what_the_data_is(records, half, small_csv):
-    config = small_config(small_csv, data__targets=str(half))
-    assert fingerprint(build.read_data(config))["train"] == records.fingerprint
+    read = read_data(small_csv, data__targets=str(half))
+    assert fingerprint(read)["train"] == records.fingerprint
 
 
 def test_dry_run_knows_of_targets_and_sizes(half, small_csv, tmp_path):

@@ -1,13 +1,16 @@
 """A run's folder and the file made of it: the same model, the same score, or one line."""
 
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from made_data import csv_text
 from made_models import made_file, made_model, two_stages
-from support import REPORT_FILES, assert_identical, call
+from support import REPORT_FILES, assert_identical, call, small_rows, small_run
 
 from fer_jax import model_file, trained
 from fer_jax.errors import UserError
@@ -62,6 +65,83 @@ def test_the_report_of_a_file_lies_beside_it(converted, small_csv, tmp_path):
     assert outcome.status == 0, outcome.err
     assert (tmp_path / "model" / "report-test" / "report.json").exists()
     assert f"{tmp_path}/model/report-test/report.md" in outcome.out
+
+
+# --- Which images are scored, and what is said of them ------------------------------------------
+
+
+def report_of(*flags):
+    outcome = call("evaluate", flags)
+    assert outcome.status == 0, outcome.err
+    place = Path(outcome.out.rsplit("report ", 1)[1].strip()).parent
+    return json.loads((place / "report.json").read_text()), place, outcome.out
+
+
+@pytest.fixture(scope="module")
+def undivided(tmp_path_factory):
+    """Data of training images alone, the run that held a fifth of it out, and its model file."""
+    place = tmp_path_factory.mktemp("undivided")
+    rows = [("train", name, image) for _, name, image in small_rows()]
+    (place / "fer2013.csv").write_text(csv_text(rows))
+    division = {"data__validation_fraction": 0.2, "data__split_seed": 3}
+    flags = small_run(place / "fer2013.csv", place / "run", train__epochs=1, **division)
+    assert call("main", flags).status == 0
+    flags = [f"--input={place / 'run'}", f"--output={place / 'model.safetensors'}"]
+    assert call("convert", ["--source=fer_jax", *flags]).status == 0
+    return place
+
+
+def test_a_model_file_scores_the_images_that_its_run_held_out(undivided):
+    """Its header tells how: no other fraction or seed, whatever a default would be."""
+    run = json.loads((undivided / "run" / "report" / "report.json").read_text())
+    data = undivided / "fer2013.csv"
+    report, place, _ = report_of(
+        f"--checkpoint={undivided / 'model.safetensors'}", f"--data={data}"
+    )
+    assert report["data_fingerprint"] == run["data_fingerprint"]
+    assert (report["n"], report["accuracy"]) == (run["n"], run["accuracy"])
+    assert report["split_chose_checkpoint"]
+    assert place.name == "report-validation"
+
+
+def test_of_other_undivided_data_all_images_are_scored(undivided, finished_run, tmp_path):
+    data = undivided / "fer2013.csv"
+    report, _, said = report_of(
+        f"--checkpoint={finished_run}", f"--data={data}", f"--output={tmp_path}"
+    )
+    assert (report["split"], report["n"]) == ("all", 132)
+    assert "not the data that the model was trained on: all 132 scored" in said
+    assert report["split_chose_checkpoint"] is False
+
+
+def test_an_older_file_that_does_not_tell_its_division_scores_all(undivided, tmp_path):
+    file = model_file.load(undivided / "model.safetensors")
+    about = dataclasses.replace(file.about, splitting=None)
+    model_file.save(tmp_path / "m.safetensors", dataclasses.replace(file, about=about))
+    flags = [f"--checkpoint={tmp_path / 'm.safetensors'}", f"--data={undivided / 'fer2013.csv'}"]
+    report, _, _ = report_of(*flags)
+    assert (report["split"], report["n"]) == ("all", 132)
+    assert "not known which split chose" in report["note"]
+
+
+def test_another_data_sets_report_stands_beside_and_claims_no_choice(
+    converted, small_csv, tmp_path
+):
+    """Nor does a class that is absent from its training part matter: nothing is trained."""
+    path, other = tmp_path / "model.safetensors", tmp_path / "fer2013.csv"
+    shutil.copy(converted[0], path)
+    lines = small_csv.read_text().splitlines()
+    kept = [x for x in lines if not (x.startswith("1,") and x.endswith("Training"))]
+    own, own_place, _ = report_of(f"--checkpoint={path}", f"--data={small_csv}")
+    kept[1 + [x.rsplit(",", 1)[1] for x in kept[1:]].index("PublicTest")] = ""
+    other.write_text("\n".join(filter(None, kept)) + "\n")
+    report, place, _ = report_of(f"--checkpoint={path}", f"--data={other}")
+    assert report["n"] == own["n"] - 1
+    assert place.name == f"report-validation-{report['data_fingerprint'][:8]}"
+    assert json.loads((own_place / "report.json").read_text()) == own
+    assert own["split_chose_checkpoint"]
+    assert report["split_chose_checkpoint"] is False
+    assert "chosen on \"its own data's validation\"; 'validation' took no part" in report["note"]
 
 
 def test_what_the_converter_says(converted):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from made_data import Memory
 from scipy.special import softmax
-from support import call, small_config
+from support import call, small_evaluator
 
-from fer_jax import build, trained
+from fer_jax import trained
 from fer_jax.evaluation import calibration, inference, tta
 from fer_jax.evaluation.predictions import Predictions
-from fer_jax.evaluation.report import way
+from fer_jax.evaluation.report import describe_answers
 from fer_jax.models import efficientnet
 
 
@@ -109,13 +109,13 @@ def test_an_ensemble_is_the_mean_of_its_members():
     ],
 )
 def test_the_way_of_answering_has_a_name(members, kind, temperature, text):
-    assert way(members, kind, temperature) == text
+    assert describe_answers(members, kind, temperature) == text
 
 
 def test_prediction_over_views_is_the_mean_of_predictions_of_views(monkeypatch):
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
     images = faces(11)
-    evaluator = build.make_evaluator(small_config(""), build.make_model(small_config("")))
+    evaluator = small_evaluator()
     variables = evaluator.model.init(jax.random.key(0), jnp.asarray(images[:1]), False)
     for kind in ("flip", "flip_crops"):
         shown = [np.asarray(view) for view in tta.views(jnp.asarray(images), kind)]

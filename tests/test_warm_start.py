@@ -28,11 +28,13 @@ from support import (
     small_run,
 )
 
-from fer_jax import build, model_file
+from fer_jax import model_file
 from fer_jax.errors import UserError
 from fer_jax.model_file import About, ModelFile
 from fer_jax.models import efficientnet
 from fer_jax.models.classifier import ImagenetHead, describe, variable_shapes
+from fer_jax.models.factory import make_model
+from fer_jax.train import make_trainer
 from fer_jax.training import mesh, warm_start
 
 pytestmark = pytest.mark.usefixtures("one_stage")
@@ -44,7 +46,7 @@ LAST = 11  # step at which a run of one epoch is finished
 
 def write(path, seed=1, head=None, **changes):
     """A model file as from elsewhere: no leaf of it is what a fresh model has."""
-    model = build.make_model(small_config("", **(IMAGENET | changes))).clone(head=head)
+    model = make_model(small_config("", **(IMAGENET | changes)).model).clone(head=head)
     draw = np.random.default_rng(seed)
     flat = {
         name: draw.uniform(0.1, 0.3, shape).astype(np.float32)
@@ -66,7 +68,7 @@ def given(tmp_path_factory):
 
 def trainer(path="", **changes):
     settings = IMAGENET | {"init__weights": str(path)} | changes
-    return build.make_trainer(small_config("", **settings), Counts(COUNTS["train"]))
+    return make_trainer(small_config("", **settings), Counts(COUNTS["train"]))
 
 
 # --- What is taken ----------------------------------------------------------------------------
@@ -92,7 +94,7 @@ def test_the_first_step_gives_away_nothing_that_is_needed_again(given):
     bound = trainer(path)
     batch = mesh.to_devices(
         {"image": np.zeros((8, 32, 32, 3), np.uint8), "label": np.zeros(8, np.int32)},
-        mesh.split(bound.evaluator.mesh),
+        mesh.sharded(bound.evaluator.mesh),
     )
     bound.train_step(bound.init(), batch)
     assert_identical(bound.init().params["backbone"], variables["params"]["backbone"])
@@ -276,7 +278,7 @@ def two_steps(path):
     block = slice(jax.process_index() * 8 // jax.process_count(), None)
     block = slice(block.start, block.start + 8 // jax.process_count())
     local = {name: array[block] for name, array in batch.items()}
-    batch = mesh.to_devices(local, mesh.split(bound.evaluator.mesh))
+    batch = mesh.to_devices(local, mesh.sharded(bound.evaluator.mesh))
     state, _ = bound.frozen_step(start, batch)
     state, metrics = bound.train_step(state, batch)
     return found | {f"metrics{name}": leaf for name, leaf in arrays(metrics).items()}

@@ -8,25 +8,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fer_jax.errors import UserError
+from fer_jax.sections import Section, key
 
 # Faces are small: OpenCV's own threads cost more than they give and compete with the train step.
 cv2.setNumThreads(1)
 
-SMALLEST_CROP = 0.01  # of the area
 ERASED_AREA = (0.02, 0.2)  # of the image
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width; both ranges as Zhong et al. 2017 have them
 CROP_ASPECT = (3 / 4, 4 / 3)  # width / height in shares of the sides: Szegedy et al. 2015
 DRAWS = 16  # uniform numbers per image, drawn whatever the settings: each keeps its own
-_LIMITS = {  # largest legal value of each factor
-    "rotation": 1.0,
-    "zoom": 0.9,
-    "translation": 1.0,
-    "brightness": 1.0,
-    "contrast": 1.0,
-    "erasing": 1.0,
-}
-
 
 Number = float | np.ndarray  # or one for each image, float64 [n]
 
@@ -45,34 +35,27 @@ WHOLE = Crop(0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """How far an image may move; every factor f draws uniformly from [-f, f], 0 switches it off."""
+class AugmentConfig(Section):
+    """The section `augment`: how far an image may move.
 
-    flip: bool  # mirrored left to right with probability 1/2
-    rotation: float  # fraction of a full turn: 0.1 is up to 36 degrees either way
-    zoom: float  # shows 1 + u of the side, height and width alike: positive u zooms out
-    translation: float  # fraction of the side, height and width apart
-    brightness: float  # fraction of the full range: 0.1 adds up to 25.5 grey levels
-    contrast: float  # distances from the image's mean are multiplied by 1 + u
-    erasing: float  # probability of one rectangle filled with the image's mean
-    crop_area: float  # smallest share of the image's area that a random crop shows; 1 is off
+    Every factor f draws uniformly from [-f, f]; 0 switches it off.
+    """
 
-    def __post_init__(self) -> None:
-        """UserError where a factor lies outside its range."""
-        for name, limit in _LIMITS.items():
-            value = getattr(self, name)
-            if not 0 <= value <= limit:
-                raise UserError(f"augmentation.{name} is {value}: use 0 (off) to {limit:g}")
-        if not SMALLEST_CROP <= self.crop_area <= 1:
-            raise UserError(
-                f"augmentation.crop_area is {self.crop_area}: use {SMALLEST_CROP:g} to 1 (off)"
-            )
+    section = "augment"
+    flip: bool = key()  # mirrored left to right with probability 1/2
+    rotation: float = key(0, 1)  # fraction of a full turn: 0.1 is up to 36 degrees either way
+    zoom: float = key(0, 0.9)  # shows 1 + u of the side, both alike: positive u zooms out
+    translation: float = key(0, 1)  # fraction of the side, height and width apart
+    brightness: float = key(0, 1)  # fraction of the full range: 0.1 adds up to 25.5 grey levels
+    contrast: float = key(0, 1)  # distances from the image's mean are multiplied by 1 + u
+    erasing: float = key(0, 1)  # probability of one rectangle filled with the image's mean
+    crop_area: float = key(0.01, 1)  # smallest share of the area that a random crop shows; 1 is off
 
 
 # What was drawn for a batch is worked out for all its images together: image by image, Python would
 # take as long as OpenCV. Each number still depends on its own image and draws alone.
 def augment(
-    images: Iterable[np.ndarray], draws: np.ndarray, size: int, settings: Augmentation
+    images: Iterable[np.ndarray], draws: np.ndarray, size: int, settings: AugmentConfig
 ) -> Iterator[np.ndarray]:
     """uint8 [H, W, C] -> uint8 [size, size, C] each, moved by its draws: [n, DRAWS] in [0, 1)."""
     draws = np.ascontiguousarray(draws.T)

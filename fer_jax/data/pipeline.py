@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from fer_jax.data.augment import DRAWS, Augmentation, augment, resize
+from fer_jax.data.augment import DRAWS, AugmentConfig, augment, resize
+from fer_jax.data.records import ReadOptions
 from fer_jax.errors import UserError
+from fer_jax.sections import key
 
 Batch = dict[str, np.ndarray]
 
@@ -23,9 +25,20 @@ _COUNTS = DRAWS // 4  # of Philox' counter for the draws of one image
 _AHEAD = 4  # batches made ahead of the step in process
 _CHUNKS = 2  # made ahead by each worker process: batches that it hands over together
 _CHUNK = 4  # batches
-_CHUNK_BYTES = 9 * 2**19  # at most, lest two workers outgrow the 64 MiB that a container shares
+_CHUNK_BYTES = 9 * 2**19  # at most, or two workers outgrow the 64 MiB that a container shares
+LARGEST_IMAGE = 4096  # pixels
 
 SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class DataConfig(ReadOptions):
+    """The section `data`: which images, how they are read, how they become batches."""
+
+    path: str = key(neutral=True)  # its images count, as fingerprints
+    targets: str = key(neutral=True)  # as of path
+    image_size: int = key(1, LARGEST_IMAGE)  # pixels
+    workers: int = key(0, 1024, neutral=True)  # Grain processes; 0 augments in this process
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ def train_batches(
     image_size: int,
     batch_size: int,
     seed: int,
-    augmentation: Augmentation | None,
+    augmentation: AugmentConfig | None,
     start_step: int,
     shard: Shard,
     workers: int,
@@ -118,7 +131,7 @@ class _TrainBatch:
     records: Source
     size: int
     rows: int
-    augmentation: Augmentation | None
+    augmentation: AugmentConfig | None
     seed: int
 
     def __call__(self, number: int) -> Batch:
@@ -133,7 +146,7 @@ class _TrainBatch:
         return {"image": images, "label": labels, **targets}
 
     def _read(self, first: int, rest: list[dict[str, Any]]) -> Iterator[np.ndarray]:
-        """Images one by one, lest large ones lie in memory together; their labels go to `rest`."""
+        """Images one by one, for large ones would not fit together; labels go to `rest`."""
         for place in self._places(first):
             record = self.records[place]
             rest.append({name: record[name] for name in ("label", "target") if name in record})

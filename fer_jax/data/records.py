@@ -16,6 +16,7 @@ from fer_jax.data.files import printable
 from fer_jax.data.images import UnreadableImage, quiet_pillow
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
+from fer_jax.sections import Section, key
 
 ROLES = ("train", "validation", "test")
 BLOCK = 512  # images decoded at a time: bounds what lies in memory beyond the cache
@@ -27,30 +28,23 @@ Loader = Callable[[str], np.ndarray]
 
 
 @dataclass(frozen=True)
-class ReadOptions:
-    """How to read, all from the configuration's `data`."""
+class ReadOptions(Section):
+    """How to read: a part of the section `data`."""
 
-    label_order: str
+    section = "data"
+    label_order: str = key()
     """What numeric labels mean: "angry,disgust,...", or "" if the layout tells."""
-    on_corrupt: str
-    """"stop", or "skip": leave out what cannot be read and list it."""
-    validation_fraction: float
+    on_corrupt: str = key(choices=("stop", "skip"))
+    """"skip": leave out what cannot be read and list it."""
+    validation_fraction: float = key(0, 0.99)
     """Share of train held out where there is no validation part; 0 holds out none."""
-    split_seed: int
-    max_pixels: int
+    split_seed: int = key()
+    max_pixels: int = key(1, 10**9, neutral=True)
     """Larger images are refused before they are decoded."""
-    cache_mib: int
+    cache_mib: int = key(0, 10**7, neutral=True)
     """Decoded pixels kept in memory, MiB; what is beyond is decoded again at each access."""
-    exclude: str
+    exclude: str = key(neutral=True)  # what it leaves of train counts, as its fingerprint
     """A file that lists keys to leave out of train, and of nothing else; "" for none."""
-
-    def __post_init__(self) -> None:
-        if self.on_corrupt not in ("stop", "skip"):
-            raise UserError(f"data.on_corrupt={self.on_corrupt!r} is neither 'stop' nor 'skip'")
-        if not 0 <= self.validation_fraction < 1:
-            raise UserError(
-                f"data.validation_fraction={self.validation_fraction} is outside 0 <= x < 1"
-            )
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,18 @@ def open_dataset(path: str, options: ReadOptions) -> Dataset:
     """
     dataset = read_dataset(path, options)
     _check_training_classes(dataset, path)
+    part = divide(dataset, options)
+    if options.exclude:
+        _check_training_classes(part, f"{path} without what data.exclude={options.exclude} lists")
+    return part
+
+
+def divide(dataset: Dataset, options: ReadOptions) -> Dataset:
+    """What `read_dataset` gave, with the held-out part and the exclusions of `open_dataset`."""
     whole = _with_validation(dataset, options)
     if not options.exclude or "train" not in dataset.roles:
         return whole
-    part = _without_excluded(whole, frozenset(dataset.roles["train"].keys), options.exclude)
-    _check_training_classes(part, f"{path} without what data.exclude={options.exclude} lists")
-    return part
+    return _without_excluded(whole, frozenset(dataset.roles["train"].keys), options.exclude)
 
 
 def read_dataset(path: str, options: ReadOptions) -> Dataset:

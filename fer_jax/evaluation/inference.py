@@ -1,18 +1,98 @@
-"""One pass over a split: batches in, predictions out, every image counted once; means of such."""
+"""A model with its jitted inference: one pass over a split, every image counted once; means."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from fer_jax.data.sources import Records
+from fer_jax.data.pipeline import eval_batches
+from fer_jax.data.records import Records
+from fer_jax.evaluation import tta as augmented
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.models.classifier import Classifier
+from fer_jax.sections import Section, key
+from fer_jax.training import mesh as meshes
+from fer_jax.training.state import Variables
+from fer_jax.training.step import eval_step
 
 EvalStep = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 LAG = 2  # batches in flight before results are fetched
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig(Section):
+    """The section `evaluation`."""
+
+    section = "evaluation"
+    batch_size: int = key(1, 10**6, neutral=True)
+    bootstrap_samples: int = key(1, 10**7, neutral=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """A model with its jitted inference over the mesh."""
+
+    model: Classifier
+    image_size: int  # pixels
+    config: EvaluationConfig
+    mesh: Mesh
+    eval_step: EvalStep
+
+    def predict(
+        self, variables: Variables, records: Records, progress: bool, tta: str = "none"
+    ) -> Predictions:
+        """Probabilities and losses for every record of a split, in their order.
+
+        With `tta`, one of evaluation.tta.VIEWS, means over the views of each image.
+        """
+        batches = eval_batches(
+            records,
+            image_size=self.image_size,
+            batch_size=self.config.batch_size,
+            shard=meshes.shard(),
+        )
+        sharding = meshes.sharded(self.mesh)
+        on_devices = (meshes.to_devices(batch, sharding) for batch in batches)
+        step = self.eval_step if tta == "none" else self._over_views(tta)
+        return predict(step, variables, on_devices, records, progress)
+
+    def _over_views(self, tta: str) -> EvalStep:
+        """The same compiled inference for each view, then the mean: nothing is compiled anew."""
+        replicated, sharded = meshes.replicated(self.mesh), meshes.sharded(self.mesh)
+        views = jax.jit(functools.partial(augmented.views, kind=tta), out_shardings=sharded)
+        mean = jax.jit(average, out_shardings=replicated)
+
+        def step(variables: Variables, batch: Any) -> tuple[jax.Array, jax.Array]:
+            images = views(batch["image"])
+            return mean([self.eval_step(variables, {**batch, "image": view}) for view in images])
+
+        return step
+
+    def template(self) -> Variables:
+        """Shapes, dtypes and shardings of the model's variables, to restore onto."""
+        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.uint8)
+        init = functools.partial(self.model.init, train=False)
+        shapes = jax.eval_shape(init, jax.random.key(0), images)
+        return dict(meshes.abstract(shapes, meshes.replicated(self.mesh)))
+
+
+def make_evaluator(model: Classifier, image_size: int, config: EvaluationConfig) -> Evaluator:
+    """Jitted inference of `model`; every process gets all outputs of the global batch."""
+    meshes.check_batch_size("evaluation.batch_size", config.batch_size)
+    mesh = meshes.data_mesh()
+    replicated, sharded = meshes.replicated(mesh), meshes.sharded(mesh)
+    step = jax.jit(
+        functools.partial(eval_step, model=model),
+        in_shardings=(replicated, sharded),
+        out_shardings=replicated,
+    )
+    return Evaluator(model, image_size, config, mesh, step)
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from fer_jax.data.duplicates import copy_groups
+from fer_jax.data.records import Records
 from fer_jax.errors import UserError
-from fer_jax.evaluation import plots
 from fer_jax.evaluation.calibration import (
     Reliability,
     Scaled,
+    at_temperature,
     cross_fitted,
     fit_temperature,
     mean_loss,
@@ -21,9 +24,13 @@ from fer_jax.evaluation.calibration import (
 )
 from fer_jax.evaluation.clean import Copied
 from fer_jax.evaluation.clean import figures as clean_figures
+from fer_jax.evaluation.inference import Evaluator, ensemble
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, summary
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
 from fer_jax.evaluation.tta import VIEWS
+from fer_jax.labels import LABELS
+from fer_jax.training.mesh import is_first
+from fer_jax.training.state import Variables
 
 MISTAKES_SHOWN = 24
 CONTEXT_KEYS = (
@@ -39,6 +46,59 @@ CONTEXT_KEYS = (
     "temperature",
     "members",
 )
+
+
+def evaluate(
+    members: Sequence[tuple[Evaluator, Variables]],
+    records: Records,
+    split: str,
+    output: Path,
+    origin: Mapping[str, Any],
+    tta: str = "none",
+    temperature: float = 1.0,
+    copied: Copied | None = None,
+) -> dict[str, Any]:
+    """Answer every image of `records` and write the report; what report.json holds.
+
+    The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
+    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members,
+    command, data_path; `copied` which images were in training. {} in other processes than 0.
+    """
+    progress = sys.stderr.isatty()
+    answers = ensemble([one.predict(var, records, progress, tta) for one, var in members])
+    if not is_first():
+        return {}
+    context = {
+        **origin,
+        "tta": tta,
+        "temperature": temperature,
+        "split": split,
+        "data_fingerprint": records.fingerprint,
+        "label_names": list(LABELS),
+    }
+    return write_report(
+        output,
+        at_temperature(answers, temperature),
+        records.image,
+        context,
+        bootstrap_samples=members[0][0].config.bootstrap_samples,
+        copies=copy_groups(records.digests),
+        copied=copied,
+    )
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The report's first figure, with its interval and what is to be known of it."""
+    low, high = report["accuracy_95_interval"]
+    figures = f"{report['accuracy']:.2%} accuracy on {report['split']}{in_brackets(report)}"
+    lines = [f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})", report["note"]]
+    clean = report["clean"]
+    if clean and clean["n"]:
+        lines.append(
+            f"{clean['accuracy']:.2%} on the {clean['n']:,} images without a copy in training "
+            f"({clean['copies']:,} are {clean['against']})"
+        )
+    return "\n".join(lines)
 
 
 def write_report(
@@ -109,7 +169,9 @@ def make_report(
     return {
         **{key: context[key] for key in CONTEXT_KEYS},
         "label_names": names,
-        "answers": way(len(context["members"]), context["tta"], context["temperature"]),
+        "answers": describe_answers(
+            len(context["members"]), context["tta"], context["temperature"]
+        ),
         "note": selection_note(context["split"], context["selected_on"]),
         "split_chose_checkpoint": split_chose(context["split"], context["selected_on"]),
         **figures,
@@ -136,7 +198,7 @@ def selection_note(split: str, selected_on: str | None) -> str:
     return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
 
 
-def way(members: int, tta: str, temperature: float = 1.0) -> str:
+def describe_answers(members: int, tta: str, temperature: float = 1.0) -> str:
     """How many models and views made each answer: what must not be mixed up; "plain" for one.
 
     And the temperature that scaled it, where that is not 1.
@@ -174,6 +236,8 @@ def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, A
 def _write_files(
     folder: Path, predictions: Predictions, report: Mapping[str, Any], scaled: Scaled | None
 ) -> None:
+    from fer_jax.evaluation import plots  # Matplotlib takes a second to import
+
     names = report["label_names"]
     predictions.save(folder / PREDICTIONS_FILE)
     matrix = np.array(report["confusion_matrix"])
@@ -192,6 +256,8 @@ def _write_mistakes(
     pictures: Sequence[np.ndarray],
     names: Sequence[str],
 ) -> None:
+    from fer_jax.evaluation import plots
+
     plots.mistakes(
         pictures,
         [names[label] for label in predictions.labels[worst]],

@@ -1,18 +1,31 @@
 """Orbax checkpoints, the best and the latest: the only file that knows Orbax."""
 
+import contextlib
+import dataclasses
+import gc
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from fer_jax.errors import UserError
-from fer_jax.training.state import TrainState
+from fer_jax.errors import UserError, one_line
+from fer_jax.sections import Section, key
+from fer_jax.training.state import TrainState, Variables
 
 HIGHER_IS_BETTER = {"accuracy": True, "macro_f1": True, "balanced_accuracy": True, "loss": False}
 LATEST_KEPT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig(Section):
+    """The section `checkpoint`."""
+
+    section = "checkpoint"
+    select_by: str = key(choices=tuple(HIGHER_IS_BETTER))  # of validation
+    every_steps: int = key(1, 10**9, neutral=True)  # beside each epoch's end
 
 
 class Checkpoints:
@@ -25,12 +38,10 @@ class Checkpoints:
         def score(metrics: Mapping[str, float]) -> float:
             return sign * metrics[select_by]
 
-        keep = [
-            checkpoint_managers.LatestN(LATEST_KEPT),
-            checkpoint_managers.BestN(
-                get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
+        best = checkpoint_managers.BestN(
+            get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+        )
+        keep = [checkpoint_managers.LatestN(LATEST_KEPT), best]
         options = ocp.CheckpointManagerOptions(
             best_fn=score,
             best_mode="max",
@@ -49,8 +60,12 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:  # else what ended the block says more
+                raise self._unwritable(error) from error
 
     @property
     def latest(self) -> int | None:
@@ -75,22 +90,76 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about))
         )
-        self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None)
+        try:
+            self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None)
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def check_step(self, step: int) -> None:
+        """UserError where there is no checkpoint of `step`."""
+        steps = sorted(self._manager.all_steps())
+        if step not in steps:
+            known = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"--step={step}: {self.directory} has no such checkpoint, only {known}")
+
+    def go_back_to(self, step: int) -> None:
+        """Remove what is later than the checkpoint of `step`, which must be there."""
+        self.check_step(step)
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def restore(self, step: int, template: TrainState) -> TrainState:
-        """The state of `step`, onto the shapes and shardings of `template`."""
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        return self._manager.restore(step, args=items)["state"]
+        """The state of `step`, onto the shapes and shardings of `template`.
+
+        UserError where its files are damaged, as for `variables`; it names a step that is whole.
+        """
+        return self._read(step, ocp.args.StandardRestore(template))
+
+    def variables(self, step: int, template: Variables, averaged: bool) -> Variables:
+        """What inference needs of `step`, {"params", "batch_stats"}: the averages or the raw ones.
+
+        Onto the shapes and shardings of `template`; nothing else is read. Needs `read_only`.
+        """
+        item: dict[str, Any] = {"ema": template} if averaged else template
+        restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+        part = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+        found = self._read(step, part)
+        return found["ema"] if averaged else found
 
     def metrics(self, step: int) -> dict[str, float]:
         """The validation metrics of `step`; empty where it was not evaluated."""
         return dict(self._manager.metrics(step) or {})
 
     def wait(self) -> None:
-        """Until all that was begun is on disk."""
-        self._manager.wait_until_finished()
+        """Until all that was begun is on disk; UserError where it cannot be written."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritable(error) from error
 
+    def _read(self, step: int, part: Any) -> Any:
+        args = ocp.args.Composite(state=part)
+        try:
+            return self._manager.restore(step, args=args)["state"]
+        except Exception as error:  # Orbax and TensorStore raise what they will
+            reason = one_line(error).partition(". See")[0]
+        hint = "there is no whole one beside it: train anew in another --workdir"
+        for other in sorted(set(self._manager.all_steps()) - {step}, reverse=True):
+            with contextlib.suppress(Exception):
+                self._manager.restore(other, args=args)
+                hint = f"that of step {other} is whole: go on from it with --step={other}"
+                break
+        # The reads that Orbax left behind would each print a traceback when they are collected.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        gc.collect()
+        sys.unraisablehook = hook
+        raise UserError(f"checkpoint {self.directory}/{step} is damaged; {hint} ({reason})")
 
-def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Shapes and dtypes of `state` (arrays or not) on one sharding: a template to restore onto."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+    def _unwritable(self, error: Exception) -> UserError:
+        last = self.latest
+        good = "none is whole yet" if last is None else f"the last whole one is of step {last}"
+        return UserError(
+            f"cannot write a checkpoint to {self.directory}, {good}: make room, then the same "
+            f"command goes on ({one_line(error)})"
+        )

@@ -1,5 +1,7 @@
 """What a person and a machine see of a run: progress, JSON lines, TensorBoard events."""
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -7,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -16,6 +17,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from fer_jax.errors import UserError
+from fer_jax.sections import Section, key
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -23,6 +25,15 @@ SECONDS_BETWEEN_LINES = 10.0
 _BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 
 Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig(Section):
+    """The section `log`."""
+
+    section = "log"
+    every_steps: int = key(1, 10**9, neutral=True)
+    tensorboard: bool = key(neutral=True)
 
 
 class RunLog:
@@ -49,89 +60,85 @@ class RunLog:
     ):
         """`batch_size` is the global one; `stream` is where a person looks (None: stdout)."""
         self._workdir = Path(workdir)
-        self._steps_per_epoch = steps_per_epoch
-        self._batch_size = batch_size
-        self._tensorboard = tensorboard
-        self._write = write
-        self._start_step = start_step
-        self._clock = clock
-        self._interval = (start_step, clock())
-        self._console = _Console(stream or sys.stdout, start_step, steps_total, clock)
+        self._steps_total, self._steps_per_epoch = steps_total, steps_per_epoch
+        self._batch_size, self._tensorboard, self._write = batch_size, tensorboard, write
+        self._stream, self._clock = stream or sys.stdout, clock
+        self._start = self._interval = (start_step, clock())  # (step, time) that speeds count from
+        self._last_line = -math.inf
+        self._stack = contextlib.ExitStack()
         self._file: TextIO | None = None
         self._events: EventsWriter | None = None
+        self._bar: tqdm | None = None
 
     def __enter__(self) -> Self:
-        if self._write:
-            try:
-                self._open()
-            except BaseException:
-                self._close()
-                raise
-        self._interval = (self._start_step, self._clock())
+        step, _ = self._start
+        with contextlib.ExitStack() as stack:
+            if self._write:
+                self._file = stack.enter_context(_open_metrics(self._workdir / METRICS_FILE, step))
+            if self._write and self._tensorboard:
+                folder = self._workdir / TENSORBOARD_FOLDER
+                self._events = stack.enter_context(contextlib.closing(_open_events(folder, step)))
+            if self._write and self._stream.isatty():
+                bar = _bar(self._stream, self._epoch_text(step), step, self._steps_total)
+                self._bar = stack.enter_context(bar)
+            self._stack = stack.pop_all()
+        self._start = self._interval = (step, self._clock())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
+    def __exit__(self, *_: object) -> None:
+        self._file = self._events = self._bar = None
+        self._stack.close()
 
     def progress(self, step: int) -> None:
         """Moves the progress bar to `step` without logging anything; cheap, for every step."""
-        if self._write:
-            self._console.advance(step, self._epoch_text(step))
+        # Metrics are logged some steps after `progress` was told of theirs: never move back.
+        if self._bar is not None and step > self._bar.n:
+            self._bar.set_description_str(self._epoch_text(step), refresh=False)
+            self._bar.update(step - self._bar.n)
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs training `metrics` of `step`, with images per second since the last call.
 
         The interval begins anew at `validation`, so that evaluation does not count as training.
         """
-        now = self._clock()
-        last_step, last_time = self._interval
+        now, (last_step, last_time) = self._clock(), self._interval
         images = (step - last_step) * self._batch_size
         speed = round(images / max(now - last_time, 1e-9), 2) if images else math.nan
         self._interval = (step, now)
-        record = self._record(step, "train", {**metrics, "images_per_second": speed})
-        if self._write:
-            self._store(record)
-            self._console.train(step, self._epoch_text(step), record)
+        record = self._store(step, "train", {**metrics, "images_per_second": speed})
+        words = results_line(record)
+        if self._bar is not None:
+            short = words.replace("  ", ", ").replace("images", "img")
+            self._bar.set_postfix_str(short, refresh=False)
+            self.progress(step)
+            self._bar.refresh()
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            place = f"{self._epoch_text(step)}  step {step}/{self._steps_total}"
+            self.message(f"{place}  {words}  {self._time_left(step)} left")
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs the validation `metrics` of the state after `step`; shown in a line of its own."""
-        record = self._record(step, "validation", metrics)
-        if self._write:
-            self._store(record)
-            self._console.message(f"{self._epoch_text(step)}  step {step}  {results_line(record)}")
+        record = self._store(step, "validation", metrics)
+        self.message(f"{self._epoch_text(step)}  step {step}  {results_line(record)}")
         self._interval = (step, self._clock())
 
     def message(self, text: str) -> None:
         """Prints `text` without tearing the progress bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        elif self._write:
+            self._stream.write(text + "\n")
         if self._write:
-            self._console.message(text)
+            self._stream.flush()
 
-    def _open(self) -> None:
-        self._file = _open_metrics(self._workdir / METRICS_FILE, self._start_step)
-        if self._tensorboard:
-            self._events = _open_events(self._workdir / TENSORBOARD_FOLDER, self._start_step)
-        self._console.open(self._epoch_text(self._start_step))
-
-    def _close(self) -> None:
-        self._console.close()
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _record(self, step: int, kind: str, metrics: Mapping[str, float]) -> Record:
+    def _store(self, step: int, kind: str, metrics: Mapping[str, float]) -> Record:
+        """The record, written out at once."""
         epoch = round(step / self._steps_per_epoch, 4)
         values = {name: _plain(value) for name, value in metrics.items()}
-        return {"step": int(step), "epoch": epoch, "kind": kind, **values}
-
-    def _store(self, record: Record) -> None:
+        record = {"step": int(step), "epoch": epoch, "kind": kind, **values}
+        if not self._write:
+            return record
         if self._file is None:
             raise RuntimeError("RunLog is used outside its `with` block")
         try:
@@ -141,11 +148,17 @@ class RunLog:
                 _write_events(self._events, record)
         except OSError as error:
             raise _unwritable(self._workdir, error) from error
+        return record
 
     def _epoch_text(self, step: int) -> str:
-        total = max(1, round(self._console.steps_total / self._steps_per_epoch))
+        total = max(1, round(self._steps_total / self._steps_per_epoch))
         current = math.floor((max(step, 1) - 1) / self._steps_per_epoch) + 1
         return f"epoch {min(current, total)}/{total}"
+
+    def _time_left(self, step: int) -> str:
+        start_step, start_time = self._start
+        each = (self._clock() - start_time) / max(step - start_step, 1)
+        return str(tqdm.format_interval(each * max(self._steps_total - step, 0)))
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[Record]:
@@ -183,76 +196,22 @@ def results_line(record: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-class _Console:
-    """The part that a person watches: a bar on a terminal, otherwise a line now and then."""
-
-    def __init__(
-        self, stream: TextIO, start_step: int, steps_total: int, clock: Callable[[], float]
-    ):
-        self.steps_total = steps_total
-        self._stream = stream
-        self._start_step = start_step
-        self._clock = clock
-        self._start_time = clock()
-        self._last_line = -math.inf
-        self._bar: tqdm | None = None
-
-    def open(self, epoch: str) -> None:
-        self._start_time = self._clock()
-        if self._stream.isatty():
-            self._bar = tqdm(
-                total=self.steps_total,
-                initial=self._start_step,
-                desc=epoch,
-                bar_format=_BAR,
-                file=self._stream,
-                dynamic_ncols=_columns(self._stream) > 0,
-                ncols=None if _columns(self._stream) > 0 else 80,
-                smoothing=0,
-            )
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def advance(self, step: int, epoch: str) -> None:
-        # Metrics are logged some steps after `progress` was told of theirs: never move back.
-        if self._bar is not None and step > self._bar.n:
-            self._bar.set_description_str(epoch, refresh=False)
-            self._bar.update(step - self._bar.n)
-
-    def train(self, step: int, epoch: str, record: Record) -> None:
-        words = results_line(record)
-        if self._bar is not None:
-            short = words.replace("  ", ", ").replace("images", "img")
-            self._bar.set_postfix_str(short, refresh=False)
-            self.advance(step, epoch)
-            self._bar.refresh()
-        elif self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = self._clock()
-            left = f"{self._time_left(step)} left"
-            self.message(f"{epoch}  step {step}/{self.steps_total}  {words}  {left}")
-
-    def message(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
-
-    def _time_left(self, step: int) -> str:
-        done = max(step - self._start_step, 1)
-        seconds = (self._clock() - self._start_time) / done * max(self.steps_total - step, 0)
-        return str(tqdm.format_interval(seconds))
-
-
-def _columns(stream: TextIO) -> int:
-    """The terminal's width, 0 where it does not tell, as under some container runtimes."""
+def _bar(stream: TextIO, epoch: str, step: int, steps: int) -> tqdm:
+    """A progress bar at `step`; 80 columns wide where a terminal does not tell its width."""
     try:
-        return os.get_terminal_size(stream.fileno()).columns
+        columns = os.get_terminal_size(stream.fileno()).columns  # 0 under some container runtimes
     except (OSError, ValueError):
-        return 0
+        columns = 0
+    return tqdm(
+        total=steps,
+        initial=step,
+        desc=epoch,
+        bar_format=_BAR,
+        file=stream,
+        dynamic_ncols=columns > 0,
+        ncols=None if columns else 80,
+        smoothing=0,
+    )
 
 
 def _open_metrics(path: Path, start_step: int) -> TextIO:

@@ -1,22 +1,18 @@
-"""The training loop: iterates, logs late, evaluates past each epoch, saves; nothing else."""
+"""Parts of the training loop: epochs and stages in steps, polite stops, metrics fetched late."""
 
 import collections
-import dataclasses
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 from fer_jax.errors import NonFiniteLoss
-from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.logs import RunLog
-from fer_jax.training.state import TrainState, Variables
 
-Metrics = dict[str, float]
 AGREE_EVERY = 10  # steps between two questions to the other processes
 LAG = 2  # steps in flight before a step's metrics are fetched, so that dispatch stays ahead
 
@@ -75,13 +71,20 @@ class Stop:
 class LateMetrics:
     """Device metrics fetched a few steps late, averaged between log lines, watched for NaN."""
 
-    def __init__(self, log: RunLog, every: int, schedule: Callable[[int], Any], good: Callable):
-        self._log, self._every, self._schedule, self._good = log, every, schedule, good
+    def __init__(
+        self,
+        log: RunLog,
+        every: int,
+        schedule: Callable[[int], Any],
+        last_good: Callable[[], int | None],
+    ):
+        """`every` is in steps; `last_good` tells the step of the last checkpoint."""
+        self._log, self._every, self._schedule, self._last_good = log, every, schedule, last_good
         self._flying: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
-        self._fetched: list[Metrics] = []
+        self._fetched: list[dict[str, float]] = []
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Take step's metrics, still being computed."""
+        """Take step's metrics, still being computed; NonFiniteLoss for an earlier step's."""
         self._flying.append((step, metrics))
         if len(self._flying) > LAG:
             self._fetch()
@@ -96,76 +99,13 @@ class LateMetrics:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         for name, value in values.items():  # a finite loss may have a gradient that is not
             if not math.isfinite(value):
-                raise NonFiniteLoss(f"{name} is {value} at step {step}; {self._good()}")
+                last = self._last_good()
+                good = "no checkpoint yet" if last is None else f"last good checkpoint: step {last}"
+                raise NonFiniteLoss(f"{name} is {value} at step {step}; {good}")
+
         self._fetched.append(values)
         if step % self._every == 0:
             means = {k: sum(v[k] for v in self._fetched) / len(self._fetched) for k in values}
             means["learning_rate"] = float(self._schedule(step - 1))
             self._log.train(step, means)
             self._fetched.clear()
-
-
-class Steps(Protocol):
-    """What the loop needs of `build.Trainer`."""
-
-    @property
-    def epoch_ends(self) -> tuple[int, ...]:
-        """Steps after which to evaluate; the last one ends the run."""
-        ...
-
-    @property
-    def schedule(self) -> Callable[[Any], Any]:
-        """Step to learning rate."""
-        ...
-
-    def step_from(self, step: int) -> Callable[[TrainState, Any], Any]:
-        """After `step` steps: state and batch to state and metrics."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Rhythm:
-    """Every how many steps the loop does what."""
-
-    log: int
-    save: int
-
-
-def train(
-    steps: Steps,
-    state: TrainState,
-    batches: Iterator[Any],
-    validate: Callable[[Variables, int], Metrics],
-    checkpoints: Checkpoints,
-    about: Mapping[str, Any],
-    log: RunLog,
-    rhythm: Rhythm,
-    stop: Stop,
-) -> TrainState:
-    """From `state` to the last epoch's end, or to where `stop` asks for it; everything is saved."""
-
-    def good() -> str:
-        checkpoints.wait()
-        last = checkpoints.latest
-        return "no checkpoint yet" if last is None else f"last good checkpoint: step {last}"
-
-    late = LateMetrics(log, rhythm.log, steps.schedule, good)
-    first, last = int(state.step) + 1, steps.epoch_ends[-1]
-    for step in range(first, last + 1):
-        state, metrics = steps.step_from(step - 1)(state, next(batches))
-        late.push(step, metrics)
-        log.progress(step)
-        stopping = stop.requested(step)
-        if step in steps.epoch_ends:
-            late.drain()
-            scores = validate(state.evaluated, step)
-            checkpoints.save(step, state, about, scores)
-        elif stopping or step % rhythm.save == 0:
-            late.drain()
-            checkpoints.save(step, state, about, None)
-        if stopping:
-            break
-    checkpoints.wait()
-    if not stop.signal:
-        stop.agree()  # the last validation takes its time
-    return state

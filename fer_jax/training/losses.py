@@ -7,6 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fer_jax.sections import Section, key
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig(Section):
+    """The section `loss`."""
+
+    section = "loss"
+    class_weights: str = key(choices=("none", "balanced", "max_ratio"))
+    label_smoothing: float = key(0, 1)
+    logit_adjustment: float = key(0, 10)  # tau of `logit_adjustment`; 0 is off
+    targets_weight: float = key(0, 1)  # of a soft target against the label
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -32,6 +45,13 @@ class Objective:
         """float32 [B, K] twice -> []: mean over the batch."""
         adjusted = logits if self.adjustment is None else logits + self.adjustment
         return weighted_cross_entropy(adjusted, targets, self.weights)
+
+
+def make_objective(config: LossConfig, counts: np.ndarray) -> Objective:
+    """The objective for training images of which there are `counts` [K] of each class."""
+    weights = jnp.asarray(class_weights(config.class_weights, counts))
+    adjustment = logit_adjustment(config.logit_adjustment, counts)
+    return Objective(weights, config.label_smoothing, adjustment, config.targets_weight)
 
 
 def class_weights(name: str, counts: np.ndarray) -> np.ndarray:

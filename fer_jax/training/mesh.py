@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from fer_jax.data.pipeline import Shard
 from fer_jax.errors import UserError
 
 AXIS = "data"
@@ -30,7 +31,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh: Mesh) -> NamedSharding:
+def sharded(mesh: Mesh) -> NamedSharding:
     """The leading (batch) axis divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
@@ -52,8 +53,18 @@ def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict
 
 def on_every_device(tree: Any, mesh: Mesh) -> Any:
     """Host arrays, the same in every process -> global arrays, whole on every device."""
-    whole = replicated(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(whole, x), tree)
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def abstract(tree: Any, sharding: NamedSharding) -> Any:
+    """Shapes and dtypes of `tree` (arrays or not) on one sharding: a template to restore onto."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def shard() -> Shard:
+    """This process's part of the data."""
+    return Shard(jax.process_index(), jax.process_count())
 
 
 def check_same(name: str, digest: str) -> None:
@@ -75,6 +86,17 @@ def start(coordinator: str, processes: int, process: int) -> None:
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be from 0 to --processes - 1")
         jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+
+
+def is_first() -> bool:
+    """Whether this is process 0, the only one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Print from process 0 alone."""
+    if is_first():
+        print(text, flush=True)
 
 
 def devices_line() -> str:

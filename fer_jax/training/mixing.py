@@ -7,19 +7,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fer_jax.sections import Section, key
+
 STREAM = 1  # folded into the step's key, from which dropout draws too
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixing:
+class MixingConfig(Section):
     """Alpha of the Beta(alpha, alpha) that an image's own share is drawn from; 0 is off."""
 
-    mixup: float  # whole images blended: Zhang et al. 2018, arXiv:1710.09412
-    cutmix: float  # a rectangle pasted over: Yun et al. 2019, arXiv:1905.04899
+    section = "mixing"
+    mixup: float = key(0, 100)  # whole images blended: Zhang et al. 2018, arXiv:1710.09412
+    cutmix: float = key(0, 100)  # a rectangle pasted over: Yun et al. 2019, arXiv:1905.04899
 
 
 def mix(
-    images: jax.Array, labels: jax.Array, targets: jax.Array, key: jax.Array, settings: Mixing
+    images: jax.Array, labels: jax.Array, targets: jax.Array, key: jax.Array, settings: MixingConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """uint8 [B, S, S, C], int32 [B], float32 [B, K] -> the same three, mixed by one share.
 

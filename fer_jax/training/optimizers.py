@@ -1,5 +1,6 @@
-"""Schedules and optimizer chains from their config."""
+"""Schedules and optimizer chains from their sections of the configuration."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,64 +9,85 @@ import jax.numpy as jnp
 import optax
 
 from fer_jax.errors import UserError
+from fer_jax.sections import Section, key
 from fer_jax.training.state import BACKBONE
 
 SMALLEST_NORM = 1e-12  # of a gradient that still has a direction
 
 
-def learning_rate_schedule(
-    name: str, peak: float, warmup_steps: int, final_fraction: float, total_steps: int
-) -> optax.Schedule:
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(Section):
+    """The section `optimizer`."""
+
+    section = "optimizer"
+    name: str = key(choices=("adam", "adamw", "sgd"))
+    learning_rate: float = key(0, 1e3)
+    momentum: float = key(0, 1)  # Adam's b1, SGD's (Nesterov) momentum
+    b2: float = key(0, 1)
+    epsilon: float = key(0, 1)
+    weight_decay: float = key(0, 1e3)  # on kernels only
+    clip_norm: float = key(0, 1e9)  # 0 does not clip
+    sam_rho: float = key(0, 10)  # distance of `sam_perturb`; 0 is off
+
+    def __post_init__(self) -> None:
+        """UserError also for Adam with weight decay, which is AdamW."""
+        super().__post_init__()
+        if self.name == "adam" and self.weight_decay:
+            raise UserError(
+                f"optimizer.weight_decay={self.weight_decay} needs optimizer.name=adamw or sgd"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig(Section):
+    """The section `schedule`."""
+
+    section = "schedule"
+    name: str = key(choices=("constant", "cosine", "linear"))
+    warmup_steps: int = key(0, 10**9)
+    final_fraction: float = key(0, 1)  # of the peak, at the end of cosine and linear
+
+
+def make_schedule(config: ScheduleConfig, peak: float, total_steps: int) -> optax.Schedule:
     """Linear warm-up from 0 to `peak`, then constant, or cosine or linear to its fraction."""
-    decay_steps = max(1, total_steps - warmup_steps)
-    if name == "constant":
+    decay_steps = max(1, total_steps - config.warmup_steps)
+    if config.name == "constant":
         main = optax.constant_schedule(peak)
-    elif name == "cosine":
-        main = optax.cosine_decay_schedule(peak, decay_steps, alpha=final_fraction)
-    elif name == "linear":
-        main = optax.linear_schedule(peak, peak * final_fraction, decay_steps)
+    elif config.name == "cosine":
+        main = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_fraction)
     else:
-        raise UserError(f"schedule.name={name!r} is not one of constant, cosine, linear")
-    if warmup_steps == 0:
+        main = optax.linear_schedule(peak, peak * config.final_fraction, decay_steps)
+    if config.warmup_steps == 0:
         return main
-    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-    return optax.join_schedules([warmup, main], [warmup_steps])
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
 def make_optimizer(
-    name: str,
-    schedule: optax.Schedule,
-    momentum: float,
-    b2: float,
-    epsilon: float,
-    weight_decay: float,
-    clip_norm: float,
-    layer_decay: float,
-    apart: bool,
+    config: OptimizerConfig, schedule: optax.Schedule, layer_decay: float, separate_states: bool
 ) -> optax.GradientTransformation:
     """Clip, scale by the rule `name`, decay kernels decoupled from the gradient, step.
 
-    `apart`: backbone and head have states of their own, and may be updated without the other.
+    With `separate_states` backbone and head may be updated without each other.
     """
-    if name in ("adam", "adamw"):
-        rule = optax.scale_by_adam(b1=momentum, b2=b2, eps=epsilon)
-    elif name == "sgd":
-        rule = optax.trace(decay=momentum, nesterov=True)
+    if config.name == "sgd":
+        rule = optax.trace(decay=config.momentum, nesterov=True)
     else:
-        raise UserError(f"optimizer.name={name!r} is not one of adam, adamw, sgd")
-    if name == "adam" and weight_decay:
-        raise UserError(f"optimizer.weight_decay={weight_decay} needs optimizer.name=adamw or sgd")
-    parts = [by_part(rule) if apart else rule, optax.scale_by_learning_rate(schedule)]
-    if weight_decay:
-        parts.insert(1, optax.add_decayed_weights(weight_decay, mask=_kernels))
-    if clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(clip_norm))
+        rule = optax.scale_by_adam(b1=config.momentum, b2=config.b2, eps=config.epsilon)
+    parts = [
+        by_part(rule) if separate_states else rule,
+        optax.scale_by_learning_rate(schedule),
+    ]
+    if config.weight_decay:
+        parts.insert(1, optax.add_decayed_weights(config.weight_decay, mask=_kernels))
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if layer_decay != 1:
         parts.append(scale_by_depth(layer_decay))
     return optax.chain(*parts)
 
 
-def ascend(params: Any, grads: Any, distance: float) -> Any:
+def sam_perturb(params: Any, grads: Any, distance: float) -> Any:
     """`params` moved by `distance` along `grads`, the norm taken over all of them together.
 
     Where SAM takes its gradient: Foret et al. 2021, arXiv:2010.01412, equation 2.

@@ -1,5 +1,6 @@
 """What changes from step to step: arrays only."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fer_jax.models.classifier import Classifier
 from fer_jax.models.efficientnet import scale_residuals
+from fer_jax.sections import Section, key
 
 Variables = dict[str, Any]
 BACKBONE, HEAD = "backbone", "head"  # the model's two parts, by which its variables are grouped
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig(Section):
+    """The section `init`: what training starts from."""
+
+    section = "init"
+    weights: str = key(neutral=True)  # a model file; its content counts, as a fingerprint
+    partial: bool = key()  # what a relative has of the same names; the rest is drawn
+    frozen_epochs: int = key(0, 10**6)  # so long only the head learns
+    layer_decay: float = key(0, 1)  # learning rate per layer from the head down
+    residual_scale: float = key(0, 1)  # of random weights; 0: residual blocks start as identities
 
 
 @flax.struct.dataclass
@@ -46,7 +60,7 @@ def init_state(
     residual_scale: float,
     start: Variables | None,
 ) -> TrainState:
-    """A fresh state; to be jitted with shardings, so that it is born where it lives.
+    """A fresh state; to be jitted with shardings, so that it is made where it lives.
 
     Arrays of `start`, {"params", "batch_stats"} or parts of them, take the place of random ones;
     without it residuals start at `residual_scale` as `scale_residuals` has it.

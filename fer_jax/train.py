@@ -1,0 +1,463 @@
+"""The training program, from top to bottom: read, build, restore or initialise, step, validate,
+save, report.
+
+`train` is one run in its folder; `fit` is its loop; `make_trainer` assembles what the loop moves.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fer_jax import config as configs
+from fer_jax import labels, workdir
+from fer_jax.data import targets
+from fer_jax.data.augment import AugmentConfig
+from fer_jax.data.duplicates import short_hashes
+from fer_jax.data.pipeline import LARGEST_IMAGE, DataConfig, Shard, train_batches
+from fer_jax.data.records import Dataset, Records
+from fer_jax.data.sources import open_dataset
+from fer_jax.errors import UserError
+from fer_jax.evaluation.clean import exact_copies
+from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
+from fer_jax.evaluation.metrics import summary
+from fer_jax.evaluation.report import evaluate, headline
+from fer_jax.models.factory import ModelConfig, make_model
+from fer_jax.sections import Section, key
+from fer_jax.training import mesh as meshes
+from fer_jax.training import warm_start
+from fer_jax.training.checkpoints import HIGHER_IS_BETTER, CheckpointConfig, Checkpoints
+from fer_jax.training.logs import LogConfig, RunLog, read_metrics
+from fer_jax.training.loop import LateMetrics, Stop, epoch_ends, size_stages
+from fer_jax.training.losses import LossConfig, make_objective
+from fer_jax.training.mesh import is_first, say
+from fer_jax.training.mixing import MixingConfig
+from fer_jax.training.optimizers import (
+    OptimizerConfig,
+    ScheduleConfig,
+    make_optimizer,
+    make_schedule,
+)
+from fer_jax.training.state import InitConfig, TrainState, Variables, init_state
+from fer_jax.training.step import train_step
+
+SELECTED_ON = "validation"
+SHEET_IMAGES = 64
+COMPILED_ONCE = {"xla_backend_optimization_level": 1}  # same bits, 60 % of the time to compile
+Metrics = dict[str, float]
+
+# ---- Configuration -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Section):
+    """The section `train`."""
+
+    section = "train"
+    epochs: int = key(1, 10**6)
+    batch_size: int = key(1, 10**6)  # over all devices and processes
+    sizes: tuple[int, ...] = key()  # image sides, each for an equal part of the steps
+    ema_decay: float = key(0, 1)  # 0 keeps no average of parameters and statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Section):
+    """All that a run is told: what `configs/` writes out and flags change."""
+
+    data: DataConfig
+    augment: AugmentConfig
+    model: ModelConfig
+    init: InitConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    loss: LossConfig
+    mixing: MixingConfig
+    train: TrainConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    seed: int = key(0, 2**32 - 1)
+
+    def __post_init__(self) -> None:
+        """UserError where sections contradict each other."""
+        super().__post_init__()
+        self.model.check_image_size("data.image_size", self.data.image_size)
+        for size in self.train.sizes:
+            if not 0 < size <= LARGEST_IMAGE:
+                raise UserError(f"train.sizes has {size}: sides must be from 1 to {LARGEST_IMAGE}")
+            self.model.check_image_size("train.sizes", size)
+        if self.init.frozen_epochs > self.train.epochs:
+            raise UserError(
+                f"init.frozen_epochs={self.init.frozen_epochs} must be at most "
+                f"train.epochs={self.train.epochs}"
+            )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides in pixels of the images trained on, each for an equal part of the steps."""
+        return self.train.sizes or (self.data.image_size,)
+
+
+# ---- The program ---------------------------------------------------------------------------------
+
+
+def train(
+    config: Config, folder: str, name: str, command: str, step: int | None, dry_run: bool
+) -> int:
+    """One run in `folder` (`runs/NAME-HASH` if empty), to its end or on from where it stood.
+
+    That is its latest checkpoint, or that of `step`. `command` is what continues it. Returns 0, or
+    128 + signal where it was asked to stop, with everything saved. With `dry_run` nothing is
+    written, and what would be done is said.
+    """
+    # The data, and all that decides the result: another run never mixes into the folder.
+    prints = workdir.file_fingerprints(
+        folder, config.init, config.data.targets, config.model.variant
+    )
+    data = open_dataset(config.data.path, config.data)
+    say(data.describe())
+    records, validation = data.split("train"), data.split(SELECTED_ON)
+    prints |= {role: part.fingerprint for role, part in data.roles.items()}
+    identity = configs.identity(config, prints)
+    place = pathlib.Path(folder or workdir.default_workdir(name, identity))
+    workdir.check(place, identity)
+
+    # The model, its optimizer, and the step.
+    trainer = make_trainer(config, records)
+    if dry_run:
+        say(trainer.describe())
+        return 0
+    end, best_by = trainer.epoch_ends[-1], config.checkpoint.select_by
+    if step is None and workdir.already_finished(place, end, best_by):
+        return 0
+
+    # In its folder, for this process alone: learn, then let the best checkpoint give the figures.
+    hashes, about = short_hashes(records.digests), about_run(config, data, identity)
+    with workdir.locked(place) if is_first() else contextlib.nullcontext():
+        if is_first():
+            workdir.claim(place, about, hashes)
+        signal = learn(trainer, data, place, about, step)
+        if signal is not None:
+            say(f"stopped and saved; continue with: {command}")
+            return 128 + signal
+        report(trainer, validation, place, command, hashes)
+    return 0
+
+
+def learn(
+    trainer: "Trainer",
+    data: Dataset,
+    place: pathlib.Path,
+    about: Mapping[str, Any],
+    step: int | None,
+) -> int | None:
+    """From a checkpoint or from the start to the end; the signal if one asked to stop before."""
+    with Checkpoints(place, trainer.config.checkpoint.select_by) as checkpoints:
+        # What is later than the `step` to go on from is made anew.
+        if step is not None:
+            checkpoints.go_back_to(step)
+        start = checkpoints.latest or 0
+        if not start and is_first():
+            describe_start(trainer, data, place)
+        state = checkpoints.restore(start, trainer.template()) if start else trainer.init()
+
+        # Batches follow from the step's number alone.
+        with Stop() as stop, open_log(trainer, place, start) as log:
+            log.message(f"continuing after step {start}" if start else "compiling the first step")
+            validate = validator(trainer.evaluator, data.split(SELECTED_ON), log)
+            fit(trainer, state, trainer.batches(start), validate, checkpoints, about, log, stop)
+    return stop.signal
+
+
+def fit(
+    trainer: "Trainer",
+    state: TrainState,
+    batches: Iterator[Any],
+    validate: Callable[[Variables, int], Metrics],
+    checkpoints: Checkpoints,
+    about: Mapping[str, Any],
+    log: RunLog,
+    stop: Stop,
+) -> TrainState:
+    """From `state` to the last epoch's end, or to where `stop` asks for it; everything is saved."""
+
+    def last_good() -> int | None:
+        checkpoints.wait()
+        return checkpoints.latest
+
+    late = LateMetrics(log, trainer.config.log.every_steps, trainer.schedule, last_good)
+    first, last = int(state.step) + 1, trainer.epoch_ends[-1]
+    for step in range(first, last + 1):
+        # Dispatched at once; what is fetched meanwhile are the metrics of steps before.
+        frozen = step <= trainer.frozen_steps
+        state, metrics = trainer.train_step(state, next(batches), frozen)
+        late.push(step, metrics)
+        log.progress(step)
+
+        # Past each epoch the state is validated and saved; between them, and before a stop, saved.
+        stopping = stop.requested(step)
+        epoch_ended = step in trainer.epoch_ends
+        if epoch_ended or stopping or step % trainer.config.checkpoint.every_steps == 0:
+            late.drain()
+            scores = validate(state.evaluated, step) if epoch_ended else None
+            checkpoints.save(step, state, about, scores)
+        if stopping:
+            break
+    checkpoints.wait()
+    if not stop.signal:
+        stop.agree()  # the last validation takes its time
+    return state
+
+
+def report(
+    trainer: "Trainer", records: Records, folder: pathlib.Path, command: str, hashes: np.ndarray
+) -> None:
+    """Evaluate the best checkpoint, and say where everything lies."""
+    from fer_jax.evaluation import plots
+
+    with Checkpoints(folder, trainer.config.checkpoint.select_by, read_only=True) as checkpoints:
+        best = checkpoints.best
+        if best is None:
+            raise UserError(f"{folder} has no evaluated checkpoint")
+        averaged = trainer.config.train.ema_decay > 0
+        variables = checkpoints.variables(best, trainer.evaluator.template(), averaged)
+    chosen = {"checkpoint": str(folder), "checkpoint_step": best, "selected_on": SELECTED_ON}
+    result = evaluate(
+        [(trainer.evaluator, variables)],
+        records,
+        SELECTED_ON,
+        folder / "report",
+        {**chosen, "members": [chosen], "command": command, "data_path": trainer.config.data.path},
+        copied=exact_copies(records.digests, hashes),
+    )
+    if is_first():
+        plots.learning_curves(read_metrics(folder), folder / "learning_curves.png")
+        last = trainer.epoch_ends[-1]
+        say(f"best checkpoint: step {best} of {last}, restored: {headline(result)}")
+        say(f"report {folder}/report/report.md, curves {folder}/learning_curves.png")
+
+
+# ---- What the program asks for -------------------------------------------------------------------
+
+
+def about_run(config: Config, data: Dataset, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written beside the run and beside each checkpoint, ready for JSON."""
+    return {
+        "identity": dict(identity),
+        "config": dataclasses.asdict(config),
+        "labels": list(labels.LABELS),
+        "fingerprint": {role: part.fingerprint for role, part in data.roles.items()},
+        "selected_on": SELECTED_ON,
+        "evaluated": "averaged" if config.train.ema_decay > 0 else "raw",
+    }
+
+
+def validator(
+    evaluator: Evaluator, records: Records, log: RunLog
+) -> Callable[[Variables, int], Metrics]:
+    """variables, step -> the logged validation metrics that choose the checkpoint."""
+
+    def validate(variables: Variables, step: int) -> Metrics:
+        answers = evaluator.predict(variables, records, progress=False)
+        figures = summary(answers, bootstrap_samples=1)
+        scores = {name: float(figures[name]) for name in HIGHER_IS_BETTER}
+        log.validation(step, scores)
+        for warning in figures["warnings"]:
+            log.message(f"warning: {warning}")
+        return scores
+
+    return validate
+
+
+def open_log(trainer: "Trainer", folder: pathlib.Path, start: int) -> RunLog:
+    """The run's log, from step `start` on."""
+    return RunLog(
+        folder,
+        steps_total=trainer.epoch_ends[-1],
+        steps_per_epoch=len(trainer.records) / trainer.config.train.batch_size,
+        batch_size=trainer.config.train.batch_size,
+        tensorboard=trainer.config.log.tensorboard,
+        write=is_first(),
+        start_step=start,
+    )
+
+
+def describe_start(trainer: "Trainer", data: Dataset, folder: pathlib.Path) -> None:
+    """What training starts from; pictures of the data, and the list of what was left out."""
+    from fer_jax.evaluation import plots
+
+    if trainer.beginning():
+        say(trainer.beginning())
+    counts = {role: part.counts() for role, part in data.roles.items()}
+    plots.class_distribution(counts, folder / "class_distribution.png")
+    size = trainer.config.data.image_size
+    batch = next(trainer.local_batches(size, 0, SHEET_IMAGES, Shard(0, 1), workers=0))
+    titles = [labels.LABELS[label] for label in np.asarray(batch["label"])]
+    plots.contact_sheet(batch["image"], titles, folder / "augmented.png")
+    if data.unreadable:
+        lines = (json.dumps({"name": n, "reason": why}) for n, why in data.unreadable)
+        (folder / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
+
+
+# ---- What the loop moves -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """A run's data, model, optimizer and jitted step, bound once; knows no folder and no log."""
+
+    config: Config
+    records: Records | targets.Targeted
+    evaluator: Evaluator
+    optimizer: optax.GradientTransformation
+    schedule: Callable[[Any], Any]  # step to learning rate
+    epoch_ends: tuple[int, ...]  # steps after which to evaluate; the last one ends the run
+    frozen_steps: int  # the first ones, which move the head alone
+    warm_start: warm_start.WarmStart | None
+    init_fn: Callable[[Variables | None], TrainState]
+    train_step: jax.stages.Wrapped  # (state, batch, frozen=False) -> state, metrics
+
+    def init(self) -> TrainState:
+        """The state before the first step; UserError where the file it starts from is gone."""
+        if self.warm_start is not None:
+            mesh = self.evaluator.mesh
+            return self.init_fn(meshes.on_every_device(self.warm_start.variables, mesh))
+        if self.config.init.weights:
+            raise UserError(
+                f"no file init.weights={self.config.init.weights}, nor a checkpoint yet"
+            )
+        return self.init_fn(None)
+
+    def template(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state, without its arrays."""
+        shapes = jax.eval_shape(self.init_fn, None)
+        return meshes.abstract(shapes, meshes.replicated(self.evaluator.mesh))
+
+    def batches(self, start_step: int) -> Iterator[Any]:
+        """Global training batches on the devices, from the one after `start_step` on."""
+        sharding, batch_size = meshes.sharded(self.evaluator.mesh), self.config.train.batch_size
+        stages = size_stages(self.config.sizes, self.epoch_ends[-1], start_step)
+        for size, first, count in stages:
+            local = self.local_batches(
+                size, first, batch_size, meshes.shard(), self.config.data.workers
+            )
+            for batch in itertools.islice(local, count):
+                yield meshes.to_devices(batch, sharding)
+
+    def local_batches(
+        self, image_size: int, start_step: int, batch_size: int, shard: Shard, workers: int
+    ) -> Iterator[Any]:
+        """One process's augmented batches, as `data.pipeline.train_batches` gives them."""
+        return train_batches(
+            self.records,
+            image_size=image_size,
+            batch_size=batch_size,
+            seed=self.config.seed,
+            augmentation=self.config.augment,
+            start_step=start_step,
+            shard=shard,
+            workers=workers,
+        )
+
+    def beginning(self) -> str:
+        """What training starts from, for how long it is frozen, what it learns beside labels.
+
+        Empty from scratch and labels alone.
+        """
+        lines = []
+        if self.warm_start is not None:
+            frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
+            lines.append(self.warm_start.text + frozen)
+        if isinstance(self.records, targets.Targeted):
+            lines.append(self.records.note)
+        return "\n".join(lines)
+
+    def describe(self) -> str:
+        """Parameters, steps, and the step's memory as XLA plans it; compiles the step."""
+        # The largest batch's shapes, and the memory of a step on it.
+        state, size, batch = self.template(), max(self.config.sizes), self.config.train.batch_size
+        shapes = {
+            "image": jax.ShapeDtypeStruct((batch, size, size, self.records.channels), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        }
+        if isinstance(self.records, targets.Targeted):
+            shapes["target"] = jax.ShapeDtypeStruct((batch, len(labels.LABELS)), jnp.float32)
+        memory = self.train_step.lower(state, shapes).compile().memory_analysis()
+        if memory is None:
+            raise UserError(f"{jax.default_backend()} does not tell a program's memory")
+
+        # In words.
+        mebibytes = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
+        parameters, statistics = (
+            sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for tree in (state.params, state.batch_stats)
+        )
+        sides = ", then ".join(f"{side} x {side}" for side in self.config.sizes)
+        lines = [
+            self.beginning(),
+            f"{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics",
+            f"{self.epoch_ends[-1]:,} steps of {batch} images at {sides} pixels",
+            f"about {mebibytes:,.0f} MiB of memory per device for one training step",
+        ]
+        return "\n".join(line for line in lines if line)
+
+
+def make_trainer(config: Config, records: Records) -> Trainer:
+    """Model, optimizer, objective and the jitted step for the training split `records`."""
+    # The model, and its inference on all devices.
+    model, size = make_model(config.model), config.train.batch_size
+    evaluator = make_evaluator(model, config.data.image_size, config.evaluation)
+    meshes.check_batch_size("train.batch_size", size)
+    replicated, sharded = meshes.replicated(evaluator.mesh), meshes.sharded(evaluator.mesh)
+
+    # The optimizer, whose schedule spans the run.
+    ends, init = epoch_ends(len(records), size, config.train.epochs), config.init
+    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, ends[-1])
+    optimizer = make_optimizer(config.optimizer, schedule, init.layer_decay, init.frozen_epochs > 0)
+
+    # The first state, made where it lives; and the step, which takes the state's buffers.
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    averages, side = config.train.ema_decay > 0, config.data.image_size
+    init_fn = functools.partial(
+        init_state, init_key, model, optimizer, side, averages, init.residual_scale
+    )
+    step = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        objective=make_objective(config.loss, records.counts()),
+        mixing=config.mixing,
+        sam_rho=config.optimizer.sam_rho,
+        ema_decay=config.train.ema_decay,
+        key=step_key,
+    )
+    quick = COMPILED_ONCE if jax.default_backend() == "cpu" else None
+    return Trainer(
+        config=config,
+        records=targets.attach(records, config.data.targets) if config.data.targets else records,
+        evaluator=evaluator,
+        optimizer=optimizer,
+        schedule=schedule,
+        epoch_ends=ends,
+        frozen_steps=(0, *ends)[init.frozen_epochs],
+        warm_start=warm_start.load(pathlib.Path(init.weights), model, init.partial)
+        if pathlib.Path(init.weights).is_file()
+        else None,
+        init_fn=jax.jit(init_fn, out_shardings=replicated, compiler_options=quick),
+        train_step=jax.jit(
+            step,
+            static_argnames="frozen",
+            in_shardings=(replicated, sharded),
+            out_shardings=replicated,
+            donate_argnums=0,
+        ),
+    )

@@ -1,0 +1,99 @@
+"""A second process, a damaged checkpoint, a full disk: one line each, and the way on."""
+
+import errno
+import json
+import shutil
+
+import filelock
+import pytest
+from support import EPOCH_ENDS, assert_identical, call, contents, make_trainer, small_run
+
+from fer_jax import train, workdir
+from fer_jax.training import checkpoints
+from fer_jax.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.usefixtures("one_stage")
+LAST, BEFORE = EPOCH_ENDS[1], 18  # steps of the two latest checkpoints
+
+
+@pytest.fixture(scope="module")
+def whole(small_csv, tmp_path_factory):
+    """A run from start to end, of a backbone of one stage; to be read only."""
+    place = tmp_path_factory.mktemp("whole") / "run"
+    outcome = call("main", small_run(small_csv, place))
+    assert outcome.status == 0, outcome.err
+    return place
+
+
+@pytest.fixture
+def damaged(whole, tmp_path):
+    """The same without its report, the largest file of its latest checkpoint cut short."""
+    place = tmp_path / "run"
+    shutil.copytree(whole, place)
+    shutil.rmtree(place / "report")
+    files = (place / "checkpoints" / str(LAST) / "state").rglob("d/*")
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+    return place
+
+
+def final_state(place, data):
+    with Checkpoints(place, "accuracy") as found:
+        return found.restore(LAST, make_trainer(data).template())
+
+
+def test_a_second_process_is_refused_and_changes_nothing(damaged, small_csv):
+    with filelock.FileLock(damaged / workdir.LOCK_FILE):
+        before = contents(damaged)
+        line = call("main", small_run(small_csv, damaged)).refusal()
+        assert contents(damaged) == before
+    assert f"workdir {damaged} is in use by another process" in line
+    with workdir.locked(damaged):  # it was not kept
+        pass
+
+
+def test_a_damaged_checkpoint_names_the_whole_one_to_go_on_from(damaged, whole, small_csv):
+    flags = small_run(small_csv, damaged)
+    line = call("main", flags).refusal()
+    assert f"checkpoints/{LAST} is damaged; that of step {BEFORE} is whole" in line
+    assert f"go on from it with --step={BEFORE}" in line
+    outcome = call("main", [*flags, f"--step={BEFORE}"])
+    assert outcome.status == 0, outcome.err
+    assert f"continuing after step {BEFORE}\n" in outcome.out
+    assert_identical(final_state(damaged, small_csv), final_state(whole, small_csv))
+
+
+def test_a_step_without_a_checkpoint_is_refused(damaged, small_csv):
+    line = call("main", [*small_run(small_csv, damaged), "--step=5"]).refusal()
+    assert "--step=5" in line
+    assert f"only {', '.join(map(str, sorted({BEFORE, LAST})))}" in line
+
+
+def test_evaluation_takes_the_step_that_it_is_told(damaged, tmp_path):
+    flags = [f"--checkpoint={damaged}", f"--output={tmp_path / 'report'}"]
+    outcome = call("evaluate", [*flags, f"--step={BEFORE}"])
+    assert outcome.status == 0, outcome.err
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["checkpoint_step"] == BEFORE
+
+
+def test_without_a_whole_one_beside_it_says_so(damaged, small_csv):
+    shutil.rmtree(damaged / "checkpoints" / str(BEFORE))
+    line = call("main", small_run(small_csv, damaged)).refusal()
+    assert "there is no whole one beside it: train anew" in line
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_that_is_full_for_checkpoints(small_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
+    line = call("main", small_run(small_csv, tmp_path / "run")).refusal()
+    assert f"cannot write a checkpoint to {tmp_path}/run/checkpoints, none is whole yet" in line
+    assert "No space left on device" in line
+
+
+def test_a_disk_that_is_full_for_pictures(small_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "describe_start", full)
+    assert "the disk is full" in call("main", small_run(small_csv, tmp_path / "run")).refusal()
