@@ -317,7 +317,7 @@ def make_trainer(config: ConfigDict, records: Records) -> Trainer:
 
 def _read_options(config: ConfigDict) -> ReadOptions:
     names = [field.name for field in dataclasses.fields(ReadOptions)]
-    return ReadOptions(**{name: config.data[name] for name in names})
+    return ReadOptions(**{name: config.data[name] for name in names if name in config.data})
 
 
 def _keys(config: ConfigDict) -> tuple[jax.Array, jax.Array]:

@@ -48,6 +48,8 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
     of an animation the first frame counts, colour profiles are not applied. Raises
     UnreadableImage, for more than `max_pixels` from the header alone, before decoding.
     """
+    if not data:
+        raise UnreadableImage("an empty file")
     if data.startswith(PNG_SIGNATURE):
         plain = _plain_png(data, _png_chunks(data), max_pixels)
         if plain is not None:

@@ -4,14 +4,16 @@ import copy
 import hashlib
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from fer_jax.data.classes import Classes
 from fer_jax.data.files import printable
 from fer_jax.data.images import UnreadableImage, quiet_pillow
 from fer_jax.errors import UserError
@@ -43,6 +45,10 @@ class ReadOptions:
     """Decoded pixels kept in memory, MiB; what is beyond is decoded again at each access."""
     exclude: str
     """A file that lists keys to leave out of train, and of nothing else; "" for none."""
+    map: str = ""
+    """"contempt:none,joy:happy": other names of classes, and classes to leave out."""
+    prefix: str = "data."
+    """How messages call these options: "data." in a configuration, "--" in a command."""
 
     def __post_init__(self) -> None:
         if self.on_corrupt not in ("stop", "skip"):
@@ -51,6 +57,10 @@ class ReadOptions:
             raise UserError(
                 f"data.validation_fraction={self.validation_fraction} is outside 0 <= x < 1"
             )
+
+    def classes(self, default: Sequence[str] = ()) -> Classes:
+        """How to read class names; numbers mean `default` unless `label_order` says otherwise."""
+        return Classes.parse(self.label_order, self.map, self.prefix, default)
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,20 @@ class Entry:
     label: int
     key: str
     row: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies at a path, before any image is decoded."""
+
+    layout: str
+    entries: Sequence[Entry]
+    ignored: Counter[str] = field(default_factory=Counter)
+    stray: Sequence[tuple[str, str]] = ()
+    """(name, reason) of images that no entry can be made of."""
+    notes: tuple[str, ...] = ()
+    fingerprints: Mapping[str, str] | None = None
+    """What the roles must be, where the layout tells."""
 
 
 _Read = tuple[Entry, np.ndarray | None, bytes]
@@ -136,6 +160,22 @@ class Records:
         part._refs = tuple(self._refs[i] for i in chosen)
         return part
 
+    @classmethod
+    def joined(cls, parts: Sequence["Records"]) -> "Records":
+        """All of them, ordered by key; they are of one data set."""
+        entries = [
+            Entry(ref, "all", int(label), key, int(row))
+            for part in parts
+            for ref, label, key, row in zip(
+                part._refs, part.labels, part.keys, part.rows, strict=True
+            )
+        ]
+        images = [image for part in parts for image in part._images]
+        loader = next((part._loader for part in parts if part._loader is not None), None)
+        digests = np.concatenate([part.digests for part in parts])
+        whole = cls(entries, images, digests, loader, max(part.channels for part in parts))
+        return whole.take(sorted(range(len(whole)), key=whole.keys.__getitem__))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -153,9 +193,12 @@ class Dataset:
     """What a person must be told, one line each."""
 
     def split(self, role: str) -> Records:
-        """One role's records; UserError names the roles there are."""
+        """One role's records, or every image as "all"; UserError names the roles there are."""
+        if role == "all" and role not in self.roles:
+            return Records.joined(list(self.roles.values()))
         if role not in self.roles:
-            raise UserError(f"the data has no split {role!r}, only {', '.join(self.roles)}")
+            known = ", ".join(self.roles)
+            raise UserError(f"the data has no split {role!r}, only {known} (and all, every image)")
         return self.roles[role]
 
     def describe(self) -> str:
