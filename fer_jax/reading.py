@@ -15,7 +15,10 @@ def define(on_corrupt: str | None = None) -> Callable[[], ReadOptions]:
     Without `on_corrupt`, the user chooses that too.
     """
     label_order = flags.DEFINE_string(
-        "label_order", "", "What numeric classes mean: angry,disgust,..."
+        "label_order", "", "What numbers mean: angry,disgust,... from 0, 1:angry,... from 1."
+    )
+    mapped = flags.DEFINE_string(
+        "map", "", "Other classes: contempt:none,joy:happy leaves one out, renames one."
     )
     max_pixels = flags.DEFINE_integer("max_pixels", 2**24, "Larger images count as unreadable.")
     cache_mib = flags.DEFINE_integer("cache_mib", 1024, "Decoded pixels kept in memory, MiB.")
@@ -30,4 +33,6 @@ def define(on_corrupt: str | None = None) -> Callable[[], ReadOptions]:
         max_pixels=max_pixels.value,
         cache_mib=cache_mib.value,
         exclude="",
+        map=mapped.value,
+        prefix="--",
     )

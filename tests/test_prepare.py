@@ -208,5 +208,60 @@ def test_a_killed_prepare_leaves_nothing_that_looks_finished(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert not (tmp_path / "b").exists()
-    assert run(*flags).returncode == 0
+    assert list(tmp_path.glob(".b-unfinished-*"))
+    again = run(*flags)
+    assert again.returncode == 0, again.stderr
+    assert "removed" in again.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     assert len(read_dataset(str(tmp_path / "b"), OPTIONS).roles["train"]) == len(rows) // 3
+
+
+def test_a_prepare_that_still_runs_keeps_its_folder(made, tmp_path):
+    running = prepare.claimed(tmp_path / "b")
+    dead = tmp_path / ".b-unfinished-dead"
+    dead.mkdir()
+    with running as folder:
+        assert prepare.clear_leftovers(tmp_path / "b") == [dead]
+        assert folder.is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_goes_takes_nothing_with_it(tmp_path):
+    """prepare | head -1"""
+    write_folder(tmp_path / "a", seed_files(ROWS))
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
+    command = [sys.executable, "-W", "error", "-m", "fer_jax.prepare", *flags]
+    ends, closed = os.pipe()
+    os.close(ends)
+    done = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, timeout=60)
+    os.close(closed)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(read_dataset(str(tmp_path / "b"), OPTIONS).roles["train"]) == 14
+
+
+def test_a_file_that_cannot_grow_is_one_line(tmp_path):
+    """As on a full disk, array_record raises what is no OSError."""
+    write_folder(tmp_path / "a", seed_files(ROWS))
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
+    limited = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.argv[0] = 'prepare'; "
+        "runpy.run_module('fer_jax.prepare', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", limited, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write --output=")
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_options_are_called_as_the_command_has_them(tmp_path):
+    rows = [(role, str(LABELS.index(name)), pixels) for role, name, pixels in ROWS]
+    write_folder(tmp_path / "a", seed_files(rows) | {"images/train/7/9.png": b""})
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
+    assert "--label_order=1:" in run(*flags).stderr
+    flags += ["--label_order=" + ",".join(LABELS)]
+    assert "--map=7:none" in run(*flags).stderr
+    done = run(*flags, "--map=7:none")
+    assert "1 image of 7 left out" in done.stdout, done.stderr

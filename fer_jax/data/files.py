@@ -39,8 +39,7 @@ PACKED: dict[bytes, Callable[..., Any]] = {  # by the first bytes
     b"\xfd7zXZ\0": lzma.open,
 }
 CUT = (
-    "unexpected end of data",
-    "truncated",
+    *("unexpected end of data", "seek out of range", "truncated"),
     "File is not a zip file",
 )  # zipfile: its list, at the end, is gone
 MOST_UNPACKED = 64 * 2**30  # bytes of a compressed tar
@@ -219,6 +218,8 @@ def kinds(names: Iterable[str]) -> Counter[str]:
 def printable(name: str) -> str:
     """A file name in NFC on one line: what cannot be shown or stored as UTF-8 is escaped."""
     text = unicodedata.normalize("NFC", name)
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

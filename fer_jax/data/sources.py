@@ -189,6 +189,8 @@ def _tables(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Fou
     fitting = fitting or (tables if names == tables[:1] else [])
     if len({role_of(bases[name]) for name in fitting} - {None}) < len(fitting) > 1:
         raise UserError(f"{', '.join(fitting[:3])} all fit: give the path of one")
+    if notes and not fitting:
+        raise UserError(notes[0])
     parts = []
     for name in fitting:
         with files.opened(tree, name) as stream:
