@@ -21,7 +21,7 @@ from made_data import (
     write_zip,
 )
 
-from fer_jax.data import duplicates, files, layouts
+from fer_jax.data import files, layouts
 from fer_jax.data.images import encode_png
 from fer_jax.errors import UserError
 
@@ -237,9 +237,3 @@ def test_real_counts(real):
     assert list(real.roles) == ["train", "validation"]
     assert train[5]["image"].shape == (48, 48, 1)
     np.testing.assert_array_equal(train.rows, np.arange(28_709))
-
-
-def test_real_copies(real):
-    """280 PublicTest images have a copy in Training, as others counted."""
-    copied = duplicates.has_copy_in(real.roles["validation"], real.roles["train"])
-    assert copied.sum() == 280
