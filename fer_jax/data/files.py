@@ -18,9 +18,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO
 
 from fer_jax.data.images import UnreadableImage
 from fer_jax.errors import UserError, one_line
@@ -33,99 +32,47 @@ BROKEN = (
 
 JUNK_NAMES = {".ds_store": ".DS_Store", "thumbs.db": "Thumbs.db", "desktop.ini": "desktop.ini"}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-PACKED: dict[bytes, Callable[..., Any]] = {  # by the first bytes
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-}
-CUT = (
-    *("unexpected end of data", "seek out of range", "truncated"),
-    "File is not a zip file",
-)  # zipfile: its list, at the end, is gone
+PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+CUT = ("unexpected end of data", "seek out of range", "truncated", "File is not a zip file")
+"""How their libraries call archives that break off; a zip's list of members is at its end."""
 MOST_UNPACKED = 64 * 2**30  # bytes of a compressed tar
 
-Member = tuple[int, Callable[[], BinaryIO]]
-"""Bytes, unpacked, and what opens it."""
+Member = tuple[Callable[[], int], Callable[[], Any]]
+"""What tells its bytes, unpacked, and what opens it."""
 
 
-class Tree(Protocol):
-    """Files by name, opened on demand; picklable, so that worker processes open their own."""
+class Tree:
+    """Files by name, below a folder or in an archive; picklable: each process opens its own."""
 
-    path: Path
-    kind: str
-    """"", "zip" or "tar"."""
+    def __init__(self, path: Path, kind: str) -> None:
+        """`kind` is "folder", "zip" or "tar"."""
+        self.path, self.kind = path, kind
+        self._members: dict[str, Member] = {}
+        self._process = -1
+        self._lock = threading.Lock()
 
     def names(self) -> list[str]:
         """The name of every file, `/` between its parts; sorted."""
-
-    def size(self, name: str) -> int:
-        """Bytes of one file, unpacked."""
-
-    def open(self, name: str) -> BinaryIO:
-        """One file's bytes as a stream."""
-
-
-@dataclass
-class Folder:
-    """The files under a directory, links followed, loops not."""
-
-    path: Path
-    kind = ""
-
-    def names(self) -> list[str]:
-        """Relative paths of all files below, sorted."""
-        found: list[str] = []
-        seen: set[tuple[int, int]] = set()
-        for folder, folders, files in os.walk(self.path, onerror=_refuse, followlinks=True):
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            folders.sort()
-            prefix = Path(folder).relative_to(self.path)
-            found += [(prefix / name).as_posix() for name in files]
-        return sorted(found)
-
-    def size(self, name: str) -> int:
-        """Bytes of one file."""
-        return os.stat(self.path / name).st_size
-
-    def open(self, name: str) -> BinaryIO:
-        """One file's bytes as a stream."""
-        return open(self.path / name, "rb")
-
-
-@dataclass
-class Archive:
-    """The members of a zip or tar, read in place.
-
-    A compressed tar cannot be read in place: it is unpacked once, to a nameless temporary file.
-    """
-
-    path: Path
-    kind: str
-    _members: dict[str, Member] = field(default_factory=dict, repr=False)
-    _process: int = field(default=-1, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def names(self) -> list[str]:
-        """Names of all members but folders, sorted; UserError if one occurs twice."""
         return sorted(self._open())
 
     def size(self, name: str) -> int:
-        """Bytes of one member, unpacked; a member that lies about it ends in an error."""
-        return self._open()[name][0]
+        """Bytes of one file, unpacked; a member that lies about it ends in an error."""
+        return self._member(name)[0]()
 
     def open(self, name: str) -> BinaryIO:
-        """One member's bytes as a stream."""
-        return self._open()[name][1]()
+        """One file's bytes as a stream."""
+        return self._member(name)[1]()
+
+    def _member(self, name: str) -> Member:
+        if self.kind == "folder":  # a worker need not list it again
+            return _file(self.path / name)
+        return self._open()[name]
 
     def _open(self) -> dict[str, Member]:
         """The members, found once per process: a forked file position would be shared."""
         with self._lock:
             if self._process != os.getpid():
-                find = _zip_members if self.kind == "zip" else _tar_members
+                find = {"folder": _files, "zip": _zip_members, "tar": _tar_members}[self.kind]
                 try:
                     members = list(find(self.path))
                 except BROKEN as error:
@@ -137,22 +84,22 @@ class Archive:
                 self._members, self._process = dict(members), os.getpid()
             return self._members
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "kind": self.kind}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def open_archive(path: Path) -> Archive | None:
+def open_archive(path: Path) -> Tree | None:
     """The zip or tar at `path`, also one cut off; None if it is neither."""
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\3\4"
     if zipped or zipfile.is_zipfile(path):
-        return Archive(path, "zip")
+        return Tree(path, "zip")
     with suppress(*BROKEN):
         if path.name.lower().endswith(ARCHIVES) or tarfile.is_tarfile(path):
-            return Archive(path, "tar")
+            return Tree(path, "tar")
     return None
 
 
@@ -160,14 +107,12 @@ def read(tree: Tree, name: str, limit: int) -> bytes:
     """One file's bytes; UnreadableImage where it is larger than `limit` bytes or broken."""
     try:
         size = tree.size(name)
-        if size > limit:
-            raise UnreadableImage(f"{size} bytes, more than an image of the allowed size needs")
-        with tree.open(name) as stream:
-            return stream.read(limit + 1)
-    except UnreadableImage:
-        raise
+        if size <= limit:
+            with tree.open(name) as stream:
+                return stream.read(limit + 1)
     except BROKEN as error:
         raise UnreadableImage(one_line(error)) from error
+    raise UnreadableImage(f"{size} bytes, more than an image of the allowed size needs")
 
 
 @contextmanager
@@ -223,11 +168,30 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def _files(root: Path) -> Iterator[tuple[str, Member]]:
+    """All files below, links followed, loops not."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for place in (Path(folder) / name for name in files):
+            yield place.relative_to(root).as_posix(), _file(place)
+
+
+def _file(place: Path) -> Member:
+    return lambda: place.stat().st_size, lambda: place.open("rb")
+
+
 def _zip_members(path: Path) -> Iterator[tuple[str, Member]]:
     archive = zipfile.ZipFile(path)
     for info in archive.infolist():
         if not info.is_dir():
-            yield info.filename, (info.file_size, functools.partial(archive.open, info))  # type: ignore[misc]
+            size = functools.partial(getattr, info, "file_size")
+            yield info.filename, (size, functools.partial(archive.open, info))
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, Member]]:
@@ -244,12 +208,12 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Member]]:
     if any(data[-tarfile.BLOCKSIZE :]):
         raise tarfile.ReadError(CUT[0])
     for info in members:
-        plain = info.isreg() and not info.issparse()
-        yield info.name, (info.size, functools.partial(_tar_member, data, info, plain))
+        size = functools.partial(getattr, info, "size")
+        yield info.name, (size, functools.partial(_tar_member, data, info))
 
 
-def _tar_member(data: mmap.mmap, info: tarfile.TarInfo, plain: bool) -> BinaryIO:
-    if not plain:
+def _tar_member(data: mmap.mmap, info: tarfile.TarInfo) -> BinaryIO:
+    if not info.isreg() or info.issparse():
         raise tarfile.TarError("a link, a device or a sparse file")
     return io.BytesIO(data[info.offset_data : info.offset_data + info.size])
 

@@ -103,9 +103,9 @@ def read_dataset(path: str, options: ReadOptions) -> Dataset:
     if not place.exists():
         raise UserError(f"data path {path!r} does not exist; {UNDERSTOOD}")
     if place.is_dir():
-        return _from_tree(files.Folder(place), options)
+        return _from_tree(files.Tree(place, "folder"), options)
     if place.suffix.lower() in (".csv", ".parquet"):
-        return _from_tree(files.Folder(place.parent), options, [place.name])
+        return _from_tree(files.Tree(place.parent, "folder"), options, [place.name])
     archive = files.open_archive(place)
     if archive is None:
         raise UserError(f"{path} is neither a folder, an archive nor a table; {UNDERSTOOD}")
@@ -123,12 +123,13 @@ def _from_tree(
         for reader in (_prepared,) if INFO_FILE in names else layouts:
             found = reader(tree, names, options)
             if found is not None:
-                return fill(*found, where, f" in a {tree.kind}" if tree.kind else "", junk, options)
+                packed = "" if tree.kind == "folder" else f" in a {tree.kind}"
+                return fill(*found, where, packed, junk, options)
     except UserError as error:
         text = str(error)
         raise UserError(text if text.startswith(str(where)) else f"{where}: {text}") from None
     archives = [name for name in names if name.lower().endswith(files.ARCHIVES)]
-    if isinstance(tree, files.Folder) and len(archives) == 1:
+    if tree.kind == "folder" and len(archives) == 1:
         return read_dataset(str(tree.path / archives[0]), options)
     seen = ", ".join(files.printable(name) for name in names[:3]) or "no files"
     several = " (more than one archive: give the path of one)" if len(archives) > 1 else ""
@@ -143,7 +144,7 @@ def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> F
     from fer_jax.data import fer2013  # TFDS takes a second to import: only where it is needed
 
     folder = str(PurePosixPath(infos[0]).parent)
-    if isinstance(tree, files.Folder):
+    if tree.kind == "folder":
         return fer2013.read(tree.path / folder, options.max_pixels, options.cache_mib)
     inside = [name for name in names if str(PurePosixPath(name).parent) == folder]
     place = files.unpack(tree, inside)
@@ -153,7 +154,7 @@ def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> F
 
 
 def _image_folders(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
-    here = "" if tree.kind else tree.path.resolve().name
+    here = "" if tree.kind != "folder" else tree.path.resolve().name
     listing = find_images(names, here, options.classes())
     return None if listing is None else (listing, TreeImages(tree, options.max_pixels))
 
@@ -167,7 +168,7 @@ def _parquet(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Fo
     tables = [name for name in names if name.lower().endswith(".parquet")]
     if not tables:
         return None
-    if tree.kind:
+    if tree.kind != "folder":
         raise UserError(f"Parquet is not read within a {tree.kind}: unpack it")
     listing, loader = parquet.read_parquet(tree.path, tables, options)
     return replace(listing, ignored=files.kinds(set(names) - set(tables))), loader
