@@ -50,12 +50,18 @@ class Classes:
             raise UserError(f"{error}; {hint}") from None
 
     def check_numbers(self, given: Iterable[str]) -> tuple[str, ...]:
-        """A note where the numbers among `given` may start at 1; UserError where they surely do."""
-        used = {number for name in given if (number := _number(name)) is not None}
-        if self.first or not used or min(used) != 1:
+        """A note where the numbers among `given` may start at 1; UserError where they surely do.
+
+        Or where nobody said what they mean.
+        """
+        numbers = {_number(name) for name in set(given) if _plain(name) not in self.mapped}
+        used = sorted(number for number in numbers if number is not None)
+        if used and not self.order:
+            self._numbered(used[0])
+        if self.first or not used or used[0] != 1:
             return ()
         said = f"{self.prefix}label_order=1:{','.join(self.order) or 'angry,disgust,...'}"
-        if max(used) == len(LABELS):
+        if used[-1] == len(LABELS):
             raise UserError(f"classes are numbered from 1 to 7: say what they mean, as in {said}")
         return (f"no class is numbered 0: if numbers start at 1, say so by {said}",)
 

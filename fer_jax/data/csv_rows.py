@@ -6,14 +6,14 @@ import io
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
 from fer_jax.data.files import printable
-from fer_jax.data.layouts import ROLE_NAMES, left_out, role_of, row_key
+from fer_jax.data.layouts import ROLE_NAMES, labelled, role_of, row_key
 from fer_jax.data.records import Entry, Listing, ReadOptions
 from fer_jax.errors import UserError
 from fer_jax.labels import FER2013_CSV_ORDER
@@ -86,55 +86,33 @@ def sniff(stream: BinaryIO) -> Header | None:
         return parse_header(text.readline(LINE_LIMIT))
 
 
-def read_csv(stream: BinaryIO, name: str, options: ReadOptions) -> tuple[Listing, CsvPixels]:
+def read_csv(
+    stream: BinaryIO, name: str, options: ReadOptions, alone: bool = True
+) -> tuple[Listing, CsvPixels]:
     """Every row as an entry (key and row: its index, header not counted) and its pixels.
 
+    Of a file that is not `alone` rows are no rows of fer2013.csv: refs and keys bear its name.
     UserError where the header lacks a column or the numbers of the classes are ambiguous.
     """
-    classes = options.classes(FER2013_CSV_ORDER)
+    role, before = role_of(printable(name)) or "train", "" if alone else name
     with _text(stream) as text:
         header = _checked_header(text.readline(LINE_LIMIT))
         rows = tqdm(_lines(text), desc=f"reading {name}", unit="row", disable=None, leave=False)
-        role = role_of(printable(name).rsplit("/", 1)[-1]) or "train"
         parsed = list(_parsed(iter(rows), lambda row: parse_row(row, header, role)))
     if not parsed:
         raise UserError("it has a header and no rows")
 
-    notes = classes.check_numbers(row.emotion for row in parsed if isinstance(row, Row))
-    entries, stray, skipped = [], [], []
+    found, stray = [], []
     pixels: dict[str, bytes] = {}
     for i, row in enumerate(parsed):
-        ref = f"row {i}"
-        try:
-            if isinstance(row, str):
-                raise UserError(row)
-            label = classes.label(row.emotion)
-        except UserError as error:
-            stray.append((ref, str(error)))
+        ref, key = f"{before} row {i}".strip(), row_key(i, len(parsed) - 1)
+        if isinstance(row, str):
+            stray.append((ref, row))
             continue
-        if label is None:
-            skipped.append(row.emotion)
-        else:
-            entries.append(Entry(ref, row.role, label, row_key(i, len(parsed) - 1), i))
-            pixels[ref] = row.pixels
-    return Listing(name, entries, stray=stray, notes=notes + left_out(skipped)), CsvPixels(pixels)
-
-
-def side_by_side(parts: Sequence[tuple[str, Listing, CsvPixels]]) -> tuple[Listing, CsvPixels]:
-    """Tables that are a split each, as one; their rows are no rows of fer2013.csv."""
-    entries: list[Entry] = []
-    stray, notes = [], []
-    pixels: dict[str, bytes] = {}
-    for name, listing, loader in parts:
-        entries += [
-            replace(e, ref=f"{name} {e.ref}", key=f"{name}/{e.key}", row=-1)
-            for e in listing.entries
-        ]
-        stray += [(f"{name} {ref}", reason) for ref, reason in listing.stray]
-        notes += [f"{name}: {note}" for note in listing.notes]
-        pixels |= {f"{name} {ref}": row for ref, row in loader.rows.items()}
-    layout = " and ".join(name for name, *_ in parts)
-    return Listing(layout, entries, stray=stray, notes=tuple(notes)), CsvPixels(pixels)
+        entry = Entry(ref, row.role, -1, key if alone else f"{before}/{key}", i if alone else -1)
+        found.append((entry, row.emotion))
+        pixels[ref] = row.pixels
+    return labelled(name, found, options.classes(FER2013_CSV_ORDER), stray), CsvPixels(pixels)
 
 
 def parse_row(text: str, header: Header, role: str) -> Row:

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from fer_jax.data import images
 from fer_jax.data.files import printable
-from fer_jax.data.records import BLOCK, ROLES, Entry, Listing, Records
+from fer_jax.data.records import ROLES, Entry, Listing, Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, index
 
+BLOCK = 512  # records read at a time
 DESCRIPTION = "Faces with one of seven expressions, pixels lossless, in the split of their source."
 
 

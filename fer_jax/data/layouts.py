@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fer_jax.data.classes import Classes
 from fer_jax.data.files import kinds, printable
@@ -65,6 +65,29 @@ def role_of(name: str) -> str | None:
     words = [part for part in folders if part in ROLE_NAMES] + re.split(r"[-_. ]", base)
     found = {ROLE_NAMES[word] for word in words if word in ROLE_NAMES}
     return found.pop() if len(found) == 1 else None
+
+
+def labelled(
+    layout: str,
+    found: Iterable[tuple[Entry, str]],
+    classes: Classes,
+    stray: Sequence[tuple[str, str]] = (),
+) -> Listing:
+    """Entries, their class as the source writes it, with labels; stray where it means none."""
+    rows, bad = list(found), list(stray)
+    notes = classes.check_numbers(given for _, given in rows)
+    entries, skipped = [], []
+    for entry, given in rows:
+        try:
+            label = classes.label(given)
+        except UserError as error:
+            bad.append((entry.ref, str(error)))
+            continue
+        if label is None:
+            skipped.append(given)
+        else:
+            entries.append(replace(entry, label=label))
+    return Listing(layout, entries, stray=bad, notes=notes + left_out(skipped))
 
 
 def left_out(names: Iterable[str]) -> tuple[str, ...]:

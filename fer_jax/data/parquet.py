@@ -11,7 +11,7 @@ import numpy as np
 
 from fer_jax.data import images
 from fer_jax.data.images import UnreadableImage
-from fer_jax.data.layouts import left_out, role_of, row_key
+from fer_jax.data.layouts import labelled, role_of, row_key
 from fer_jax.data.records import Entry, Listing, ReadOptions
 from fer_jax.errors import UserError, one_line
 
@@ -39,30 +39,14 @@ def read_parquet(
     path: Path, names: Sequence[str], options: ReadOptions
 ) -> tuple[Listing, ParquetImages]:
     """Every row of the files `names` under `path`; the split is what a file's name tells."""
-    entries: list[Entry] = []
-    stray, skipped, given = [], [], []
-    classes = options.classes()
+    found = []
     for name in names:
         rows = _labels(path / name)
         for i, (group, row, label) in enumerate(rows):
-            ref, given_name = f"{name} {group} {row}", str(label)
-            given.append(given_name)
-            try:
-                found = None if label is None else classes.label(given_name)
-            except UserError as error:
-                if not classes.order and isinstance(label, int):
-                    raise
-                stray.append((ref, str(error)))
-                continue
-            if found is None:
-                skipped.append(given_name)
-                continue
             key = f"{name}/{row_key(i, len(rows) - 1)}"
-            entries.append(Entry(ref, role_of(name) or "train", found, key, -1))
-    notes = classes.check_numbers(given) + left_out(skipped)
-    return Listing("Parquet", entries, stray=stray, notes=notes), ParquetImages(
-        path, options.max_pixels
-    )
+            entry = Entry(f"{name} {group} {row}", role_of(name) or "train", -1, key, -1)
+            found.append((entry, str(label)))
+    return labelled("Parquet", found, options.classes()), ParquetImages(path, options.max_pixels)
 
 
 def _labels(path: Path) -> list[tuple[int, int, Any]]:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fer_jax.data import files
-from fer_jax.data.layouts import left_out
+from fer_jax.data.layouts import labelled
 from fer_jax.data.records import Entry, Listing, ReadOptions
-from fer_jax.errors import UserError
 
 LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 ORDER = "1:surprise,fear,disgust,happy,sad,angry,neutral"
@@ -25,30 +24,21 @@ def find_listed(tree: files.Tree, names: Sequence[str], options: ReadOptions) ->
 
     # Names may stand for an image as it was found and for one that was cut out and turned.
     places = {_stem(name): name for name in names}
-    classes = replace(options, label_order=options.label_order or ORDER).classes()
-    entries, stray, skipped = [], [], []
+    found, stray = [], []
     for line in filter(None, map(str.strip, lines)):
-        found = _LINE.fullmatch(line)
-        place = found and (places.get(f"{found[1]}_aligned") or places.get(found[1]))
-        if not found or not place:
-            reason = "not there, though it is listed" if found else "a line of no image and label"
+        parts = _LINE.fullmatch(line)
+        place = parts and (places.get(f"{parts[1]}_aligned") or places.get(parts[1]))
+        if not parts or not place:
+            reason = "not there, though it is listed" if parts else "a line of no image and label"
             stray.append((files.printable(line.split()[0]), reason))
-            continue
-        try:
-            label = classes.label(found[4])
-        except UserError as error:
-            stray.append((place, str(error)))
-            continue
-        if label is None:
-            skipped.append(found[4])
         else:
-            entries.append(Entry(place, found[2], label, found[1] + found[3], -1))
+            found.append((Entry(place, parts[2], -1, parts[1] + parts[3], -1), parts[4]))
 
-    read = {entry.ref for entry in entries}
-    rest = [name for name in names if name not in read and name != lists[0]]
-    doubled = [name for name in rest if f"{_stem(name)}_aligned" in places]
-    ignored = files.kinds(set(rest) - set(doubled)) + Counter({"original images": len(doubled)})
-    return Listing("RAF-DB", entries, ignored, stray, left_out(skipped))
+    read = {entry.ref for entry, _ in found} | set(lists)
+    doubled = {name for name in names if f"{_stem(name)}_aligned" in places and name not in read}
+    ignored = files.kinds(set(names) - read - doubled) + Counter({"original images": len(doubled)})
+    classes = replace(options, label_order=options.label_order or ORDER).classes()
+    return replace(labelled("RAF-DB", found, classes, stray), ignored=ignored)
 
 
 def _stem(name: str) -> str:

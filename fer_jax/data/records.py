@@ -4,8 +4,9 @@ import copy
 import hashlib
 import operator
 import os
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,6 @@ from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 
 ROLES = ("train", "validation", "test")
-BLOCK = 512  # images decoded at a time: bounds what lies in memory beyond the cache
 PART = 64  # images one thread takes at a time
 SHOWN = 3  # first offenders named in one line
 
@@ -89,8 +89,8 @@ class Listing:
     """What the roles must be, where the layout tells."""
 
 
-_Read = tuple[Entry, np.ndarray | None, bytes]
-"""Pixels, where they are kept in memory, and digest of one image."""
+_Read = tuple[Entry, np.ndarray | None, bytes, int]
+"""Pixels, where they are kept in memory, digest and channels of one image."""
 
 
 class Records:
@@ -240,55 +240,44 @@ def load(
 
     Shows a progress bar on a terminal; keeps pixels up to `cache_mib` MiB.
     """
-    kept: dict[str, list[_Read]] = {role: [] for role in ROLES}
-    channels = dict.fromkeys(ROLES, 1)
-    unreadable = []
-    room = cache_mib * 2**20
     ordered = sorted(entries, key=lambda entry: entry.key)
-    for entry, image, detail in _read_all(ordered, loader):
-        if image is None:
-            unreadable.append((printable(entry.ref), str(detail)))
-            continue
-        room -= image.nbytes
-        channels[entry.role] = max(channels[entry.role], image.shape[2])
-        kept[entry.role].append((entry, image if room >= 0 else None, detail))
-    roles = {role: _records(found, loader, channels[role]) for role, found in kept.items() if found}
-    return roles, unreadable
+    parts = [ordered[start : start + PART] for start in range(0, len(ordered), PART)]
+    room, lock = cache_mib * 2**20, threading.Lock()
 
-
-def _records(found: Sequence[_Read], loader: Loader, channels: int) -> Records:
-    entries, images, digests = zip(*found, strict=True)
-    joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    return Records(entries, images, joined, loader, channels)
-
-
-def _read_all(
-    entries: Sequence[Entry], loader: Loader
-) -> Iterator[tuple[Entry, np.ndarray | None, Any]]:
-    """(entry, pixels, digest), or (entry, None, reason), in the order of `entries`."""
-
-    def attempt_all(part: Sequence[Entry]) -> list[tuple[Entry, np.ndarray | None, Any]]:
-        return [_attempt(entry, loader) for entry in part]
+    def attempt(part: Sequence[Entry]) -> list[_Read | str]:
+        nonlocal room
+        read: list[_Read | str] = []
+        for entry in part:
+            try:
+                image = loader(entry.ref)
+            except UnreadableImage as error:
+                read.append(str(error))
+                continue
+            with lock:
+                room -= image.nbytes
+                kept = image if room >= 0 else None
+            read.append((entry, kept, digest(image), image.shape[2]))
+        bar.update(len(part))
+        return read
 
     threads = min(4, os.cpu_count() or 1)  # more only fight over the interpreter lock
-    bar = tqdm(total=len(entries), desc="reading images", unit="image", disable=None, leave=False)
+    bar = tqdm(total=len(ordered), desc="reading images", unit="image", disable=None, leave=False)
     with quiet_pillow(), bar, ThreadPoolExecutor(threads) as pool:
-        for block in _blocks(entries, BLOCK):
-            for part in pool.map(attempt_all, _blocks(block, PART)):
-                yield from part
-                bar.update(len(part))
+        found = [one for part in pool.map(attempt, parts) for one in part]
+    unreadable = [
+        (printable(entry.ref), one)
+        for entry, one in zip(ordered, found, strict=True)
+        if isinstance(one, str)
+    ]
+    good = [one for one in found if not isinstance(one, str)]
+    by_role = {role: [one for one in good if one[0].role == role] for role in ROLES}
+    return {role: _records(part, loader) for role, part in by_role.items() if part}, unreadable
 
 
-def _attempt(entry: Entry, loader: Loader) -> tuple[Entry, np.ndarray | None, Any]:
-    try:
-        image = loader(entry.ref)
-        return entry, image, digest(image)
-    except UnreadableImage as error:
-        return entry, None, error
-
-
-def _blocks(entries: Sequence[Entry], size: int) -> Iterator[Sequence[Entry]]:
-    return (entries[start : start + size] for start in range(0, len(entries), size))
+def _records(found: Sequence[_Read], loader: Loader) -> Records:
+    entries, images, digests, channels = zip(*found, strict=True)
+    joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    return Records(entries, images, joined, loader, max(channels))
 
 
 def _fingerprint(digests: np.ndarray, labels: np.ndarray) -> str:

@@ -195,12 +195,18 @@ def _tables(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Fou
     parts = []
     for name in fitting:
         with files.opened(tree, name) as stream:
-            parts.append((bases[name], *csv_rows.read_csv(stream, bases[name], options)))
+            parts.append(csv_rows.read_csv(stream, bases[name], options, len(fitting) == 1))
     if not parts:
         return None
-    listing, loader = csv_rows.side_by_side(parts) if len(parts) > 1 else parts[0][1:]
-    ignored = files.kinds(set(names) - set(fitting))
-    return replace(listing, ignored=ignored, notes=(*listing.notes, *notes)), loader
+    listings, loaders = zip(*parts, strict=True)
+    listing = Listing(
+        " and ".join(one.layout for one in listings),
+        [entry for one in listings for entry in one.entries],
+        files.kinds(set(names) - set(fitting)),
+        [pair for one in listings for pair in one.stray],
+        (*(note for one in listings for note in one.notes), *notes),
+    )
+    return listing, csv_rows.CsvPixels({k: v for one in loaders for k, v in one.rows.items()})
 
 
 def fill(
