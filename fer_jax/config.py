@@ -17,6 +17,7 @@ RESULT_NEUTRAL = (
     "init.weights",  # its content counts, as a fingerprint
     "data.path",
     "data.exclude",  # what it leaves of train counts, as that fingerprint
+    "data.map",  # likewise
     "data.targets",  # as of init.weights
     "data.cache_mib",
     "data.max_pixels",
@@ -32,6 +33,7 @@ BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and au
 
 NEWER = {  # keys that older runs lack, and what those ran by
     "data.exclude": "",
+    "data.map": "",
     "init.weights": "",
     "init.partial": False,
     "init.frozen_epochs": 0,

@@ -16,7 +16,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
@@ -125,10 +125,12 @@ def opened(tree: Tree, name: str) -> Iterator[BinaryIO]:
         raise UserError(f"cannot read {printable(name)}: {one_line(error)}") from None
 
 
-def unpack(tree: Tree, names: Iterable[str]) -> Path:
+def unpack(tree: Tree, names: Sequence[str]) -> Path:
     """These files in a new temporary folder, which is the caller's to remove."""
     place = Path(tempfile.mkdtemp(prefix="fer_jax-"))
     try:
+        if sum(map(tree.size, names)) > MOST_UNPACKED:
+            raise UserError(f"it unpacks to more than {MOST_UNPACKED} bytes: unpack it yourself")
         for name in names:
             target = place / PurePosixPath(name).name
             with opened(tree, name) as stream, target.open("wb") as file:

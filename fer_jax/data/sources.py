@@ -76,14 +76,12 @@ def open_dataset(
     are one split, "all".
     """
     dataset = read_dataset(path, options)
-    if not dataset.roles:
-        raise UserError(f"{path} holds no readable image")
     if trained_on is None:
         _check_training_classes(dataset, path)
     whole = _with_validation(dataset, options)
-    if trained_on is not None and whole is not dataset:
-        known = [prints.get("validation") for prints in trained_on]
-        if whole.roles["validation"].fingerprint not in known:
+    if trained_on is not None and "validation" not in dataset.roles:
+        held_out = fingerprint(whole).get("validation", "")
+        if held_out not in [prints.get("validation") for prints in trained_on]:
             whole = _as_one_split(dataset)
     if not options.exclude or "train" not in whole.roles:
         return whole
@@ -231,6 +229,8 @@ def fill(
             raise UserError(
                 f"{where} is not what was prepared (fingerprints differ): prepare it anew"
             )
+    if not roles:
+        raise UserError(f"{where} holds no readable image")
     ignored = dict(junk + listing.ignored)
     return Dataset(f"{listing.layout}{packed}", roles, ignored, unreadable, listing.notes)
 
