@@ -285,6 +285,18 @@ def test_parquet_without_its_library_or_broken(tmp_path, monkeypatch):
     assert "fer_jax[parquet]" in refused(tmp_path)
 
 
+def test_a_damaged_row_group_is_named(tmp_path):
+    import pyarrow.parquet as pq
+
+    parquet(tmp_path / "train.parquet", ROWS)
+    column = pq.ParquetFile(tmp_path / "train.parquet").metadata.row_group(1).column(0)
+    data = bytearray((tmp_path / "train.parquet").read_bytes())
+    place = column.dictionary_page_offset or column.data_page_offset
+    data[place : place + 16] = b"\xff" * 16
+    (tmp_path / "train.parquet").write_bytes(bytes(data))
+    assert "cannot read 5 images (train.parquet 1 0: " in refused(tmp_path)
+
+
 # Archives
 
 
@@ -453,16 +465,20 @@ def test_a_gzip_of_a_table_is_told_from_an_archive(tmp_path):
     assert "neither a folder" in refused(tmp_path / "fer2013.csv.gz")
 
 
-def test_a_hostile_tar_ends_in_one_line(tmp_path):
-    whole = write_tar(tmp_path / "a.tar", seed_files(ROWS[:14]), "w").read_bytes()
-    draw = np.random.default_rng(0)
-    for _ in range(40):
+@pytest.mark.parametrize(("name", "flips"), [("a.tar", 20), ("train.parquet", 1)])
+def test_a_damaged_file_ends_in_one_line(tmp_path, name, flips):
+    if name == "a.tar":
+        write_tar(tmp_path / name, seed_files(ROWS[:14]), "w")
+    else:
+        parquet(tmp_path / name, ROWS[:14])
+    whole, draw = (tmp_path / name).read_bytes(), np.random.default_rng(0)
+    for i in range(40):
         damaged = bytearray(whole)
-        for place in draw.integers(0, len(whole), 20):
+        for place in draw.integers(0, len(whole), flips):
             damaged[place] = draw.integers(0, 256)
-        (tmp_path / "a.tar").write_bytes(bytes(damaged))
+        (tmp_path / f"{i}{name}").write_bytes(bytes(damaged))
         try:
-            opened(tmp_path / "a.tar", SKIP)
+            opened(tmp_path / f"{i}{name}", SKIP)
         except UserError as error:
             assert len(str(error).splitlines()) == 1  # noqa: PT017
 

@@ -5,7 +5,7 @@ import csv
 import io
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -216,14 +216,11 @@ def _pixels(text: str) -> bytes:
         whole = (values >= 0) & (values <= 255) & (np.floor(values) == values)
         if len(values) == PIXELS and whole.all():
             return values.astype(np.uint8).tobytes()
-    raise ValueError(_fault(text.translate(PUNCTUATION).split()))
-
-
-def _fault(values: Sequence[str]) -> str:
-    if len(values) != PIXELS:
-        return f"{len(values):,} pixels instead of {PIXELS:,}"
-    wrong = next((i for i, value in enumerate(values) if not _is_pixel(value)), 0)
-    return f"pixel {wrong} is {values[wrong][:20]!r}, not 0..255"
+    given = text.translate(PUNCTUATION).split()
+    if len(given) != PIXELS:
+        raise ValueError(f"{len(given):,} pixels instead of {PIXELS:,}")
+    wrong = next((i for i, value in enumerate(given) if not _is_pixel(value)), 0)
+    raise ValueError(f"pixel {wrong} is {given[wrong][:20]!r}, not 0..255")
 
 
 def _is_pixel(value: str) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm import tqdm
 
 from fer_jax.data import images
@@ -109,24 +108,13 @@ def write(records: Mapping[str, Records], directory: Path) -> Path:
     """Write all roles somewhere under `directory` -> the folder that holds the finished files."""
     tfds.disable_progress_bar()
     builder = Fer2013(records=records, data_dir=str(directory))
-    with contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
+    with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(file_format="array_record")
     return Path(builder.data_dir)
 
 
 def _all_grey(records: Records) -> bool:
     return all(records.image(i).shape[-1] == 1 for i in range(len(records)))
-
-
-@contextlib.contextmanager
-def _quiet_logging() -> Iterator[None]:
-    """TFDS's progress in absl's log would stand among our lines."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def read(path: Path, max_pixels: int, cache_mib: int) -> tuple[Listing, PreparedImages]:

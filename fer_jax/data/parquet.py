@@ -28,10 +28,13 @@ class ParquetImages:
     def __call__(self, ref: str) -> np.ndarray:
         """uint8 [H, W, C]; UnreadableImage for what is no whole, allowed image."""
         name, group, row = ref.rsplit(" ", 2)
-        cell = _row_group(self.path / name, int(group))[int(row)]
+        try:
+            cell = _row_group(self.path / name, int(group))[int(row)]
+        except (OSError, ValueError) as error:
+            raise UnreadableImage(one_line(error)) from error
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
-            raise UnreadableImage("the row holds no image, at most where one was")
+            raise UnreadableImage("the row holds no image's bytes")
         return images.decode(data, self.max_pixels)
 
 

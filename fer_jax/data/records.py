@@ -129,9 +129,6 @@ class Records:
             "row": self.rows[i],
         }
 
-    def __repr__(self) -> str:
-        return f"Records({len(self)}, {self.fingerprint[:12]})"
-
     def image(self, index: int) -> np.ndarray:
         """uint8 [H, W, C], C = 1 if grey; read-only."""
         image = self._images[index]

@@ -117,12 +117,16 @@ def _from_tree(
     names, junk = files.split_junk(tree.names()) if only is None else (only, Counter[str]())
     where = tree.path if only is None else tree.path / only[0]
     try:
-        layouts = (_image_folders, _tables, _listed, _parquet, _prepared)
+        layouts = (_images, _tables, _parquet, _prepared)
         for reader in (_prepared,) if INFO_FILE in names else layouts:
             found = reader(tree, names, options)
             if found is not None:
+                listing, loader = found
                 packed = "" if tree.kind == "folder" else f" in a {tree.kind}"
-                return fill(*found, where, packed, junk, options)
+                listing = replace(
+                    listing, layout=listing.layout + packed, ignored=junk + listing.ignored
+                )
+                return _read(listing, loader, where, options)
     except UserError as error:
         text = str(error)
         raise UserError(text if text.startswith(str(where)) else f"{where}: {text}") from None
@@ -151,14 +155,10 @@ def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> F
     return listing, loader
 
 
-def _image_folders(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
-    here = "" if tree.kind != "folder" else tree.path.resolve().name
+def _images(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
+    here = tree.path.resolve().name if tree.kind == "folder" else ""
     listing = find_images(names, here, options.classes())
-    return None if listing is None else (listing, TreeImages(tree, options.max_pixels))
-
-
-def _listed(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
-    listing = rafdb.find_listed(tree, names, options)
+    listing = listing or rafdb.find_listed(tree, names, options)
     return None if listing is None else (listing, TreeImages(tree, options.max_pixels))
 
 
@@ -176,46 +176,39 @@ def _tables(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Fou
     """fer2013.csv, else icml_face_data.csv, else other CSV of such a kind, a split each."""
     tables = [name for name in names if name.lower().endswith(".csv")]
     bases = {name: files.printable(name).rsplit("/", 1)[-1] for name in tables}
-    official = [n for wanted in CSV_NAMES for n in tables if bases[n].lower() == wanted][:1]
-    fitting, notes = official, []
-    for name in tables if not official and names != tables[:1] else ():
+    fitting = [n for wanted in CSV_NAMES for n in tables if bases[n].lower() == wanted][:1]
+    notes: list[str] = []
+    if names == tables[:1]:
+        fitting = tables  # the only file: what is wrong with it is to be said
+    for name in tables if not fitting else ():
         with files.opened(tree, name) as stream:
             header = csv_rows.sniff(stream)
-        if header is not None and header.emotion is None:
+        if header and header.emotion is None:
             notes.append(f"{files.printable(name)} has no labels: it is not read")
-        elif header is not None:
+        elif header:
             fitting = [*fitting, name]
-    fitting = fitting or (tables if names == tables[:1] else [])
-    if len({role_of(bases[name]) for name in fitting} - {None}) < len(fitting) > 1:
-        raise UserError(f"{', '.join(fitting[:3])} all fit: give the path of one")
     if notes and not fitting:
         raise UserError(notes[0])
-    parts = []
+    if len({role_of(bases[name]) for name in fitting} - {None}) < len(fitting) > 1:
+        raise UserError(f"{', '.join(fitting[:3])} all fit: give the path of one")
+
+    entries: list[Entry] = []
+    stray: list[tuple[str, str]] = []
+    pixels: dict[str, bytes] = {}
     for name in fitting:
         with files.opened(tree, name) as stream:
-            parts.append(csv_rows.read_csv(stream, bases[name], options, len(fitting) == 1))
-    if not parts:
-        return None
-    listings, loaders = zip(*parts, strict=True)
-    listing = Listing(
-        " and ".join(one.layout for one in listings),
-        [entry for one in listings for entry in one.entries],
-        files.kinds(set(names) - set(fitting)),
-        [pair for one in listings for pair in one.stray],
-        (*(note for one in listings for note in one.notes), *notes),
-    )
-    return listing, csv_rows.CsvPixels({k: v for one in loaders for k, v in one.rows.items()})
+            part, loader = csv_rows.read_csv(stream, bases[name], options, len(fitting) == 1)
+        entries += part.entries
+        stray += part.stray
+        notes += part.notes
+        pixels |= loader.rows
+    layout, ignored = " and ".join(bases[n] for n in fitting), set(names) - set(fitting)
+    listing = Listing(layout, entries, files.kinds(ignored), stray, tuple(notes))
+    return (listing, csv_rows.CsvPixels(pixels)) if fitting else None
 
 
-def fill(
-    listing: Listing,
-    loader: Loader,
-    where: Path,
-    packed: str,
-    junk: Counter[str],
-    options: ReadOptions,
-) -> Dataset:
-    """What lies `where`, read; UserError if some cannot be and on_corrupt is stop."""
+def _read(listing: Listing, loader: Loader, where: Path, options: ReadOptions) -> Dataset:
+    """What lies `where`, decoded; UserError if some cannot be and on_corrupt is stop."""
     roles, broken = load(listing.entries, loader, options.cache_mib)
     unreadable = (*listing.stray, *broken)
     if unreadable and options.on_corrupt == "stop":
@@ -231,8 +224,7 @@ def fill(
             )
     if not roles:
         raise UserError(f"{where} holds no readable image")
-    ignored = dict(junk + listing.ignored)
-    return Dataset(f"{listing.layout}{packed}", roles, ignored, unreadable, listing.notes)
+    return Dataset(listing.layout, roles, dict(listing.ignored), unreadable, listing.notes)
 
 
 def _synthetic() -> Dataset:
