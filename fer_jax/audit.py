@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from fer_jax import cli, reading
-from fer_jax.data.sources import open_dataset
+from fer_jax.data.sources import read_dataset
 from fer_jax.data.votes import read as read_votes
 
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
     output = report.check_output(OUTPUT.value)
     ballots = read_votes(FERPLUS.value) if FERPLUS.value else None
-    dataset = open_dataset(DATA.value, READING())
+    dataset = read_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
     found = findings.examine(dataset, ballots, lambda line: print(line, flush=True))
     facts = report.write(found, DATA.value, output)

@@ -37,6 +37,14 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     return config
 
 
+def say(text: str) -> None:
+    """Print; a reader that is gone (`| head -1`) costs the words, not the work."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def config_file(flag: flags.FlagHolder) -> pathlib.Path:
     """The file that the flag of `define_config` names."""
     return pathlib.Path(flags.FLAGS[flag.name].config_filename)  # type: ignore[attr-defined]

@@ -10,12 +10,13 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from fer_jax import cache, cli, leakage, trained
 from fer_jax.data.records import Dataset
-from fer_jax.data.sources import divide, read_dataset
+from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation.calibration import TEMPERATURES
 from fer_jax.evaluation.report import evaluate, headline
@@ -29,7 +30,16 @@ CHECKPOINT = flags.DEFINE_multi_string(
     required=True,
 )
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout; the run's own if empty.")
-SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "What to score.")
+SPLIT = flags.DEFINE_enum(
+    "split", "validation", ["train", "validation", "test", "all"], "What to score."
+)
+LABEL_ORDER = flags.DEFINE_string(
+    "label_order", None, "What numbers mean, if not what they meant in training: 1:angry,..."
+)
+MAP = flags.DEFINE_string("map", None, "Other classes: contempt:none,joy:happy leaves one out.")
+ON_CORRUPT = flags.DEFINE_enum(
+    "on_corrupt", None, ["stop", "skip"], "What to do about images that cannot be read."
+)
 TTA = flags.DEFINE_enum("tta", "none", list(VIEWS), "Views of each image to average over.")
 TEMPERATURE = flags.DEFINE_float(
     "temperature", 1.0, "Divides the logs of all probabilities; above 1 makes answers less sure."
@@ -62,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     # The models, the images to score, and which of these were in training.
     models = trained.load_all(paths, STEP.value)
     path = DATA.value or models[0].data.path
-    data, split = read(models[0], path, SPLIT.value)
+    data, split = read(models, path, SPLIT.value)
     mesh.say(data.describe())
     records = data.split(split)
     copied = (
@@ -82,25 +92,19 @@ def main(argv: Sequence[str]) -> None:
     mesh.say(f"{headline(report)}\nreport {output}/report.md")
 
 
-def read(model: trained.Trained, path: str, split: str) -> tuple[Dataset, str]:
+def read(models: Sequence[trained.Trained], path: str, split: str) -> tuple[Dataset, str]:
     """The data at `path`, and which part to score: `split`, or "all" where nothing was held out.
 
-    Data without a validation part are divided as the model's run divided its own if they are those
+    Data without a validation part are divided as a model's run divided its own if they are those
     (by fingerprint); of others all images are scored, since only training needs a part held out.
     """
-    # What to exclude is about training images, and may be gone.
-    options = model.data if split == "train" else dataclasses.replace(model.data, exclude="")
-    data = read_dataset(path, options)
-    if split == "test" or "train" not in data.roles or "validation" in data.roles:
-        return divide(data, options), split
-    divided = divide(data, options)
-    held_out, known = divided.roles.get("validation"), model.about.training_data or {}
-    if held_out is not None and held_out.fingerprint == known.get("validation"):
-        return divided, split
-    count = len(data.roles["train"])
-    note = f"no validation part, and not the data that the model was trained on: all {count} scored"
-    roles, notes = {trained.ALL: data.roles["train"]}, (*data.notes, note)
-    return dataclasses.replace(data, roles=roles, notes=notes), trained.ALL
+    given = {"label_order": LABEL_ORDER.value, "map": MAP.value, "on_corrupt": ON_CORRUPT.value}
+    changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
+    if split != "train":  # what to exclude is about training images, and may be gone
+        changes["exclude"] = ""
+    options = dataclasses.replace(models[0].data, **changes)
+    data = open_dataset(path, options, [model.about.training_data or {} for model in models])
+    return data, trained.ALL if list(data.roles) == [trained.ALL] else split
 
 
 def check_temperature(value: float) -> None:

@@ -3,20 +3,25 @@
 `python -m fer_jax.prepare --source=PATH --output=DIR`, then train with `data.path=DIR`.
 """
 
+import contextlib
+import fcntl
+import glob
+import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from fer_jax import cli, reading
 from fer_jax.data.sources import Dataset, read_dataset
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 
-SOURCE = flags.DEFINE_string("source", "", "folder, zip or CSV to read")
+SOURCE = flags.DEFINE_string("source", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string("output", "", "directory to write; must not exist or be empty")
 READING = reading.define()
+UNFINISHED = "-unfinished-"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,12 +29,12 @@ def main(argv: Sequence[str]) -> None:
     del argv
     output = check_output(OUTPUT.value)
     dataset = read_dataset(SOURCE.value, READING())
-    print(dataset.describe(), flush=True)
+    cli.say(dataset.describe())
     for name, reason in dataset.unreadable:
-        print(f"left out: {name}: {reason}")
+        cli.say(f"left out: {name}: {reason}")
     prepare(dataset, output)
     size = sum(file.stat().st_size for file in output.iterdir())
-    print(f"wrote {len(list(output.iterdir()))} files, {size / 2**20:.1f} MiB: {output}")
+    cli.say(f"wrote {len(list(output.iterdir()))} files, {size / 2**20:.1f} MiB: {output}")
 
 
 def check_output(path: str) -> Path:
@@ -48,18 +53,41 @@ def prepare(dataset: Dataset, output: Path) -> None:
     """Write `dataset` to `output`, which appears whole, by one rename, or not at all."""
     from fer_jax.data import fer2013  # TFDS takes a second to import: refusals come before it
 
-    if not dataset.roles:
-        raise UserError("nothing to prepare: no readable image")
-    workshop = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        workshop = tempfile.mkdtemp(prefix=f".{output.name}-unfinished-", dir=output.parent)
-        fer2013.write(dataset.roles, Path(workshop)).rename(output)
-    except OSError as error:
-        raise UserError(f"cannot write --output={output}: {error.strerror or error}") from None
+        for leftover in clear_leftovers(output):
+            cli.say(f"removed {leftover}, which a killed run left")
+        with claimed(output) as folder:
+            fer2013.write(dataset.roles, folder).rename(output)
+    except (OSError, RuntimeError) as error:  # array_record raises the latter on a full disk
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"cannot write --output={output}: {reason}") from None
+
+
+@contextlib.contextmanager
+def claimed(output: Path) -> Iterator[Path]:
+    """A folder beside `output`, locked while it lives, so that it is known whose owner died."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}{UNFINISHED}", dir=output.parent))
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
     finally:
-        if workshop is not None:
-            shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def clear_leftovers(output: Path) -> list[Path]:
+    """Remove and name what killed runs to `output` left; what a living one holds stays."""
+    removed = []
+    for folder in sorted(output.parent.glob(f".{glob.escape(output.name)}{UNFINISHED}*")):
+        lock = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+        os.close(lock)
+    return removed
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def _from_file(path: pathlib.Path) -> Trained:
         "validation_fraction": 0.0,
         "split_seed": 0,
     }
-    places = {"path": "", "targets": "", "exclude": "", "on_corrupt": "stop"}
+    places = {"path": "", "targets": "", "exclude": "", "map": "", "on_corrupt": "stop"}
     reading = {**NEUTRAL, **splitting, **places, "image_size": file.about.image_size}
     data = fill(DataConfig, reading, "data.")
     return Trained(evaluator, variables, file.about, origin, file.train_hashes, data)

@@ -212,7 +212,12 @@ def test_beyond_what_pillow_considers_safe():
         decode(data, 2**40)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_nothing_at_all():
+    with pytest.raises(UnreadableImage, match="an empty file"):
+        decode(b"", LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_not_an_image(data):
     with pytest.raises(UnreadableImage, match="not an image"):
         decode(data, LIMIT)

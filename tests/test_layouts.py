@@ -116,7 +116,7 @@ def test_a_folder_with_one_zip(tmp_path):
 def test_a_folder_with_two_zips_is_ambiguous(tmp_path):
     write_zip(tmp_path / "a.zip", seed_files(ROWS))
     write_zip(tmp_path / "b.zip", seed_files(ROWS))
-    assert "more than one zip" in refused(tmp_path)
+    assert "more than one archive" in refused(tmp_path)
 
 
 def test_class_folders_alone_are_training(tmp_path):

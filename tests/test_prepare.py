@@ -3,16 +3,15 @@
 import errno
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_data import OPTIONS, csv_text, kaggle_files, make_rows, seed_files, write_folder
+from support import call
 from test_sources import summary
 
 from fer_jax import prepare
@@ -143,9 +142,10 @@ def test_the_front_door(tmp_path):
 
 def test_what_was_left_out_is_listed(tmp_path):
     write_folder(tmp_path / "a", seed_files(ROWS) | {"images/train/sad/99.png": b"x"})
-    result = run(f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}", "--on_corrupt=skip")
-    assert result.returncode == 0, result.stderr
-    assert "left out: images/train/sad/99.png: not an image" in result.stdout
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}", "--on_corrupt=skip"]
+    outcome = call("prepare", flags)
+    assert outcome.status == 0, outcome.err
+    assert "left out: images/train/sad/99.png: not an image" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -163,10 +163,7 @@ def test_what_was_left_out_is_listed(tmp_path):
 def test_refusals_are_one_line_and_change_nothing(tmp_path, flags, reason):
     write_folder(tmp_path / "a", seed_files(ROWS) | {"images/train/notes.txt": b"x"})
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    result = run(*(flag.format(tmp_path) for flag in flags))
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert reason in result.stderr
+    assert reason in call("prepare", [flag.format(tmp_path) for flag in flags]).refusal()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -192,21 +189,52 @@ def test_a_full_disk_leaves_nothing(made, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_prepare_leaves_nothing_that_looks_finished(tmp_path):
-    rows = make_rows(42) * 40
-    write_folder(tmp_path / "a", seed_files(rows))
+def test_a_prepare_that_still_runs_keeps_its_folder(made, tmp_path):
+    running = prepare.claimed(tmp_path / "b")
+    dead = tmp_path / ".b-unfinished-dead"
+    dead.mkdir()
+    with running as folder:
+        assert prepare.clear_leftovers(tmp_path / "b") == [dead]
+        assert folder.is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_goes_takes_nothing_with_it(tmp_path):
+    """prepare | head -1"""
+    write_folder(tmp_path / "a", seed_files(ROWS))
     flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
-    command = [sys.executable, "-m", "fer_jax.prepare", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".b-unfinished-*/*/*")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not (tmp_path / "b").exists()
-    assert run(*flags).returncode == 0
-    assert len(read_dataset(str(tmp_path / "b"), OPTIONS).roles["train"]) == len(rows) // 3
+    command = [sys.executable, "-W", "error", "-m", "fer_jax.prepare", *flags]
+    ends, closed = os.pipe()
+    os.close(ends)
+    done = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, timeout=60)
+    os.close(closed)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(read_dataset(str(tmp_path / "b"), OPTIONS).roles["train"]) == 14
+
+
+def test_a_file_that_cannot_grow_is_one_line(tmp_path):
+    """As on a full disk, array_record raises what is no OSError."""
+    write_folder(tmp_path / "a", seed_files(ROWS))
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
+    limited = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.argv[0] = 'prepare'; "
+        "runpy.run_module('fer_jax.prepare', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", limited, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write --output=")
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_options_are_called_as_the_command_has_them(tmp_path):
+    rows = [(role, str(LABELS.index(name)), pixels) for role, name, pixels in ROWS]
+    write_folder(tmp_path / "a", seed_files(rows) | {"images/train/7/9.png": b""})
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
+    assert "--label_order=1:" in call("prepare", flags).refusal()
+    flags += ["--label_order=" + ",".join(LABELS)]
+    assert "--map=7:none" in call("prepare", flags).refusal()
+    done = call("prepare", [*flags, "--map=7:none"])
+    assert "1 image of 7 left out" in done.out, done.err

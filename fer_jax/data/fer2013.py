@@ -1,25 +1,25 @@
 """The project's TFDS builder: a data set as a few array_record files, without TensorFlow."""
 
 import contextlib
+import functools
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm import tqdm
 
 from fer_jax.data import images
 from fer_jax.data.files import printable
-from fer_jax.data.records import BLOCK, ROLES, Entry, Records
+from fer_jax.data.records import ROLES, Entry, Listing, Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, index
 
-INFO_FILE = "dataset_info.json"
+BLOCK = 512  # records read at a time
 DESCRIPTION = "Faces with one of seven expressions, pixels lossless, in the split of their source."
 
 
@@ -66,73 +66,49 @@ class Fer2013(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
 
 @dataclass
 class PreparedImages:
-    """Ref `"train 17"` -> the pixels of that record; opens the files once per process."""
+    """Ref `"train 17"` -> the pixels of that record."""
 
     path: Path
     max_pixels: int
     _encoded: dict[str, bytes] = field(default_factory=dict, repr=False)
-    _sources: dict[str, Any] = field(default_factory=dict, repr=False)
-    _process: int = field(default=-1, repr=False)
 
     def __call__(self, ref: str) -> np.ndarray:
         """uint8 [H, W, C]; UnreadableImage for a damaged one."""
         data = self._encoded.pop(ref, None)
         if data is None:
             role, number = ref.split()
-            data = self.source(role)[int(number)]["image"]
+            data = _source(self.path, role, os.getpid())[int(number)]["image"]
         return images.decode(data, self.max_pixels)
 
-    def source(self, role: str) -> Any:
-        """One role's records as bytes: a TFDS data source."""
-        if self._process != os.getpid():
-            self._sources, self._process = {}, os.getpid()
-        if role not in self._sources:
-            self._sources[role] = tfds.builder_from_directory(self.path).as_data_source(
-                split=role, decoders={"image": tfds.decode.SkipDecoding()}
-            )
-        return self._sources[role]
-
-    def read_entries(self, role: str, labels: Mapping[int, int], keep_bytes: int) -> list[Entry]:
+    def read_entries(self, role: str, names: Sequence[str], keep_bytes: int) -> Iterator[Entry]:
         """A role's entries; keeps up to `keep_bytes` of PNGs: decoding them reads no file again."""
-        entries = []
-        source = self.source(role)
-        bar = tqdm(
-            total=len(source), desc=f"reading {role}", unit="image", disable=None, leave=False
-        )
-        for start in range(0, len(source), BLOCK):
+        source = _source(self.path, role, os.getpid())
+        bar = tqdm(range(0, len(source), BLOCK), f"reading {role}", disable=None, leave=False)
+        for start in bar:
             block = range(start, min(start + BLOCK, len(source)))
             for i, record in zip(block, source.__getitems__(block), strict=True):
-                label, key = labels[int(record["label"])], record["key"].decode()
-                entries.append(Entry(f"{role} {i}", role, label, key, int(record["row"])))
+                label, key = index(names[record["label"]]), record["key"].decode()
                 keep_bytes -= len(record["image"])
                 if keep_bytes >= 0:
                     self._encoded[f"{role} {i}"] = record["image"]
-            bar.update(len(block))
-        bar.close()
-        return entries
+                yield Entry(f"{role} {i}", role, label, key, int(record["row"]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "max_pixels": self.max_pixels}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        return {"path": self.path, "max_pixels": self.max_pixels, "_encoded": {}}
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a prepared directory holds, before any image is decoded."""
-
-    entries: tuple[Entry, ...]
-    loader: PreparedImages
-    fingerprints: dict[str, str]
-    """Role -> what the records' fingerprint was when they were written."""
+@functools.lru_cache(8)
+def _source(path: Path, role: str, _process: int) -> Any:
+    """One role's records as bytes; opened anew in each process, which would share its position."""
+    builder = tfds.builder_from_directory(path)
+    return builder.as_data_source(split=role, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def write(records: Mapping[str, Records], directory: Path) -> Path:
     """Write all roles somewhere under `directory` -> the folder that holds the finished files."""
     tfds.disable_progress_bar()
     builder = Fer2013(records=records, data_dir=str(directory))
-    with contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
+    with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(file_format="array_record")
     return Path(builder.data_dir)
 
@@ -141,33 +117,19 @@ def _all_grey(records: Records) -> bool:
     return all(records.image(i).shape[-1] == 1 for i in range(len(records)))
 
 
-@contextlib.contextmanager
-def _quiet_logging() -> Iterator[None]:
-    """TFDS's progress in absl's log would stand among our lines."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def read(path: Path, max_pixels: int, cache_mib: int) -> Prepared:
+def read(path: Path, max_pixels: int, cache_mib: int) -> tuple[Listing, PreparedImages]:
     """The entries of a directory that `write` made; UserError where files are missing or broken."""
     loader = PreparedImages(path, max_pixels)
     try:
+        _source.cache_clear()  # another directory may have had this path
         info = tfds.builder_from_directory(path).info
-        names = info.features["label"].names
-        labels = {number: index(name) for number, name in enumerate(names)}
-        entries: list[Entry] = []
-        for role in ROLES:
-            if role in info.splits:
-                entries += loader.read_entries(role, labels, cache_mib * 2**20)
-        return Prepared(tuple(entries), loader, dict(info.metadata["fingerprints"]))
+        names, splits = info.features["label"].names, [r for r in ROLES if r in info.splits]
+        room = cache_mib * 2**20
+        entries = [e for role in splits for e in loader.read_entries(role, names, room)]
+        prints = dict(info.metadata["fingerprints"])
+        return Listing("prepared", entries, fingerprints=prints), loader
     except UserError:
         raise
     except Exception as error:  # protobuf, array_record and TFDS each raise their own kinds
         reason = printable(one_line(error))
-        raise UserError(
-            f"{path} is no whole prepared directory ({reason}); prepare it anew"
-        ) from None
+        raise UserError(f"no whole prepared directory ({reason}); prepare it anew") from None

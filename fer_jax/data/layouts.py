@@ -1,43 +1,25 @@
-"""File names -> roles, labels, keys and rows: the seed's and Kaggle's folder layouts."""
+"""File names -> roles, labels, keys and rows: class folders, in folders of splits or bare."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
 
-from fer_jax.data.files import printable
+from fer_jax.data.classes import Classes
+from fer_jax.data.files import kinds, printable
 from fer_jax.data.images import SUFFIXES
-from fer_jax.data.records import Entry
+from fer_jax.data.records import Entry, Listing
 from fer_jax.errors import UserError
-from fer_jax.labels import LABELS, canonical, parse_order
 
-ROLE_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "publictest": "validation",
-    "test": "test",
-    "testing": "test",
-    "privatetest": "test",
+ROLE_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "publictest"), "validation"),
+    **dict.fromkeys(("test", "testing", "privatetest"), "test"),
 }
-NAME_PREFIXES = {"training": "train", "publictest": "validation", "privatetest": "test"}
+"""What splits are called, as folders, files or in a column, whatever the case."""
+
 _PREFIX = re.compile(r"(training|publictest|privatetest)[_-]", re.IGNORECASE)
 LARGEST_ROW = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a tree of files turned out to hold, before any image is read."""
-
-    layout: str
-    entries: tuple[Entry, ...]
-    ignored: Counter[str]
-    stray: tuple[tuple[str, str], ...]
-    """(name, reason) of images that lie in no class folder."""
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -51,25 +33,68 @@ class _Place:
     folder: str
 
 
-def find_images(names: Sequence[str], here: str, label_order: str) -> Listing | None:
+def find_images(names: Sequence[str], here: str, classes: Classes) -> Listing | None:
     """The layout that `names` follow, or None if they follow none.
 
     `here` is the name of the folder looked at: pointed at `validation/` itself, it is the role.
     """
     parts = {name: _parts(name) for name in names}
     places, stray = _in_role_folders(parts)
-    if not places:
-        places = _in_class_folders(parts, ROLE_FOLDERS.get(here.lower(), "train"), label_order)
+    if places:
+        _check_no_other_split(parts, places, classes)
+    else:
+        places = _in_class_folders(parts, ROLE_NAMES.get(here.lower(), "train"), classes)
     if not places:
         return None
     places, notes = _one_root(places)
+    labels = {folder: classes.label(folder) for folder in sorted({p.folder for p in places})}
+    notes += classes.check_numbers(labels)
     used = {place.name for place in places} | {name for name, _ in stray}
-    entries = _entries(places, label_order)
+    kept = [place for place in places if labels[place.folder] is not None]
+    notes += left_out(place.folder for place in places if labels[place.folder] is None)
     moved = _disagreements(places)
     if moved:
         notes += (f"{moved} files are placed by their name's prefix, against their folder",)
-    return Listing(
-        _layout_name(places), entries, _kinds(n for n in names if n not in used), stray, notes
+    ignored = kinds(name for name in names if name not in used)
+    return Listing(_layout_name(places), _entries(kept, labels), ignored, stray, notes)
+
+
+def role_of(name: str) -> str | None:
+    """The split that a file's name tells: `data/test-00000-of-00001.parquet` -> `"test"`."""
+    *folders, base = name.lower().split("/")
+    words = [part for part in folders if part in ROLE_NAMES] + re.split(r"[-_. ]", base)
+    found = {ROLE_NAMES[word] for word in words if word in ROLE_NAMES}
+    return found.pop() if len(found) == 1 else None
+
+
+def labelled(
+    layout: str,
+    found: Iterable[tuple[Entry, str]],
+    classes: Classes,
+    stray: Sequence[tuple[str, str]] = (),
+) -> Listing:
+    """Entries, their class as the source writes it, with labels; stray where it means none."""
+    rows, bad = list(found), list(stray)
+    notes = classes.check_numbers(given for _, given in rows)
+    entries, skipped = [], []
+    for entry, given in rows:
+        try:
+            label = classes.label(given)
+        except UserError as error:
+            bad.append((entry.ref, str(error)))
+            continue
+        if label is None:
+            skipped.append(given)
+        else:
+            entries.append(replace(entry, label=label))
+    return Listing(layout, entries, stray=bad, notes=notes + left_out(skipped))
+
+
+def left_out(names: Iterable[str]) -> tuple[str, ...]:
+    """A note for each class that a map leaves out: how many images."""
+    return tuple(
+        f"{count} image{'s' if count > 1 else ''} of {printable(name)} left out, as map says"
+        for name, count in sorted(Counter(names).items())
     )
 
 
@@ -85,14 +110,6 @@ def row_key(row: int, largest: int) -> str:
     return f"{row:0{max(5, len(str(largest)))}d}"
 
 
-def numeric_label(number: str, order: Sequence[str]) -> int:
-    """`"3"` -> the project's label of the fourth name in `order`; UserError outside it."""
-    position = int(number)
-    if position >= len(order):
-        raise UserError(f"class {number!r} is outside 0..{len(order) - 1} of data.label_order")
-    return LABELS.index(order[position])
-
-
 def _parts(name: str) -> tuple[str, ...]:
     return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
@@ -103,10 +120,10 @@ def _in_role_folders(
     """Files at ROOT/role/class/..., and images that lie in a role but in no class."""
     places, stray = [], []
     for name, path in parts.items():
-        depth = next((i for i, part in enumerate(path[:-1]) if part.lower() in ROLE_FOLDERS), None)
+        depth = next((i for i, part in enumerate(path[:-1]) if part.lower() in ROLE_NAMES), None)
         if depth is None:
             continue
-        role = ROLE_FOLDERS[path[depth].lower()]
+        role = ROLE_NAMES[path[depth].lower()]
         if len(path) > depth + 2:
             places.append(_Place(name, path[:depth], path[depth:], role, path[depth + 1]))
         elif path[-1].lower().endswith(SUFFIXES):
@@ -114,13 +131,28 @@ def _in_role_folders(
     return places, tuple(stray) if places else ()
 
 
+def _check_no_other_split(
+    parts: dict[str, tuple[str, ...]], places: Sequence[_Place], classes: Classes
+) -> None:
+    """UserError for class folders beside the known splits, in a folder of another name."""
+    roots, used = {place.root for place in places}, {place.name for place in places}
+    for name, path in parts.items():
+        if name in used or len(path) < 3 or path[:-3] not in roots:
+            continue
+        if path[-1].lower().endswith(SUFFIXES) and _is_class(path[-2], classes):
+            raise UserError(
+                f"{printable('/'.join(path[:-2]))} holds class folders, but no split is called so: "
+                f"rename it to one of {', '.join(ROLE_NAMES)}, or move it away"
+            )
+
+
 def _in_class_folders(
-    parts: dict[str, tuple[str, ...]], role: str, label_order: str
+    parts: dict[str, tuple[str, ...]], role: str, classes: Classes
 ) -> list[_Place]:
     """Files at ROOT/class/name where two or more folders of a ROOT bear class names."""
     roots: dict[tuple[str, ...], set[str]] = {}
     for path in parts.values():
-        if len(path) >= 2 and _is_class(path[-2], label_order):
+        if len(path) >= 2 and _is_class(path[-2], classes):
             roots.setdefault(path[:-2], set()).add(path[-2])
     found = {root for root, folders in roots.items() if len(folders) > 1}
     return [
@@ -130,23 +162,13 @@ def _in_class_folders(
     ]
 
 
-def _is_class(folder: str, label_order: str) -> bool:
+def _is_class(folder: str, classes: Classes) -> bool:
+    """Whether it is a known class, or a single digit of which nobody said what it means."""
     try:
-        _label(folder, label_order)
+        classes.label(folder)
     except UserError:
-        return False
+        return not classes.order and len(folder) == 1 and folder in "012345678"
     return True
-
-
-def _label(folder: str, label_order: str) -> int:
-    if not (folder.isascii() and folder.isdigit()):
-        return LABELS.index(canonical(folder))
-    if not label_order:
-        raise UserError(
-            f"class folder {folder!r} is a number: say what 0, 1, ... mean with "
-            "data.label_order=angry,disgust,fear,..."
-        )
-    return numeric_label(folder, parse_order(label_order))
 
 
 def _one_root(places: list[_Place]) -> tuple[list[_Place], tuple[str, ...]]:
@@ -167,32 +189,32 @@ def _one_root(places: list[_Place]) -> tuple[list[_Place], tuple[str, ...]]:
     return roots[first], note
 
 
-def _entries(places: Sequence[_Place], label_order: str) -> tuple[Entry, ...]:
+def _entries(places: Sequence[_Place], labels: dict[str, int | None]) -> tuple[Entry, ...]:
     """Rows are known if every stem is a number of its own; else the path is the key."""
-    labels = {folder: _label(folder, label_order) for folder in sorted({p.folder for p in places})}
     rows = [row_number(place.inside[-1].rsplit(".", 1)[0]) for place in places]
-    known = min(rows) >= 0 and len(set(rows)) == len(rows)
-    largest = max(rows)
+    known = min(rows, default=-1) >= 0 and len(set(rows)) == len(rows)
+    largest = max(rows, default=0)
     entries = tuple(
         Entry(
             ref=place.name,
             role=_role(place),
-            label=labels[place.folder],
+            label=label,
             key=row_key(row, largest) if known else printable("/".join(place.inside)),
             row=row if known else -1,
         )
         for place, row in zip(places, rows, strict=True)
+        if (label := labels[place.folder]) is not None
     )
-    key, count = Counter(entry.key for entry in entries).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{count} files are one name once written alike, {key}: rename them")
+    for key, count in Counter(entry.key for entry in entries).most_common(1):
+        if count > 1:
+            raise UserError(f"{count} files are one name once written alike, {key}: rename them")
     return entries
 
 
 def _role(place: _Place) -> str:
     """The official split that a file's name tells, else its folder's role."""
     prefix = _PREFIX.match(place.inside[-1])
-    return NAME_PREFIXES[prefix[1].lower()] if prefix else place.role
+    return ROLE_NAMES[prefix[1].lower()] if prefix else place.role
 
 
 def _disagreements(places: Sequence[_Place]) -> int:
@@ -204,15 +226,8 @@ def _disagreements(places: Sequence[_Place]) -> int:
 
 
 def _layout_name(places: Sequence[_Place]) -> str:
-    roles = {place.role for place in places}
     if all(place.folder == place.inside[0] for place in places):
         return "class folders"
-    if any(_PREFIX.match(place.inside[-1]) for place in places):
-        return "Kaggle folders"
-    return "seed folders" if "validation" in roles else "Kaggle folders"
-
-
-def _kinds(names: Iterable[str]) -> Counter[str]:
-    """How many other files, by suffix."""
-    suffixes = (PurePosixPath(name).suffix.lower() for name in names)
-    return Counter(f"other files (*{printable(suffix)})" for suffix in suffixes)
+    official = any(_PREFIX.match(place.inside[-1]) for place in places)
+    seed = not official and "validation" in {place.role for place in places}
+    return "seed folders" if seed else "Kaggle folders"

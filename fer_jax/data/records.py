@@ -4,14 +4,17 @@ import copy
 import hashlib
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
 
+from fer_jax.data.classes import Classes
 from fer_jax.data.files import printable
 from fer_jax.data.images import UnreadableImage, quiet_pillow
 from fer_jax.errors import UserError
@@ -19,7 +22,6 @@ from fer_jax.labels import LABELS
 from fer_jax.sections import Section, key
 
 ROLES = ("train", "validation", "test")
-BLOCK = 512  # images decoded at a time: bounds what lies in memory beyond the cache
 PART = 64  # images one thread takes at a time
 SHOWN = 3  # first offenders named in one line
 
@@ -45,6 +47,15 @@ class ReadOptions(Section):
     """Decoded pixels kept in memory, MiB; what is beyond is decoded again at each access."""
     exclude: str = key(neutral=True)  # what it leaves of train counts, as its fingerprint
     """A file that lists keys to leave out of train, and of nothing else; "" for none."""
+    map: str = key(neutral=True)  # what it makes of train counts, likewise
+    """"contempt:none,joy:happy": other names of classes, and classes to leave out."""
+
+    prefix: ClassVar[str] = "data."
+    """How messages call these options: "data." in a configuration, "--" in a command."""
+
+    def classes(self, default: Sequence[str] = ()) -> Classes:
+        """How to read class names; numbers mean `default` unless `label_order` says otherwise."""
+        return Classes.parse(self.label_order, self.map, self.prefix, default)
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,22 @@ class Entry:
     row: int
 
 
-_Read = tuple[Entry, np.ndarray | None, bytes]
-"""Pixels, where they are kept in memory, and digest of one image."""
+@dataclass(frozen=True)
+class Listing:
+    """What lies at a path, before any image is decoded."""
+
+    layout: str
+    entries: Sequence[Entry]
+    ignored: Counter[str] = field(default_factory=Counter)
+    stray: Sequence[tuple[str, str]] = ()
+    """(name, reason) of images that no entry can be made of."""
+    notes: tuple[str, ...] = ()
+    fingerprints: Mapping[str, str] | None = None
+    """What the roles must be, where the layout tells."""
+
+
+_Read = tuple[Entry, np.ndarray | None, bytes, int]
+"""Pixels, where they are kept in memory, digest and channels of one image."""
 
 
 class Records:
@@ -99,9 +124,6 @@ class Records:
             "row": self.rows[i],
         }
 
-    def __repr__(self) -> str:
-        return f"Records({len(self)}, {self.fingerprint[:12]})"
-
     def image(self, index: int) -> np.ndarray:
         """uint8 [H, W, C], C = 1 if grey; read-only."""
         image = self._images[index]
@@ -130,6 +152,22 @@ class Records:
         part._refs = tuple(self._refs[i] for i in chosen)
         return part
 
+    @classmethod
+    def joined(cls, parts: Sequence["Records"]) -> "Records":
+        """All of them, ordered by key; they are of one data set."""
+        entries = [
+            Entry(ref, "all", int(label), key, int(row))
+            for part in parts
+            for ref, label, key, row in zip(
+                part._refs, part.labels, part.keys, part.rows, strict=True
+            )
+        ]
+        images = [image for part in parts for image in part._images]
+        loader = next((part._loader for part in parts if part._loader is not None), None)
+        digests = np.concatenate([part.digests for part in parts])
+        whole = cls(entries, images, digests, loader, max(part.channels for part in parts))
+        return whole.take(sorted(range(len(whole)), key=whole.keys.__getitem__))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -147,9 +185,12 @@ class Dataset:
     """What a person must be told, one line each."""
 
     def split(self, role: str) -> Records:
-        """One role's records; UserError names the roles there are."""
+        """One role's records, or every image as "all"; UserError names the roles there are."""
+        if role == "all" and role not in self.roles:
+            return Records.joined(list(self.roles.values()))
         if role not in self.roles:
-            raise UserError(f"the data has no split {role!r}, only {', '.join(self.roles)}")
+            known = ", ".join(self.roles)
+            raise UserError(f"the data has no split {role!r}, only {known} (and all, every image)")
         return self.roles[role]
 
     def describe(self) -> str:
@@ -191,55 +232,44 @@ def load(
 
     Shows a progress bar on a terminal; keeps pixels up to `cache_mib` MiB.
     """
-    kept: dict[str, list[_Read]] = {role: [] for role in ROLES}
-    channels = dict.fromkeys(ROLES, 1)
-    unreadable = []
-    room = cache_mib * 2**20
     ordered = sorted(entries, key=lambda entry: entry.key)
-    for entry, image, detail in _read_all(ordered, loader):
-        if image is None:
-            unreadable.append((printable(entry.ref), str(detail)))
-            continue
-        room -= image.nbytes
-        channels[entry.role] = max(channels[entry.role], image.shape[2])
-        kept[entry.role].append((entry, image if room >= 0 else None, detail))
-    roles = {role: _records(found, loader, channels[role]) for role, found in kept.items() if found}
-    return roles, unreadable
+    parts = [ordered[start : start + PART] for start in range(0, len(ordered), PART)]
+    room, lock = cache_mib * 2**20, threading.Lock()
 
-
-def _records(found: Sequence[_Read], loader: Loader, channels: int) -> Records:
-    entries, images, digests = zip(*found, strict=True)
-    joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    return Records(entries, images, joined, loader, channels)
-
-
-def _read_all(
-    entries: Sequence[Entry], loader: Loader
-) -> Iterator[tuple[Entry, np.ndarray | None, Any]]:
-    """(entry, pixels, digest), or (entry, None, reason), in the order of `entries`."""
-
-    def attempt_all(part: Sequence[Entry]) -> list[tuple[Entry, np.ndarray | None, Any]]:
-        return [_attempt(entry, loader) for entry in part]
+    def attempt(part: Sequence[Entry]) -> list[_Read | str]:
+        nonlocal room
+        read: list[_Read | str] = []
+        for entry in part:
+            try:
+                image = loader(entry.ref)
+            except UnreadableImage as error:
+                read.append(str(error))
+                continue
+            with lock:
+                room -= image.nbytes
+                kept = image if room >= 0 else None
+            read.append((entry, kept, digest(image), image.shape[2]))
+        bar.update(len(part))
+        return read
 
     threads = min(4, os.cpu_count() or 1)  # more only fight over the interpreter lock
-    bar = tqdm(total=len(entries), desc="reading images", unit="image", disable=None, leave=False)
+    bar = tqdm(total=len(ordered), desc="reading images", unit="image", disable=None, leave=False)
     with quiet_pillow(), bar, ThreadPoolExecutor(threads) as pool:
-        for block in _blocks(entries, BLOCK):
-            for part in pool.map(attempt_all, _blocks(block, PART)):
-                yield from part
-                bar.update(len(part))
+        found = [one for part in pool.map(attempt, parts) for one in part]
+    unreadable = [
+        (printable(entry.ref), one)
+        for entry, one in zip(ordered, found, strict=True)
+        if isinstance(one, str)
+    ]
+    good = [one for one in found if not isinstance(one, str)]
+    by_role = {role: [one for one in good if one[0].role == role] for role in ROLES}
+    return {role: _records(part, loader) for role, part in by_role.items() if part}, unreadable
 
 
-def _attempt(entry: Entry, loader: Loader) -> tuple[Entry, np.ndarray | None, Any]:
-    try:
-        image = loader(entry.ref)
-        return entry, image, digest(image)
-    except UnreadableImage as error:
-        return entry, None, error
-
-
-def _blocks(entries: Sequence[Entry], size: int) -> Iterator[Sequence[Entry]]:
-    return (entries[start : start + size] for start in range(0, len(entries), size))
+def _records(found: Sequence[_Read], loader: Loader) -> Records:
+    entries, images, digests, channels = zip(*found, strict=True)
+    joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    return Records(entries, images, joined, loader, max(channels))
 
 
 def _fingerprint(digests: np.ndarray, labels: np.ndarray) -> str:

@@ -1,21 +1,23 @@
-"""One path -> the data set that lies there: folders, zip, CSV, prepared, or drawn faces."""
+"""One path -> the data set that lies there, in whatever layout; with a validation part to train."""
 
 import hashlib
-import zipfile
+import shutil
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from fer_jax.data import csv_rows, files, images, key_lists
+from fer_jax.data import csv_rows, files, images, key_lists, parquet, rafdb
 from fer_jax.data.duplicates import copy_groups
-from fer_jax.data.layouts import Listing, find_images
+from fer_jax.data.layouts import find_images, role_of
 from fer_jax.data.records import (
     ROLES,
     Dataset,
     Entry,
+    Listing,
     Loader,
     ReadOptions,
     Records,
@@ -30,16 +32,21 @@ from fer_jax.labels import LABELS
 __all__ = ["Dataset", "ReadOptions", "Records", "fingerprint", "open_dataset"]
 
 UNDERSTOOD = (
-    "understood: train/CLASS/*, validation/CLASS/*, test/CLASS/* as folders or in their zip, "
-    "fer2013.csv, icml_face_data.csv, or what fer_jax.prepare wrote"
+    "understood: train/CLASS/*, validation/CLASS/*, test/CLASS/*, fer2013.csv and its relatives, "
+    "RAF-DB's list, Parquet, each as files or in a zip or tar, and what fer_jax.prepare wrote"
 )
 WHERE = (
     "no data path: get FER2013 from Kaggle (dataset msambare/fer2013, or fer2013.csv of the "
     "challenge 'challenges-in-representation-learning-facial-expression-recognition-challenge') "
-    f"and set data.path; {UNDERSTOOD}; the word 'synthetic' means the built-in faces"
+    "and name it, by data.path in a configuration, by --data or --source in other commands; "
+    f"{UNDERSTOOD}; the word 'synthetic' means the built-in faces"
 )
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
+INFO_FILE = "dataset_info.json"  # TFDS writes it beside the records
 HEADER_BYTES = 2**20
+
+Found = tuple[Listing, Loader]
+"""What lies there, and what reads an image of it."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +62,33 @@ class TreeImages:
         return images.decode(files.read(self.tree, ref, limit), self.max_pixels)
 
 
-def open_dataset(path: str, options: ReadOptions) -> Dataset:
+def open_dataset(
+    path: str, options: ReadOptions, trained_on: Sequence[Mapping[str, str]] | None = None
+) -> Dataset:
     """Read the data set at `path`, decode and check every image; UserError for what is amiss.
 
     Without a validation part a share of train is held out (stratified, seeded, copies kept
     together) and announced in `notes`; test never stands in for it. What `options.exclude` lists is
     left out of train thereafter: validation is the same with and without it.
+
+    To evaluate, give the fingerprints `trained_on` of the models' data, `[]` if not known: then no
+    class need be there, and only what one of them held out is held out; other data of train alone
+    are one split, "all".
     """
     dataset = read_dataset(path, options)
-    _check_training_classes(dataset, path)
-    part = divide(dataset, options)
-    if options.exclude:
+    if trained_on is None:
+        _check_training_classes(dataset, path)
+    whole = _with_validation(dataset, options)
+    if trained_on is not None and "validation" not in dataset.roles:
+        held_out = fingerprint(whole).get("validation", "")
+        if held_out not in [prints.get("validation") for prints in trained_on]:
+            whole = _as_one_split(dataset)
+    if not options.exclude or "train" not in whole.roles:
+        return whole
+    part = _without_excluded(whole, frozenset(dataset.roles["train"].keys), options.exclude)
+    if trained_on is None:
         _check_training_classes(part, f"{path} without what data.exclude={options.exclude} lists")
     return part
-
-
-def divide(dataset: Dataset, options: ReadOptions) -> Dataset:
-    """What `read_dataset` gave, with the held-out part and the exclusions of `open_dataset`."""
-    whole = _with_validation(dataset, options)
-    if not options.exclude or "train" not in dataset.roles:
-        return whole
-    return _without_excluded(whole, frozenset(dataset.roles["train"].keys), options.exclude)
 
 
 def read_dataset(path: str, options: ReadOptions) -> Dataset:
@@ -88,111 +101,130 @@ def read_dataset(path: str, options: ReadOptions) -> Dataset:
     if not place.exists():
         raise UserError(f"data path {path!r} does not exist; {UNDERSTOOD}")
     if place.is_dir():
-        return _from_directory(place, options)
-    if place.suffix.lower() == ".csv":
-        return _from_csv(files.Folder(place.parent), place.name, Counter(), options)
-    if zipfile.is_zipfile(place):
-        return _from_tree(files.Zip(place), options)
-    raise UserError(f"{path} is neither a folder, a zip nor a CSV; {UNDERSTOOD}")
+        return _from_tree(files.Tree(place, "folder"), options)
+    if place.suffix.lower() in (".csv", ".parquet"):
+        return _from_tree(files.Tree(place.parent, "folder"), options, [place.name])
+    archive = files.open_archive(place)
+    if archive is None:
+        raise UserError(f"{path} is neither a folder, an archive nor a table; {UNDERSTOOD}")
+    return _from_tree(archive, options)
 
 
-def _from_directory(place: Path, options: ReadOptions) -> Dataset:
-    if (place / "dataset_info.json").exists():
-        return _from_prepared(place, options)
-    return _from_tree(files.Folder(place), options)
+def _from_tree(
+    tree: files.Tree, options: ReadOptions, only: Sequence[str] | None = None
+) -> Dataset:
+    """The first layout that fits; `only` names the files to look at, else all count."""
+    names, junk = files.split_junk(tree.names()) if only is None else (only, Counter[str]())
+    where = tree.path if only is None else tree.path / only[0]
+    try:
+        layouts = (_images, _tables, _parquet, _prepared)
+        for reader in (_prepared,) if INFO_FILE in names else layouts:
+            found = reader(tree, names, options)
+            if found is not None:
+                listing, loader = found
+                packed = "" if tree.kind == "folder" else f" in a {tree.kind}"
+                listing = replace(
+                    listing, layout=listing.layout + packed, ignored=junk + listing.ignored
+                )
+                return _read(listing, loader, where, options)
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if text.startswith(str(where)) else f"{where}: {text}") from None
+    archives = [name for name in names if name.lower().endswith(files.ARCHIVES)]
+    if tree.kind == "folder" and len(archives) == 1:
+        return read_dataset(str(tree.path / archives[0]), options)
+    seen = ", ".join(files.printable(name) for name in names[:3]) or "no files"
+    several = " (more than one archive: give the path of one)" if len(archives) > 1 else ""
+    raise UserError(f"{where} holds no known layout: {seen}, ...{several}; {UNDERSTOOD}")
 
 
-def _from_prepared(place: Path, options: ReadOptions) -> Dataset:
+def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
+    """What fer_jax.prepare wrote, at the top or in the only folder that has such a thing."""
+    infos = [name for name in names if PurePosixPath(name).name == INFO_FILE]
+    if len(infos) != 1:
+        return None
     from fer_jax.data import fer2013  # TFDS takes a second to import: only where it is needed
 
-    prepared = fer2013.read(place, options.max_pixels, options.cache_mib)
-    empty = Dataset("prepared", {}, {}, (), ())
-    dataset = fill(empty, str(place), prepared.entries, prepared.loader, (), options)
-    if not dataset.unreadable and fingerprint(dataset) != prepared.fingerprints:
-        raise UserError(f"{place} is not what was prepared (fingerprints differ); prepare it anew")
-    return dataset
+    folder = str(PurePosixPath(infos[0]).parent)
+    if tree.kind == "folder":
+        return fer2013.read(tree.path / folder, options.max_pixels, options.cache_mib)
+    inside = [name for name in names if str(PurePosixPath(name).parent) == folder]
+    place = files.unpack(tree, inside)
+    listing, loader = fer2013.read(place, options.max_pixels, options.cache_mib)
+    weakref.finalize(loader, shutil.rmtree, place, ignore_errors=True)
+    return listing, loader
 
 
-def _from_tree(tree: files.Tree, options: ReadOptions) -> Dataset:
-    """Image folders, else a CSV, else (in a folder) the one zip that lies there."""
-    names, junk = files.split_junk(tree.names())
-    listing = _listing(tree, names, options)
-    if listing is not None:
-        return _from_images(tree, listing, junk, options)
-    table = _find_csv(tree, names)
-    if table is not None:
-        return _from_csv(tree, table, junk, options)
-    zips = [name for name in names if name.lower().endswith(".zip")]
-    if isinstance(tree, files.Folder) and len(zips) == 1:
-        return _from_tree(files.Zip(tree.path / zips[0]), options)
-    seen = ", ".join(files.printable(name) for name in names[:3]) or "no files"
-    several = " (more than one zip: give the path of one)" if len(zips) > 1 else ""
-    raise UserError(f"{tree.path} holds no known layout: {seen}, ...{several}; {UNDERSTOOD}")
+def _images(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
+    here = tree.path.resolve().name if tree.kind == "folder" else ""
+    listing = find_images(names, here, options.classes())
+    listing = listing or rafdb.find_listed(tree, names, options)
+    return None if listing is None else (listing, TreeImages(tree, options.max_pixels))
 
 
-def _listing(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Listing | None:
-    here = tree.path.resolve().name if isinstance(tree, files.Folder) else ""
-    try:
-        return find_images(names, here, options.label_order)
-    except UserError as error:
-        raise UserError(f"{tree.path}: {error}") from None
+def _parquet(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
+    tables = [name for name in names if name.lower().endswith(".parquet")]
+    if not tables:
+        return None
+    if tree.kind != "folder":
+        raise UserError(f"Parquet is not read within a {tree.kind}: unpack it")
+    listing, loader = parquet.read_parquet(tree.path, tables, options)
+    return replace(listing, ignored=files.kinds(set(names) - set(tables))), loader
 
 
-def _from_images(
-    tree: files.Tree, listing: Listing, junk: Counter[str], options: ReadOptions
-) -> Dataset:
-    loader = TreeImages(tree, options.max_pixels)
-    zipped = " in a zip" if isinstance(tree, files.Zip) else ""
-    dataset = Dataset(
-        f"{listing.layout}{zipped}", {}, dict(junk + listing.ignored), (), listing.notes
-    )
-    return fill(dataset, str(tree.path), listing.entries, loader, listing.stray, options)
-
-
-def _find_csv(tree: files.Tree, names: Sequence[str]) -> str | None:
-    """fer2013.csv, else icml_face_data.csv, else the one other CSV with such a header."""
+def _tables(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
+    """fer2013.csv, else icml_face_data.csv, else other CSV of such a kind, a split each."""
     tables = [name for name in names if name.lower().endswith(".csv")]
-    for wanted in CSV_NAMES:
-        for name in tables:
-            if name.lower().rsplit("/", 1)[-1] == wanted:
-                return name
-    fitting = []
-    for name in tables:
+    bases = {name: files.printable(name).rsplit("/", 1)[-1] for name in tables}
+    fitting = [n for wanted in CSV_NAMES for n in tables if bases[n].lower() == wanted][:1]
+    notes: list[str] = []
+    if names == tables[:1]:
+        fitting = tables  # the only file: what is wrong with it is to be said
+    for name in tables if not fitting else ():
         with files.opened(tree, name) as stream:
-            fitting += [name] if csv_rows.sniff(stream) else []
-    if len(fitting) > 1:
-        raise UserError(f"{tree.path}: {', '.join(fitting[:3])} all fit: give the path of one")
-    return fitting[0] if fitting else None
+            header = csv_rows.sniff(stream)
+        if header and header.emotion is None:
+            notes.append(f"{files.printable(name)} has no labels: it is not read")
+        elif header:
+            fitting = [*fitting, name]
+    if notes and not fitting:
+        raise UserError(notes[0])
+    if len({role_of(bases[name]) for name in fitting} - {None}) < len(fitting) > 1:
+        raise UserError(f"{', '.join(fitting[:3])} all fit: give the path of one")
+
+    entries: list[Entry] = []
+    stray: list[tuple[str, str]] = []
+    pixels: dict[str, bytes] = {}
+    for name in fitting:
+        with files.opened(tree, name) as stream:
+            part, loader = csv_rows.read_csv(stream, bases[name], options, len(fitting) == 1)
+        entries += part.entries
+        stray += part.stray
+        notes += part.notes
+        pixels |= loader.rows
+    layout, ignored = " and ".join(bases[n] for n in fitting), set(names) - set(fitting)
+    listing = Listing(layout, entries, files.kinds(ignored), stray, tuple(notes))
+    return (listing, csv_rows.CsvPixels(pixels)) if fitting else None
 
 
-def _from_csv(tree: files.Tree, name: str, junk: Counter[str], options: ReadOptions) -> Dataset:
-    with files.opened(tree, name) as stream:
-        entries, pixels = csv_rows.read_csv(stream, files.printable(name), options.label_order)
-    if not entries:
-        raise UserError(f"{tree.path}: {files.printable(name)} has a header and no rows")
-    zipped = " in a zip" if isinstance(tree, files.Zip) else ""
-    layout = f"{files.printable(name).rsplit('/', 1)[-1]}{zipped}"
-    where = f"{tree.path}/{files.printable(name)}"
-    return fill(Dataset(layout, {}, dict(junk), (), ()), where, entries, pixels, (), options)
-
-
-def fill(
-    dataset: Dataset,
-    where: str,
-    entries: Sequence[Entry],
-    loader: Loader,
-    stray: Sequence[tuple[str, str]],
-    options: ReadOptions,
-) -> Dataset:
-    """`dataset` with its images read; UserError if some cannot be and on_corrupt is stop."""
-    roles, broken = load(entries, loader, options.cache_mib)
-    unreadable = (*stray, *broken)
+def _read(listing: Listing, loader: Loader, where: Path, options: ReadOptions) -> Dataset:
+    """What lies `where`, decoded; UserError if some cannot be and on_corrupt is stop."""
+    roles, broken = load(listing.entries, loader, options.cache_mib)
+    unreadable = (*listing.stray, *broken)
     if unreadable and options.on_corrupt == "stop":
         raise UserError(
             f"{where}: cannot read {offenders(unreadable)}; mend or remove them, or set "
-            "data.on_corrupt=skip to go on without them"
+            f"{options.prefix}on_corrupt=skip to go on without them"
         )
-    return replace(dataset, roles=roles, unreadable=unreadable)
+    if listing.fingerprints and not unreadable:
+        found = {role: records.fingerprint for role, records in roles.items()}
+        if found != listing.fingerprints:
+            raise UserError(
+                f"{where} is not what was prepared (fingerprints differ): prepare it anew"
+            )
+    if not roles:
+        raise UserError(f"{where} holds no readable image")
+    return Dataset(listing.layout, roles, dict(listing.ignored), unreadable, listing.notes)
 
 
 def _synthetic() -> Dataset:
@@ -212,8 +244,6 @@ def _synthetic() -> Dataset:
 
 def _check_training_classes(dataset: Dataset, path: str) -> None:
     """Every class needs a training image: a class without any is a mistake, not a result."""
-    if not dataset.roles:
-        raise UserError(f"{path} holds no readable image")
     if "train" not in dataset.roles:
         return
     counts = dataset.roles["train"].counts()
@@ -245,6 +275,15 @@ def _with_validation(dataset: Dataset, options: ReadOptions) -> Dataset:
     )
     roles = {role: (dataset.roles | made)[role] for role in ROLES if role in dataset.roles | made}
     return replace(dataset, roles=roles, notes=(*dataset.notes, note))
+
+
+def _as_one_split(dataset: Dataset) -> Dataset:
+    """Data that no model held a part out of: evaluation has no use for holding out."""
+    if set(dataset.roles) != {"train"}:
+        return dataset
+    every = dataset.split("all")
+    note = f"no splits: all {len(every)} images are one split, all"
+    return replace(dataset, roles={"all": every}, notes=(*dataset.notes, note))
 
 
 def _without_excluded(dataset: Dataset, known: frozenset[str], path: str) -> Dataset:

@@ -25,128 +25,46 @@ _IDENTITY_STREAM, _PICTURE_STREAM = 1, 2  # keep a person's draws apart from a p
 
 Values = Mapping[str, float]
 
-# Lengths in half the face's height, y down. A face's own values, the same in all its pictures:
-PERSON = {
-    "width": (0.70, 0.86),
-    "jaw": (0.55, 0.95),  # width of the chin against that of the cheeks
-    "skin": (85.0, 215.0),
-    "hair": (15.0, 235.0),
-    "hairline": (-1.0, -0.62),
-    "fringe": (-0.3, 0.5),  # lower at the temples than in the middle
-    "hair_volume": (0.02, 0.2),
-    "hair_length": (-0.9, 1.2),  # y of its lower end
-    "clothes": (10.0, 245.0),
-    "eye_distance": (0.31, 0.38),
-    "eye_height": (-0.20, -0.10),
-    "eye_width": (0.17, 0.21),
-    "iris": (20.0, 110.0),
-    "brow_height": (-0.25, -0.21),  # above the eye
-    "brow_thickness": (0.05, 0.085),
-    "brow_tone": (0.2, 0.45),  # of the skin's
-    "nose_tip": (0.16, 0.27),
-    "nose_width": (0.09, 0.15),
-    "mouth_height": (0.50, 0.58),
-    "mouth_size": (0.92, 1.12),
-    "lip": (0.035, 0.07),
-    "lip_tone": (0.5, 0.75),  # of the skin's
-    "glasses": (-0.8, 0.2),  # worn where positive
-    "beard": (-0.8, 0.2),
+# fmt: off
+PERSON = {  # ranges of a face's own values; lengths in half its height, y down, tones 0..255
+    # head; hair_length is the y of the hair's lower end, the fringe lower at the temples
+    "width": (0.70, 0.86), "jaw": (0.55, 0.95), "skin": (85.0, 215.0), "hair": (15.0, 235.0),
+    "hairline": (-1.0, -0.62), "fringe": (-0.3, 0.5), "hair_volume": (0.02, 0.2),
+    "hair_length": (-0.9, 1.2), "clothes": (10.0, 245.0),
+    # eyes and brows; brow_height is above the eye, brow_tone a fraction of the skin's
+    "eye_distance": (0.31, 0.38), "eye_height": (-0.20, -0.10), "eye_width": (0.17, 0.21),
+    "iris": (20.0, 110.0), "brow_height": (-0.25, -0.21), "brow_thickness": (0.05, 0.085),
+    "brow_tone": (0.2, 0.45),
+    # nose and mouth; glasses and beard are worn where positive
+    "nose_tip": (0.16, 0.27), "nose_width": (0.09, 0.15), "mouth_height": (0.50, 0.58),
+    "mouth_size": (0.92, 1.12), "lip": (0.035, 0.07), "lip_tone": (0.5, 0.75),
+    "glasses": (-0.8, 0.2), "beard": (-0.8, 0.2),
 }
-# Where the camera stands and what it sees; drawn for each picture:
-VIEW = {
-    "right": (-0.12, 0.12),
-    "down": (-0.12, 0.12),
-    "roll": (-0.22, 0.22),  # radians
-    "yaw": (-0.28, 0.28),  # radians
-    "nod": (-0.08, 0.08),
-    "height": (0.86, 1.08),  # of the face against the picture
-    "stretch": (0.92, 1.08),
-    "background": (0.0, 255.0),
-    "light_angle": (0.0, 2 * math.pi),
-    "light": (0.0, 0.55),  # darkening from one side to the other
-    "gain": (0.7, 1.1),
-    "offset": (-15.0, 40.0),
-    "noise": (1.0, 7.0),  # standard deviation in grey levels
-    "intensity": (0.85, 1.2),  # of the expression
-    "gaze": (-0.05, 0.05),
-    "mirror": (-1.0, 1.0),  # the sneer's side
+VIEW = {  # where the camera stands and what it sees, drawn for each picture; angles in radians
+    "right": (-0.12, 0.12), "down": (-0.12, 0.12), "roll": (-0.22, 0.22), "yaw": (-0.28, 0.28),
+    "nod": (-0.08, 0.08), "height": (0.86, 1.08), "stretch": (0.92, 1.08),
+    # light darkens from one side to the other; noise is a standard deviation in grey levels
+    "background": (0.0, 255.0), "light_angle": (0.0, 2 * math.pi), "light": (0.0, 0.55),
+    "gain": (0.7, 1.1), "offset": (-15.0, 40.0), "noise": (1.0, 7.0),
+    # how strong the expression is, where the eyes look, and the sneer's side
+    "intensity": (0.85, 1.2), "gaze": (-0.05, 0.05), "mirror": (-1.0, 1.0),
 }
-NEUTRAL = {
-    "brow_raise": 0.0,
-    "brow_slant": 0.0,  # inner end down, outer end up
-    "brow_arch": 0.04,
-    "eye_open": 0.10,  # half the distance between the lids
-    "mouth_width": 0.29,  # half of it
-    "mouth_smile": 0.0,  # corners up
-    "mouth_open": 0.0,  # half the distance between the lips
-    "mouth_square": 0.0,  # shape of the opening: 0 almond, 1 box
-    "teeth": 0.0,  # fraction of the opening
-    "sneer": 0.0,  # upper lip drawn up on one side
-    "nose_wrinkles": 0.0,
-    "frown": 0.0,  # upright lines between the brows
-    "folds": 0.0,  # lines from the nose to the corners of the mouth
-}
-EXPRESSIONS: dict[str, dict[str, float]] = {
-    "angry": {
-        "brow_raise": -0.07,
-        "brow_slant": 0.11,
-        "brow_arch": 0.0,
-        "eye_open": 0.075,
-        "mouth_width": 0.25,
-        "mouth_smile": -0.06,
-        "mouth_open": 0.075,
-        "mouth_square": 1.0,
-        "teeth": 1.0,
-        "frown": 1.0,
-    },
-    "disgust": {
-        "brow_raise": -0.05,
-        "brow_slant": 0.03,
-        "eye_open": 0.035,
-        "mouth_smile": -0.12,
-        "mouth_open": 0.03,
-        "sneer": 0.14,
-        "nose_wrinkles": 1.0,
-        "folds": 1.0,
-    },
-    "fear": {
-        "brow_raise": 0.10,
-        "brow_slant": -0.09,
-        "brow_arch": 0.0,
-        "eye_open": 0.165,
-        "mouth_width": 0.36,
-        "mouth_smile": -0.07,
-        "mouth_open": 0.11,
-        "mouth_square": 0.6,
-        "teeth": 0.4,
-    },
-    "happy": {
-        "brow_arch": 0.07,
-        "eye_open": 0.075,
-        "mouth_width": 0.40,
-        "mouth_smile": 0.19,
-        "mouth_open": 0.10,
-        "teeth": 0.8,
-        "folds": 0.7,
-    },
-    "neutral": {},
-    "sad": {
-        "brow_raise": 0.02,
-        "brow_slant": -0.12,
-        "brow_arch": 0.0,
-        "eye_open": 0.06,
-        "mouth_width": 0.25,
-        "mouth_smile": -0.17,
-    },
-    "surprise": {
-        "brow_raise": 0.15,
-        "brow_arch": 0.12,
-        "eye_open": 0.185,
-        "mouth_width": 0.17,
-        "mouth_open": 0.21,
-        "mouth_square": 0.25,
-    },
-}
+FEATURES = (  # widths and openings are half of them; teeth are a fraction of the mouth's opening,
+    # which is an almond at square 0 and a box at 1; slant is the brows' inner end down
+    "brow_raise", "brow_slant", "brow_arch", "eye_open", "mouth_width", "mouth_smile", "mouth_open",
+    "mouth_square", "teeth", "sneer", "nose_wrinkles", "frown", "folds",
+)
+EXPRESSIONS = {name: dict(zip(FEATURES, values, strict=True)) for name, values in {
+    # raise   slant  arch  eyes   width  smile  open   square teeth sneer wrinkl frown folds
+    "angry": (-0.07, 0.11, 0.0, 0.075, 0.25, -0.06, 0.075, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0),
+    "disgust": (-0.05, 0.03, 0.04, 0.035, 0.29, -0.12, 0.03, 0.0, 0.0, 0.14, 1.0, 0.0, 1.0),
+    "fear": (0.10, -0.09, 0.0, 0.165, 0.36, -0.07, 0.11, 0.6, 0.4, 0.0, 0.0, 0.0, 0.0),
+    "happy": (0.0, 0.0, 0.07, 0.075, 0.40, 0.19, 0.10, 0.0, 0.8, 0.0, 0.0, 0.0, 0.7),
+    "neutral": (0.0, 0.0, 0.04, 0.10, 0.29, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "sad": (0.02, -0.12, 0.0, 0.06, 0.25, -0.17, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "surprise": (0.15, 0.0, 0.12, 0.185, 0.17, 0.0, 0.21, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0),
+}.items()}
+# fmt: on
 
 _T = np.linspace(-1, 1, 17)  # runs along lids, brows and lips
 _CIRCLE = np.exp(2j * math.pi * np.arange(32) / 32)
@@ -171,9 +89,10 @@ def draw_face(expression: str, identity: int, seed: int) -> np.ndarray:
     label = LABELS.index(expression)
     rng = np.random.default_rng([_PICTURE_STREAM, identity, label, seed])
     view = _choose(VIEW, rng)
+    shown = EXPRESSIONS[expression]
     face = {
-        name: value + view["intensity"] * (EXPRESSIONS[expression].get(name, value) - value)
-        for name, value in NEUTRAL.items()
+        name: value + view["intensity"] * (shown[name] - value)
+        for name, value in EXPRESSIONS["neutral"].items()
     }
     canvas = _Canvas()
     _draw_head(canvas, person)
@@ -198,27 +117,22 @@ class _Canvas:
     """Takes shapes of the face, complex [n] with a point as x + iy, and draws them as seen."""
 
     def __init__(self) -> None:
-        self._points: list[np.ndarray] = []
-        self._on_face: list[bool] = []
-        self._styles: list[tuple[float, float, bool]] = []
+        self._shapes: list[tuple[np.ndarray, bool, tuple[float, float, bool]]] = []
 
     def fill(self, points: np.ndarray, tone: float, on_face: bool = True) -> None:
-        self._points.append(points)
-        self._on_face.append(on_face)
-        self._styles.append((tone, 0, True))
+        self._shapes.append((points, on_face, (tone, 0, True)))
 
     def line(self, points: np.ndarray, tone: float, thickness: float, closed: bool = False) -> None:
-        self._points.append(points)
-        self._on_face.append(True)
-        self._styles.append((tone, thickness, closed))
+        self._shapes.append((points, True, (tone, thickness, closed)))
 
     def draw(self, view: Values) -> np.ndarray:
         """uint8 [4 * 48, 4 * 48]: the shapes in the order of their coming."""
         side = SIDE * _SCALE
         unit = view["height"] * side / 2
         picture = np.full((side, side), view["background"], np.uint8)
+        styles = (style for *_, style in self._shapes)
         for pixels, (tone, thickness, closed) in zip(
-            self._pixels(view, unit, side), self._styles, strict=True
+            self._pixels(view, unit, side), styles, strict=True
         ):
             if thickness:
                 width = max(1, round(thickness * unit))
@@ -229,8 +143,9 @@ class _Canvas:
 
     def _pixels(self, view: Values, unit: float, side: int) -> list[np.ndarray]:
         """int32 [n, 2] for each shape. The face's own turn with it, as on an upright cylinder."""
-        sizes = [len(points) for points in self._points]
-        points, on_face = np.concatenate(self._points), np.repeat(self._on_face, sizes)
+        given, turning, _ = zip(*self._shapes, strict=True)
+        sizes = [len(points) for points in given]
+        points, on_face = np.concatenate(given), np.repeat(turning, sizes)
         turned = np.sin(np.arcsin(np.clip(points.real, -1, 1)) + view["yaw"])
         x = view["stretch"] * np.where(on_face, turned, points.real)
         y = points.imag + view["nod"] * on_face

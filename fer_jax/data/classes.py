@@ -1,0 +1,103 @@
+"""What a data set calls its classes -> the project's labels: by name, by number, or left out."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fer_jax.errors import UserError
+from fer_jax.labels import LABELS, canonical, parse_order
+
+NONE = "none"
+_NUMBER = re.compile(r"(\d{1,3})(\.0*)?", re.ASCII)  # tables of floats write 3.0
+
+
+@dataclass(frozen=True)
+class Classes:
+    """How names and numbers of classes are to be read."""
+
+    order: tuple[str, ...]
+    """What `first`, `first` + 1, ... mean; () if nobody said so."""
+    first: int
+    mapped: dict[str, str]
+    """Lower-case name or number -> one of LABELS, or NONE to leave its images out."""
+    prefix: str
+    """How messages call options: "data." or "--"."""
+
+    @classmethod
+    def parse(cls, order: str, mapped: str, prefix: str, default: Sequence[str] = ()) -> "Classes":
+        """From `"1:surprise,fear,..."` (without `1:` numbers start at 0) and `"contempt:none,..."`.
+
+        `default` is what the numbers 0, 1, ... of the layout mean where `order` is "".
+        """
+        first, colon, names = order.rpartition(":")
+        if colon and not _NUMBER.fullmatch(first):
+            raise UserError(f"{prefix}label_order={order}: a first number stands before the colon")
+        found = parse_order(names) if order else tuple(default)
+        return cls(found, int(first or 0), _parse_map(mapped, f"{prefix}map={mapped}"), prefix)
+
+    def label(self, given: str) -> int | None:
+        """`"Happiness"`, `"3"`, `"3.0"` -> 0..6, None to leave out; UserError if it is unknown."""
+        name, number = _plain(given), _number(given)
+        if name in self.mapped:
+            meant = self.mapped[name]
+            return None if meant == NONE else LABELS.index(meant)
+        if number is not None:
+            return self._numbered(number)
+        try:
+            return LABELS.index(canonical(given[:40]))
+        except UserError as error:
+            hint = f"{self.prefix}map={name[:40]}:{NONE} leaves it out"
+            raise UserError(f"{error}; {hint}") from None
+
+    def check_numbers(self, given: Iterable[str]) -> tuple[str, ...]:
+        """A note where the numbers among `given` may start at 1; UserError where they surely do.
+
+        Or where nobody said what they mean.
+        """
+        numbers = {_number(name) for name in set(given) if _plain(name) not in self.mapped}
+        used = sorted(number for number in numbers if number is not None)
+        if used and not self.order:
+            self._numbered(used[0])
+        if self.first or not used or used[0] != 1:
+            return ()
+        said = f"{self.prefix}label_order=1:{','.join(self.order) or 'angry,disgust,...'}"
+        if used[-1] == len(LABELS):
+            raise UserError(f"classes are numbered from 1 to 7: say what they mean, as in {said}")
+        return (f"no class is numbered 0: if numbers start at 1, say so by {said}",)
+
+    def _numbered(self, number: int) -> int:
+        option, last = f"{self.prefix}label_order", self.first + len(LABELS) - 1
+        if not self.order:
+            raise UserError(
+                f"class {number} is a number: say by {option}=angry,disgust,... what 0, 1, ... "
+                f"mean, or by {option}=1:angry,disgust,... what 1, 2, ... do"
+            )
+        if not self.first <= number <= last:
+            raise UserError(
+                f"class {number} is outside {self.first}..{last} of {option}: {option}=1:... "
+                f"starts at 1, {self.prefix}map={number}:{NONE} leaves it out"
+            )
+        return LABELS.index(self.order[number - self.first])
+
+
+def _plain(name: str) -> str:
+    number = _NUMBER.fullmatch(name.strip())
+    return number[1] if number else name.strip().lower()
+
+
+def _number(name: str) -> int | None:
+    plain = _plain(name)
+    return int(plain) if _NUMBER.fullmatch(plain) else None
+
+
+def _parse_map(text: str, option: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, _, meant = (part.strip().lower() for part in pair.partition(":"))
+        if not (name and meant) or name in found:
+            raise UserError(f"{option}: give each name once, as in contempt:none,joy:happy")
+        try:
+            found[name] = meant if meant == NONE else canonical(meant)
+        except UserError as error:
+            raise UserError(f"{option}: {error}") from None
+    return found
