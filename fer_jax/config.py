@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from fer_jax import packaged
 from fer_jax.errors import UserError
 
 # What may change between two starts of one run without changing its result.
@@ -107,8 +108,9 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
-    """The config of file `name` in the folder of the file `beside`: a parent to be changed."""
+    """The config of file `name`, beside the file `beside` or packaged: a parent to be changed."""
     path = pathlib.Path(beside).resolve().parent / name
+    path = path if path.exists() else packaged.find("configs", name)
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(path)

@@ -11,8 +11,9 @@ def find(folder: str, name: str) -> pathlib.Path:
     return inside if inside.exists() else PACKAGE.parent / folder / name
 
 
-def config(name: str) -> str:
-    """`b2` -> the path of the packaged b2.py; whatever else is given, as it is."""
-    found = find("configs", f"{name}.py")
-    plain = pathlib.PurePath(name).name == name and not name.endswith(".py")
-    return str(found) if plain and found.is_file() else name
+def named_config(argument: str) -> str:
+    """`--config=b2` -> that of the packaged b2.py; every other argument as it is."""
+    flag, _, name = argument.partition("=")
+    path = find("configs", f"{name}.py")
+    packaged = flag == "--config" and pathlib.PurePath(name).name == name and path.is_file()
+    return f"{flag}={path}" if packaged and not pathlib.Path(name).exists() else argument

@@ -68,11 +68,12 @@ def _recognise(paths: Sequence[str], rows: "Rows") -> None:
     options = recognizer.Options(
         1 if live else 64, CROP.value, MIN_FACE.value, CONFIDENCE.value, TTA.value
     )
-    listed = Listed(paths, rows.done)
     model = recognizer.load(MODEL.value, DETECTOR.value)
-    answers = model.smoothed(model.stream(listed.items(), options), SMOOTHING.value, options)
+    answers = model.smoothed(
+        model.stream(_items(paths, rows.done), options), SMOOTHING.value, options
+    )
     shown = tqdm(answers, unit=" pictures", disable=rows.table or not sys.stderr.isatty())
-    gallery = draw.Gallery(DRAW.value, listed.root, model, EXPLAIN.value)
+    gallery = draw.Gallery(DRAW.value, paths, model, EXPLAIN.value)
     ends = (KeyboardInterrupt,) if live else ()
     with quiet_pillow(), contextlib.closing(gallery), contextlib.suppress(*ends):
         for picture, found in shown:
@@ -81,34 +82,22 @@ def _recognise(paths: Sequence[str], rows: "Rows") -> None:
             gallery.add(picture, found)
 
 
-class Listed:
-    """What is to be read: the files of all paths that are not done yet, and the camera."""
+def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
+    """Files that are not done yet: images by their path, of videos and the camera each frame."""
+    from fer_jax.recognition import pictures
 
-    def __init__(self, paths: Sequence[str], done: set[str]) -> None:
-        """`root` is the folder that all files lie below."""
-        self._paths, self._done = paths, done
-        folders = [p if os.path.isdir(p) else os.path.dirname(os.path.abspath(p)) for p in paths]
-        self.root = os.path.commonpath([os.path.abspath(f) for f in folders] or [os.getcwd()])
-
-    def items(self) -> Iterator[Any]:
-        """Paths of images, and Pictures: frames of video, or why there are none."""
-        from fer_jax.recognition import pictures
-
-        between = bool(DRAW.value) and EVERY.value > 1
-        sources: Iterator[Any] = (
-            file
-            for path in self._paths
-            for file in pictures.files(path, besides=os.path.abspath(DRAW.value or os.devnull))
-            if file not in self._done
-        )
-        for source in [CAMERA.value] if CAMERA.value is not None else sources:
-            if isinstance(source, str) and not source.lower().endswith(pictures.VIDEOS):
-                yield source
-                continue
-            try:
-                yield from pictures.video(source, EVERY.value, all=between)
-            except UserError as error:
-                yield pictures.Picture(None, str(source), error=str(error))
+    between = bool(DRAW.value) and EVERY.value > 1
+    sources = pictures.files(paths, besides=os.path.abspath(DRAW.value or os.devnull))
+    for source in sources if CAMERA.value is None else [CAMERA.value]:
+        if source in done:
+            continue
+        if isinstance(source, str) and not source.lower().endswith(pictures.VIDEOS):
+            yield source
+            continue
+        try:
+            yield from pictures.video(source, EVERY.value, all=between)
+        except UserError as error:
+            yield pictures.Picture(None, str(source), error=str(error))
 
 
 class Rows:

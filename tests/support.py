@@ -68,7 +68,7 @@ REPORT_FILES = (
     "reliability.png",
     "mistakes.png",
 )
-TAKE_ARGUMENTS = ("compare",)  # doors with arguments beside their flags
+TAKE_ARGUMENTS = ("compare", "recognise")  # doors with arguments beside their flags
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
 
 

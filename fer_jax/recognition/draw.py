@@ -22,10 +22,14 @@ WRITTEN = (".jpg", ".jpeg", ".png", ".webp")  # others are drawn as PNG
 
 
 class Gallery:
-    """Pictures and videos with answers drawn in, named in `folder` as they are below `root`."""
+    """Pictures and videos with answers drawn in, named in `folder` as below `paths`."""
 
-    def __init__(self, folder: str, root: str, model: Recognizer, explained: bool) -> None:
-        """Nothing is drawn where `folder` is empty. UserError where it holds the originals."""
+    def __init__(
+        self, folder: str, paths: Sequence[str], model: Recognizer, explained: bool
+    ) -> None:
+        """An empty `folder` draws nothing. UserError where it holds the originals."""
+        tops = [p if os.path.isdir(p) else os.path.dirname(p) for p in map(os.path.abspath, paths)]
+        root = os.path.commonpath(tops or [os.getcwd()])
         if folder and os.path.abspath(folder) == root:
             raise UserError(f"--draw={folder} holds the originals: give another folder")
         self._folder, self._root, self._model = folder, root, model
@@ -65,7 +69,8 @@ class Gallery:
         if file != self._filmed:
             self.close()
             path, code = self._target(file, ".mp4", (".mp4",)), cv2.VideoWriter.fourcc(*"mp4v")
-            self._film.open(path, code, pictures.frame_rate(file), shape[1::-1])
+            rate = cv2.VideoCapture(file).get(cv2.CAP_PROP_FPS) or 25.0
+            self._film.open(path, code, rate, shape[1::-1])
             self._filmed = file
 
     def _target(self, file: str, suffix: str, kept: Sequence[str]) -> str:

@@ -11,10 +11,11 @@ BLUR = 0.15  # of the image's side: what is deleted keeps its mean grey and noth
 
 
 def grad_cam(model: Any, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
-    """Grad-CAM of each image's class: float32 [B, S, S], 0..1 (Selvaraju et al. 2017, eq. 1 and 2).
+    """What each place of the last feature map adds to the class's logit: [B, S, S], 0..1.
 
-    `model` is a Classifier, `images` uint8 [B, S, S, C], `classes` int [B]. Of the backbone's last
-    feature map, each channel weighted by what the class's logit gains from it on average.
+    `model` is a Classifier, `images` uint8 [B, S, S, C], `classes` int [B]. Grad-CAM (Selvaraju et
+    al. 2017) with each place's own gradient instead of their mean (HiResCAM, Draelos and Carin
+    2020, arXiv:2011.08891): the head's convolution weighs places differently.
     """
     features = model.apply(variables, images, train=False, method="features")
 
@@ -22,8 +23,8 @@ def grad_cam(model: Any, variables: Any, images: jax.Array, classes: jax.Array) 
         logits = model.apply(variables, features, method=lambda m, x: m.head(x, train=False))
         return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
 
-    weights = jax.grad(score)(features).mean(axis=(1, 2), keepdims=True)
-    return _enlarged(jax.nn.relu((weights * features).sum(axis=-1)), images.shape[1])
+    gains = (jax.grad(score)(features) * features).sum(axis=-1)
+    return _enlarged(jax.nn.relu(gains), images.shape[1])
 
 
 def saliency(model: Any, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:

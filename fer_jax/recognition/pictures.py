@@ -1,6 +1,5 @@
 """What is to be recognised, a picture at a time: files, folders, bytes, arrays, video, cameras."""
 
-import contextlib
 import os
 import pathlib
 import time
@@ -31,28 +30,20 @@ class Picture:
     between: bool = False  # a frame that is passed on and not looked at
 
 
-def is_one(given: Any) -> bool:
-    """Whether it is one image (or folder), not several."""
-    one = isinstance(given, str | bytes | os.PathLike | Image.Image)
-    return one or (isinstance(given, np.ndarray) and given.ndim < 4)
+def files(paths: Iterable[Any], besides: str = "") -> Iterator[Any]:
+    """`paths` with the images and videos of each folder, sorted, in its place.
 
-
-def files(path: str | os.PathLike[str], besides: str = "") -> Iterator[str]:
-    """The file itself; of a folder its images and videos, sorted, without the folder `besides`."""
-    if not os.path.isdir(path):
-        yield os.fspath(path)
-        return
-    for folder, folders, names in os.walk(path, followlinks=False):
-        folders[:] = sorted(f for f in folders if os.path.join(folder, f) != besides)
-        for name in sorted(names):
-            if name.lower().endswith((*images.SUFFIXES, *VIDEOS)):
-                yield os.path.join(folder, name)
-
-
-def expanded(several: Iterable[Any]) -> Iterator[Any]:
-    """`several` with the files of each folder in its place."""
-    for one in several:
-        yield from files(one) if isinstance(one, str | os.PathLike) else [one]
+    Without those of the folder `besides`. What is no path stays as it is.
+    """
+    for path in paths:
+        if not (isinstance(path, str | os.PathLike) and os.path.isdir(path)):
+            yield path
+            continue
+        for folder, folders, names in os.walk(os.fspath(path)):
+            full = os.path.abspath(folder)
+            folders[:] = sorted(name for name in folders if os.path.join(full, name) != besides)
+            known = (name for name in names if name.lower().endswith((*images.SUFFIXES, *VIDEOS)))
+            yield from (os.path.join(folder, name) for name in sorted(known))
 
 
 def read(image: Any) -> Picture:
@@ -70,31 +61,25 @@ def read(image: Any) -> Picture:
 
 
 def _pixels(image: Any) -> np.ndarray:
+    """Paths, bytes, Pillow images and uint8 [H, W] or [H, W, 1, 3 or 4] -> [H, W, 1 or 3]."""
     if isinstance(image, str | os.PathLike):
         image = pathlib.Path(image).read_bytes()
-        if not image:
-            raise images.UnreadableImage("empty file")
     if isinstance(image, bytes):
+        if not image:
+            raise images.UnreadableImage("empty")
         return images.decode(image, MAX_PIXELS)
     if isinstance(image, Image.Image):
         return images.from_pillow(image, MAX_PIXELS)
-    return _from_array(image)
-
-
-def _from_array(array: Any) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 1, 3 or 4] -> [H, W, 1 or 3]; UserError for anything else."""
-    shape, kind = getattr(array, "shape", None), getattr(array, "dtype", type(array).__name__)
-    channels = 1 if shape is not None and len(shape) == 2 else (shape or (0,))[-1]
-    fits = shape is not None and len(shape) in (2, 3) and channels in (1, 3, 4) and 0 not in shape
-    if not fits or kind != np.uint8:
+    shape: Any = getattr(image, "shape", ())
+    kind = getattr(image, "dtype", type(image).__name__)
+    channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else 0
+    if kind != np.uint8 or channels not in (1, 3, 4) or 0 in shape:
         raise UserError(
             f"cannot recognise {kind} of shape {shape}: give paths, encoded bytes, Pillow images "
             "or uint8 RGB arrays [height, width, 3], or a list of them"
         )
-    array = np.asarray(array)
-    if channels == 4:
-        return images.from_pillow(Image.fromarray(array, "RGBA"), array.size)
-    return array.reshape(*array.shape[:2], channels)
+    pixels = np.asarray(image).reshape(*shape[:2], channels)
+    return images.from_pillow(Image.fromarray(pixels), pixels.size) if channels == 4 else pixels
 
 
 def video(source: Any, every: int = 1, most: int | None = None, all: bool = False) -> Iterator[Any]:
@@ -103,33 +88,19 @@ def video(source: Any, every: int = 1, most: int | None = None, all: bool = Fals
     With `all` those between them too, marked so. UserError where it cannot be opened or has no
     frame. One frame at a time is in memory.
     """
-    name = f"camera {source}" if isinstance(source, int) else os.fspath(source)
-    with _opened(source) as capture:
-        seen, start = 0, time.monotonic()
-        while (most is None or seen < most * every) and capture.grab():
-            asked = seen % every == 0
-            whole, pixels = capture.retrieve() if asked or all else (False, np.empty(0))
-            if whole:
-                live = time.monotonic() - start
-                at = live if isinstance(source, int) else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-                yield Picture(pixels, name, seen, at, between=not asked)
-            seen += 1
+    live = isinstance(source, int)
+    name = f"camera {source}" if live else os.fspath(source)
+    capture = cv2.VideoCapture(source if live else name)
+    seen, start = 0, time.monotonic()
+    while (most is None or seen < most * every) and capture.grab():
+        asked = seen % every == 0
+        whole, pixels = capture.retrieve() if asked or all else (False, np.empty(0))
+        if whole:
+            position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            at = time.monotonic() - start if live else position
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+            yield Picture(pixels, name, seen, at, between=not asked)
+        seen += 1
     if not seen:
-        reason = "no frames, or no video" if os.path.exists(name) else "not there"
-        raise UserError(f"{name}: {reason}")
-
-
-def frame_rate(source: Any) -> float:
-    """Frames per second of a video file, 25 where it does not say."""
-    with _opened(source) as capture:
-        return capture.get(cv2.CAP_PROP_FPS) or 25.0
-
-
-@contextlib.contextmanager
-def _opened(source: Any) -> Iterator[Any]:
-    capture = cv2.VideoCapture(source if isinstance(source, int) else os.fspath(source))
-    try:
-        yield capture
-    finally:
-        capture.release()
+        there = "it has no frames, or is no video" if os.path.exists(name) else "it is not there"
+        raise UserError(f"cannot watch {name}: {there}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 from scipy.special import log_softmax, logsumexp, softmax
 
 from fer_jax import cache, packaged, trained
@@ -136,19 +137,17 @@ class Recognizer:
         read [] whose `error` says why. Below `min_confidence` the label is None. `tta` as in
         fer_jax.evaluate. UserError for other types and values.
         """
-        alone = pictures.is_one(images)
-        several = [images] if alone else images
-        if isinstance(crop, str):
-            several, boxes = pictures.expanded(several), None
-        else:
-            boxes = [_boxes(own) for own in ([crop] if alone else crop)]
-            several, crop = list(several), "whole"
+        alone = isinstance(images, str | bytes | os.PathLike | Image.Image)
+        alone = alone or (isinstance(images, np.ndarray) and images.ndim < 4)
+        several, boxes = [images] if alone else images, None
+        if not isinstance(crop, str):
+            boxes, crop = [_boxes(own) for own in ([crop] if alone else crop)], "whole"
             if len(boxes) != len(several):
                 raise UserError(f"crop has boxes of {len(boxes)} images, not of {len(several)}")
         options = Options(batch_size, crop, min_face, min_confidence, tta)
         with quiet_pillow():
-            answers = self.stream(several, options, boxes)
-            return [found for _, found in answers]
+            sources = pictures.files(several) if boxes is None else several
+            return [found for _, found in self.stream(sources, options, boxes)]
 
     def predict_video(
         self,
@@ -246,7 +245,7 @@ class Recognizer:
             return picture, []
         if boxes is None and options.crop == "detect" and self.detector != "none":
             colour = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-            places = self._detect()(colour, options.min_face).places()
+            places = [_place(row) for row in self._detect()(colour, options.min_face).tolist()]
         else:
             given = [_whole(pixels)] if boxes is None else map(tuple, boxes.tolist())
             places = [{"box": box, "landmarks": None, "detection": None} for box in given]
@@ -293,6 +292,12 @@ def _boxes(given: Any) -> np.ndarray:
     if not np.isfinite(boxes).all() or (boxes[:, 2:] < 1).any():
         raise UserError(f"crop={given!r} are no boxes: give (left, top, width, height) in pixels")
     return boxes
+
+
+def _place(row: Sequence[float]) -> dict[str, Any]:
+    """The fields of a Face that a detector's row tells."""
+    marks = tuple(zip(row[4:14:2], row[5:14:2], strict=True))
+    return {"box": tuple(row[:4]), "landmarks": marks, "detection": row[14]}
 
 
 def _whole(pixels: np.ndarray) -> tuple[float, ...]:
