@@ -117,16 +117,16 @@ class Rows:
                 self._stream = open(output, "a+b")  # noqa: SIM115
                 self.done = _resumed(self._stream, self._csv)
             except (OSError, ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"cannot go on with --output={output}: {one_line(error)}"
-                ) from error
+                self.close()
+                reason = one_line(error)
+                raise UserError(f"cannot go on with --output={output}: {reason}") from error
         self.read = len(self.done)
         if self._csv and not self._stream.tell():
             self._put(_line(dict(zip(COLUMNS, COLUMNS, strict=True))))
 
     def write(self, found: Any) -> None:
         """All rows of one picture, at once."""
-        rows = _rows(found)
+        rows = rows_of(found)
         self.read += found.error is None
         self.error = self.error or (found.error and f"{found.file}: {found.error}")
         if self.table:
@@ -163,7 +163,7 @@ def _resumed(stream: Any, as_csv: bool) -> set[str]:
     return done - {last}
 
 
-def _rows(found: Any) -> list[dict[str, Any]]:
+def rows_of(found: Any) -> list[dict[str, Any]]:
     """A row for each face; for none a row too, so that it is seen that the picture was read."""
     common = {"file": found.file, "frame": found.frame, "time": found.time, "error": found.error}
     blank = dict.fromkeys(COLUMNS) | common

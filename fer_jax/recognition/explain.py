@@ -1,30 +1,46 @@
-"""Which pixels an answer hangs on: Grad-CAM and saliency, and the test of it by deletion."""
+"""Which pixels an answer hangs on: class activation maps, saliency, and their test by deletion."""
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 BLUR = 0.15  # of the image's side: what is deleted keeps its mean grey and nothing else
+FINE = "block4"  # maps of the stages before it have a cell for every 8 pixels or finer
 
 
-def grad_cam(model: Any, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
-    """What each place of the last feature map adds to the class's logit: [B, S, S], 0..1.
+def grad_cam(
+    model: Any, variables: Any, images: jax.Array, classes: jax.Array, layer: str | None = None
+) -> jax.Array:
+    """What each place of a feature map adds to the class's logit: float32 [B, S, S], 0..1.
 
-    `model` is a Classifier, `images` uint8 [B, S, S, C], `classes` int [B]. Grad-CAM (Selvaraju et
-    al. 2017) with each place's own gradient instead of their mean (HiResCAM, Draelos and Carin
-    2020, arXiv:2011.08891): the head's convolution weighs places differently.
+    `model` is a Classifier, `images` uint8 [B, S, S, C], `classes` int [B], `layer` the module
+    of the map: the third stage's if None, since the last map has 3 x 3 cells at 96 pixels. Grad-CAM
+    (Selvaraju et al. 2017) with each place's own gradient instead of their mean (HiResCAM, Draelos
+    and Carin 2020, arXiv:2011.08891), which names pixels that matter more (the deletion test).
     """
-    features = model.apply(variables, images, train=False, method="features")
+    layer = layer or max(n for n in variables["params"]["backbone"] if "block" <= n < FINE)
 
-    def score(features: jax.Array) -> jax.Array:
-        logits = model.apply(variables, features, method=lambda m, x: m.head(x, train=False))
-        return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
+    def score(shift: Any) -> tuple[jax.Array, jax.Array]:
+        seen = []
 
-    gains = (jax.grad(score)(features) * features).sum(axis=-1)
-    return _enlarged(jax.nn.relu(gains), images.shape[1])
+        def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            out = call(*args, **kwargs)
+            if context.module.name != layer or context.method_name != "__call__":
+                return out
+            seen.append(out)
+            return out + shift
+
+        with nn.intercept_methods(watch):
+            return _picked(model.apply(variables, images, train=False), classes), seen[0]
+
+    features = jax.eval_shape(lambda: score(0.0)[1])
+    gradients, features = jax.grad(score, has_aux=True)(jnp.zeros(features.shape, features.dtype))
+    return _enlarged(jax.nn.relu((gradients * features).sum(axis=-1)), images.shape[1])
 
 
 def saliency(model: Any, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
@@ -32,12 +48,11 @@ def saliency(model: Any, variables: Any, images: jax.Array, classes: jax.Array) 
     mean, std = jnp.asarray(model.input_mean), jnp.asarray(model.input_std)
     scaled = jnp.broadcast_to((images / 255 - mean) / std, (*images.shape[:3], 3))
 
-    def score(scaled: jax.Array) -> jax.Array:
-        def logits(m: Any, x: jax.Array) -> jax.Array:
-            return m.head(m.backbone(x, train=False), train=False)
+    def logits(m: Any, x: jax.Array) -> jax.Array:
+        return m.head(m.backbone(x, train=False), train=False)
 
-        found = model.apply(variables, scaled, method=logits)
-        return jnp.take_along_axis(found, classes[:, None], axis=1).sum()
+    def score(scaled: jax.Array) -> jax.Array:
+        return _picked(model.apply(variables, scaled, method=logits), classes)
 
     return _enlarged(jnp.abs(jax.grad(score)(scaled)).max(axis=-1), images.shape[1])
 
@@ -45,13 +60,18 @@ def saliency(model: Any, variables: Any, images: jax.Array, classes: jax.Array) 
 def delete(image: np.ndarray, heat: np.ndarray, share: float) -> np.ndarray:
     """uint8 [S, S, C] without the `share` of its pixels where `heat` [S, S] is highest.
 
-    They become those of the blurred image: no new edges, but what the class was read from is gone.
+    They become those of the blurred image: few new edges, but what was written there is gone.
     """
     order = np.argsort(-heat, axis=None, kind="stable")
     gone = np.zeros(heat.size, bool)
     gone[order[: round(share * heat.size)]] = True
     blurred = cv2.GaussianBlur(image, (0, 0), BLUR * len(image)).reshape(image.shape)
     return np.where(gone.reshape(*heat.shape, 1), blurred, image)
+
+
+def _picked(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """The sum of each image's logit of its class."""
+    return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
 
 
 def _enlarged(maps: jax.Array, size: int) -> jax.Array:
