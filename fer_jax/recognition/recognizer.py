@@ -224,9 +224,8 @@ class Recognizer:
             return np.empty((0, len(LABELS)))
         views = np.concatenate([np.asarray(out, np.float64) for out in outputs], axis=1)
         views = views[:, : len(images)]  # only the last batch is padded
-        return (
-            views[0] if len(views) == 1 else logsumexp(log_softmax(views, -1), 0, b=1 / len(views))
-        )
+        means = logsumexp(log_softmax(views, axis=-1), axis=0, b=1 / len(views))
+        return views[0] if len(views) == 1 else means
 
     def seen(self, pixels: np.ndarray, box: Any, landmarks: Any) -> np.ndarray:
         """What the model takes of a face in uint8 [H, W, 1 or 3]: uint8 [S, S, 3].
@@ -263,10 +262,7 @@ class Recognizer:
         logits = iter(self.logits([face for _, found in waiting for face, _ in found], options))
         for picture, found in waiting:
             when: dict[str, Any] = {"frame": picture.frame, "time": picture.time}
-            said = (self._said(next(logits), options) for _ in found)
-            made = [
-                Face(**place, **when, **one) for (_, place), one in zip(found, said, strict=True)
-            ]
+            made = [Face(**p, **when, **self._said(next(logits), options)) for _, p in found]
             yield picture, Faces(made, picture)
 
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
