@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> None:
     import fer_jax
     from fer_jax.data import synthetic
     from fer_jax.labels import LABELS
-    from fer_jax.recognise import rows_of
     from fer_jax.recognition import draw
+    from fer_jax.recognition.rows import rows_of
 
     side, model = synthetic.SIDE, fer_jax.load()
     drawn = np.hstack([synthetic.draw_face(label, 1, 7) for label in LABELS])[..., None]

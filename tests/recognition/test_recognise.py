@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support import call
 
-from fer_jax import recognise
 from fer_jax.labels import LABELS
+from fer_jax.recognition.rows import for_person
 
 COLUMNS = ["file", "frame", "time", "face", *"xywh", "detection", "label", "confidence"]
 COLUMNS += ["abstained", *(f"p_{label}" for label in LABELS), "error"]
@@ -141,12 +141,12 @@ def test_where_nothing_can_be_answered_one_line_says_why(
 
 def test_a_person_gets_a_short_line(recognised, folder):
     rows = [json.loads(line) for line in recognised(folder).out.splitlines()]
-    face, blank, broken, _ = map(recognise._for_person, rows)
+    face, blank, broken, _ = map(for_person, rows)
     assert rows[0]["label"] in face
     assert f"{rows[0]['confidence']:.0%}" in face
     assert "no face" in blank
     assert "not an image" in broken
-    unsure = recognise._for_person(rows[0] | {"label": None})
+    unsure = for_person(rows[0] | {"label": None})
     assert "not sure" in unsure
 
 
