@@ -30,9 +30,13 @@ def main(argv: Sequence[str]) -> None:
     from fer_jax.recognition.rows import rows_of
 
     side, model = synthetic.SIDE, fer_jax.load()
-    drawn = np.hstack([synthetic.draw_face(label, 1, 7) for label in LABELS])[..., None]
-    boxes = [(side * number, 0, side, side) for number in range(len(LABELS))]
-    pictures = {"astronaut": (data.astronaut(), "detect"), "drawn_faces": (drawn, boxes)}
+    room = ((0, 0), (0, side))  # right of each face, for its chart
+    drawn = [np.pad(synthetic.draw_face(label, 1, 7), room) for label in LABELS]
+    boxes = [(2 * side * number, 0, side, side) for number in range(len(LABELS))]
+    pictures = {
+        "astronaut": (data.astronaut(), "detect"),
+        "drawn_faces": (np.hstack(drawn)[..., None], boxes),
+    }
 
     folder = pathlib.Path(OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,12 @@
-"""Which pixels an answer hangs on: class activation maps, saliency, and their test by deletion."""
+"""Which pixels an answer hangs on: class activation maps, and saliency."""
 
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-BLUR = 0.15  # of the image's side: what is deleted keeps its mean grey and nothing else
 FINE = "block4"  # maps of the stages before it have a cell for every 8 pixels or finer
 
 
@@ -18,10 +15,10 @@ def grad_cam(
 ) -> jax.Array:
     """What each place of a feature map adds to the class's logit: float32 [B, S, S], 0..1.
 
-    `model` is a Classifier, `images` uint8 [B, S, S, C], `classes` int [B], `layer` the module
-    of the map: the third stage's if None, since the last map has 3 x 3 cells at 96 pixels. Grad-CAM
+    `model` is a Classifier, `images` uint8 [B, S, S, C], `classes` int [B], `layer` the module whose
+    map it is. If None it is the third stage's: the last map has 3 x 3 cells at 96 pixels. Grad-CAM
     (Selvaraju et al. 2017) with each place's own gradient instead of their mean (HiResCAM, Draelos
-    and Carin 2020, arXiv:2011.08891), which names pixels that matter more (the deletion test).
+    and Carin 2020, arXiv:2011.08891): it names pixels that matter more (experiments/deletion.py).
     """
     layer = layer or max(n for n in variables["params"]["backbone"] if "block" <= n < FINE)
 
@@ -55,18 +52,6 @@ def saliency(model: Any, variables: Any, images: jax.Array, classes: jax.Array) 
         return _picked(model.apply(variables, scaled, method=logits), classes)
 
     return _enlarged(jnp.abs(jax.grad(score)(scaled)).max(axis=-1), images.shape[1])
-
-
-def delete(image: np.ndarray, heat: np.ndarray, share: float) -> np.ndarray:
-    """uint8 [S, S, C] without the `share` of its pixels where `heat` [S, S] is highest.
-
-    They become those of the blurred image: few new edges, but what was written there is gone.
-    """
-    order = np.argsort(-heat, axis=None, kind="stable")
-    gone = np.zeros(heat.size, bool)
-    gone[order[: round(share * heat.size)]] = True
-    blurred = cv2.GaussianBlur(image, (0, 0), BLUR * len(image)).reshape(image.shape)
-    return np.where(gone.reshape(*heat.shape, 1), blurred, image)
 
 
 def _picked(logits: jax.Array, classes: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from experiments.deletion import delete
 from fer_jax.data import synthetic
 from fer_jax.data.augment import resize
 from fer_jax.labels import LABELS
@@ -90,7 +91,7 @@ def test_without_the_pixels_that_it_names_the_answer_is_less_sure(kind):
     heats = np.asarray(kind(MODEL, {}, jnp.asarray(images), jnp.asarray(classes)))
 
     def drop(heats):
-        less = np.stack([explain.delete(i, h, 0.2) for i, h in zip(images, heats, strict=True)])
+        less = np.stack([delete(i, h, 0.2) for i, h in zip(images, heats, strict=True)])
         return (before - probabilities(less))[np.arange(COUNT), classes].mean()
 
     assert drop(heats) > 2 * max(0, drop(random.random(heats.shape)))
@@ -99,7 +100,7 @@ def test_without_the_pixels_that_it_names_the_answer_is_less_sure(kind):
 
 def test_deletion_takes_the_named_share_and_no_other_pixel():
     image = np.random.default_rng(0).integers(0, 256, (20, 20, 1), np.uint8)
-    less = explain.delete(image, np.arange(400.0).reshape(20, 20), 0.2)
+    less = delete(image, np.arange(400.0).reshape(20, 20), 0.2)
     np.testing.assert_array_equal(less[:16], image[:16])
     assert (less[16:] != image[16:]).mean() > 0.9
     assert np.ptp(less[16:].astype(int)) < 60
