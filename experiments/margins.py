@@ -20,7 +20,7 @@ DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True
 EACH = flags.DEFINE_integer("each", 2, "Take every so many-th image.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", "experiments/results/margins", "Folder of the tables.")
 ENLARGED, BORDER, LEAST = 4, 96, 80  # times; pixels around; pixels of the smallest face
-MARGINS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5)
+MARGINS = (0.8, 0.9, 1.0, 1.1, 1.2, 1.35)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def best(detect: faces.Detector, picture: np.ndarray) -> np.ndarray | None:
-    """The detector's first row for uint8 [48, 48, 1], in its pixels; None where it finds nothing."""
+    """The first row that is found in uint8 [48, 48, 1], in its pixels; None without any."""
     large = cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR)
     large = cv2.copyMakeBorder(large, *[BORDER] * 4, cv2.BORDER_CONSTANT)
     rows = detect(np.repeat(large[..., None], 3, axis=2), LEAST)

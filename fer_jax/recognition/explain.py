@@ -15,8 +15,8 @@ def grad_cam(
 ) -> jax.Array:
     """What each place of a feature map adds to the class's logit: float32 [B, S, S], 0..1.
 
-    `model` is a Classifier, `images` uint8 [B, S, S, C], `classes` int [B], `layer` the module whose
-    map it is. If None it is the third stage's: the last map has 3 x 3 cells at 96 pixels. Grad-CAM
+    `model` is a Classifier, `images` uint8 [B, S, S, C], `classes` int [B]; the map is what module
+    `layer` gives, if None the third stage: the last map has 3 x 3 cells at 96 pixels. Grad-CAM
     (Selvaraju et al. 2017) with each place's own gradient instead of their mean (HiResCAM, Draelos
     and Carin 2020, arXiv:2011.08891): it names pixels that matter more (experiments/deletion.py).
     """
