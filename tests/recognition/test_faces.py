@@ -51,6 +51,13 @@ def test_onnxruntime_finds_the_same_to_a_hundredth_of_a_pixel(detect, astronaut)
     np.testing.assert_allclose(detect(astronaut, 40), other(astronaut, 40), atol=1e-2)
 
 
+def test_the_number_of_proposals_may_change_from_picture_to_picture(detect, astronaut):
+    """OpenCV crashes where a network gets more images than before."""
+    face = np.ascontiguousarray(astronaut[20:220, 130:330])
+    for count in (1, 12, 1, 5, 12, 2):
+        assert len(detect(np.hstack([face] * count), 40)) == count
+
+
 def test_faces_below_the_least_size_are_not_looked_for(detect, astronaut):
     assert len(detect(astronaut, 300)) == 0
 
