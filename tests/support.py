@@ -191,7 +191,7 @@ def _front_door(name: str) -> Iterator[Any]:
 
 def _is_ours(flag: str) -> bool:
     owner = str(flags.FLAGS.find_module_defining_flag(flag))
-    return owner.startswith("fer_jax") or flag.split(".")[0] == "config"
+    return owner.startswith(("fer_jax", "experiments")) or flag.split(".")[0] == "config"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from fer_jax.errors import UserError
 from fer_jax.recognition import explain, faces, pictures
 from fer_jax.recognition.recognizer import Face, Recognizer
 
-LEAST = 256  # pixels of a drawn picture's shorter side: smaller ones are enlarged
+LEAST, MOST = 256, 8  # pixels of a drawn shorter side: smaller ones are enlarged, so many times
 SURE, UNSURE, PAPER, INK = (60, 200, 90), (230, 170, 40), (20, 20, 20), (240, 240, 240)
 HEAT = np.array([255, 40, 0], np.float32)
 WRITTEN = (".jpg", ".jpeg", ".png", ".webp")  # others are drawn as PNG
@@ -91,7 +91,7 @@ def annotated(
     picture = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     for face, heat in zip(found, heats, strict=False):
         picture = _heated(picture, face, heat)
-    scale = max(1, math.ceil(LEAST / min(picture.shape[:2])))
+    scale = min(max(1, math.ceil(LEAST / min(picture.shape[:2]))), MOST)
     large = np.repeat(np.repeat(picture, scale, axis=0), scale, axis=1)
     image = Image.fromarray(large)
     for face in found:
