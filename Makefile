@@ -15,7 +15,7 @@ BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
 BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run test lint parity bench clean
+.PHONY: run demo test lint parity bench clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
@@ -23,6 +23,10 @@ ifeq ($(DATA),)
 else
 	$(BIN)/python -m fer_jax.main --config=configs/b2.py --config.data.path="$(DATA)" $(FLAGS)
 endif
+
+# A photograph and drawn faces, recognised with the shipped weights.
+demo: $(STAMP)
+	$(BIN)/python -m experiments.demo --output=runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.data.path = ""  # FER2013 in any known layout, a prepared directory, or "synthetic"
     config.data.targets = ""  # .npz of probabilities by key, to learn from beside the labels
     config.data.image_size = 96
-    config.data.label_order = ""  # "angry,...": what 0, 1, ... mean; "1:angry,...": what 1, 2, ... do
+    config.data.label_order = ""  # "angry,...": what 0, 1, ... mean; "1:angry,...": of 1, 2, ...
     config.data.map = ""  # "contempt:none,joy:happy": classes to leave out, other names of classes
     config.data.on_corrupt = "stop"  # or "skip": list what cannot be read and go on
     config.data.validation_fraction = 0.1  # of train, only where the data has no validation part

@@ -25,19 +25,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from ml_collections import ConfigDict
 
-from fer_jax import build, cache, cli, labels, model_file
-from fer_jax.config import load_config
+from fer_jax import cache, cli, labels, model_file, train
+from fer_jax.config import fill, load_config
 from fer_jax.data import targets as soft_targets
 from fer_jax.data.pipeline import Shard, train_batches
+from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation import metrics
+from fer_jax.evaluation.inference import Evaluator, make_evaluator
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.models.classifier import describe
+from fer_jax.models.factory import make_model
 from fer_jax.training import mesh, warm_start
 from fer_jax.training.loop import epoch_ends
 from fer_jax.training.losses import Objective, class_weights
-from fer_jax.training.mixing import Mixing
+from fer_jax.training.mixing import MixingConfig
 from fer_jax.training.optimizers import scale_by_depth
 from fer_jax.training.state import TrainState, Variables, init_state
 from fer_jax.training.step import train_step
@@ -65,8 +67,8 @@ Hyper = dict[str, Any]  # names of HYPER, and `steps`, `mixup`, `weights`: array
 class Program:
     """What is compiled once and shared by all runs."""
 
-    config: ConfigDict
-    evaluator: build.Evaluator
+    config: train.Config
+    evaluator: Evaluator
     start: Variables | None  # arrays of init.weights, on the devices
     shares: np.ndarray  # of the classes in training, float32 [K]
 
@@ -101,7 +103,7 @@ class Program:
                 model=self.evaluator.model,
                 optimizer=_optimizer(hyper),
                 objective=Objective(hyper["weights"], smoothing, adjustment, 1.0),
-                mixing=Mixing(0.0, 0.0),
+                mixing=MixingConfig(0.0, 0.0),
                 sam_rho=0.0,
                 ema_decay=hyper["train.ema_decay"],
                 key=key,
@@ -140,10 +142,10 @@ def _optimizer(hyper: Hyper) -> optax.GradientTransformation:
     )
 
 
-def _hyper(config: ConfigDict, changes: dict[str, Any], shares: np.ndarray, steps: int) -> Hyper:
+def _hyper(config: train.Config, changes: dict[str, Any], shares: np.ndarray, steps: int) -> Hyper:
     def value(key: str) -> Any:
         section, name = key.split(".")
-        return changes.get(key, config[section][name])
+        return changes.get(key, getattr(getattr(config, section), name))
 
     weights = class_weights(value("loss.class_weights"), np.maximum(shares * 1e6, 1))
     numbers = {name: np.float32(value(name)) for name in HYPER}
@@ -155,14 +157,15 @@ class Sweep:
     """The data, the program, and what earlier runs have left."""
 
     def __init__(self, spec: dict[str, Any], output: pathlib.Path) -> None:
-        config = load_config(CONFIGS / "b2.py", spec["config"])
-        config.update_from_flattened_dict(spec.get("set", {}))
-        config.data.path = DATA.value
+        raw = load_config(CONFIGS / "b2.py", spec["config"])
+        raw.update_from_flattened_dict({**spec.get("set", {}), "data.path": DATA.value})
+        config = fill(train.Config, raw)
         self.began, self.output, self.spec = time.time(), output, spec
-        data = build.read_data(config)
+        data = open_dataset(config.data.path, config.data)
         self.train, self.validation = data.split("train"), data.split("validation")
         self.fingerprints = {role: part.fingerprint for role, part in data.roles.items()}
-        evaluator = build.make_evaluator(config, build.make_model(config))
+        model = make_model(config.model)
+        evaluator = make_evaluator(model, config.data.image_size, config.evaluation)
         start = None
         if config.init.weights:
             path = pathlib.Path(config.init.weights)
@@ -190,7 +193,7 @@ class Sweep:
             "label": np.arange(size, dtype=np.int32) % 7,
             "target": np.eye(7, dtype=np.float32)[np.arange(size) % 7],
         }
-        batch = mesh.to_devices(host, mesh.split(self.program.evaluator.mesh))
+        batch = mesh.to_devices(host, mesh.sharded(self.program.evaluator.mesh))
         hyper = _hyper(config, {}, self.program.shares, 100)
         state, _ = jax.block_until_ready(self.program.step(state, batch, hyper, key))
         self.say("step compiled")
@@ -248,19 +251,20 @@ class Sweep:
 
     def _batches(self, run: dict[str, Any]) -> Iterator[Any]:
         config, changes = self.program.config, run.get("set", {})
-        moved = {k: changes.get(f"augment.{k}", v) for k, v in config.augment.items()}
+        prefix = "augment."
+        moved = {k.removeprefix(prefix): v for k, v in changes.items() if k.startswith(prefix)}
         records: Any = self._targeted(run)
         host = train_batches(
             records,
             image_size=config.data.image_size,
             batch_size=config.train.batch_size,
             seed=run["seed"],
-            augmentation=build.Augmentation(**moved),
+            augmentation=dataclasses.replace(config.augment, **moved),
             start_step=0,
             shard=Shard(0, 1),
             workers=WORKERS.value,
         )
-        sharding = mesh.split(self.program.evaluator.mesh)
+        sharding = mesh.sharded(self.program.evaluator.mesh)
         for batch in host:
             yield mesh.to_devices(batch, sharding)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from fer_jax import packaged
 from fer_jax.errors import UserError
 
 T = TypeVar("T")
@@ -20,8 +21,9 @@ BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and au
 
 
 def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
-    """The config of file `name` in the folder of the file `beside`: a parent to be changed."""
+    """The config of file `name`, beside the file `beside` or packaged: a parent to be changed."""
     path = pathlib.Path(beside).resolve().parent / name
+    path = path if path.exists() else packaged.find("configs", name)
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(path)

@@ -71,7 +71,7 @@ REPORT_FILES = (
     "reliability.png",
     "mistakes.png",
 )
-TAKE_ARGUMENTS = ("compare",)  # doors with arguments beside their flags
+TAKE_ARGUMENTS = ("compare", "recognise")  # doors with arguments beside their flags
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
 
 
@@ -214,7 +214,7 @@ def _front_door(name: str) -> Iterator[Any]:
 
 def _is_ours(flag: str) -> bool:
     owner = str(flags.FLAGS.find_module_defining_flag(flag))
-    return owner.startswith("fer_jax") or flag.split(".")[0] == "config"
+    return owner.startswith(("fer_jax", "experiments")) or flag.split(".")[0] == "config"
 
 
 @contextlib.contextmanager

@@ -56,13 +56,17 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
             return _drop_equal_channels(plain)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size, max_pixels)
-            pixels = _visible(image)
+            return from_pillow(image, max_pixels)
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise almost any type on broken files
         raise UnreadableImage(_reason(error)) from error
-    return _drop_equal_channels(pixels)
+
+
+def from_pillow(image: Image.Image, max_pixels: int) -> np.ndarray:
+    """An open Pillow image -> as `decode` gives it; raises also what Pillow's decoders raise."""
+    _check_size(*image.size, max_pixels)
+    return _drop_equal_channels(_visible(image))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -1,0 +1,95 @@
+"""From photographs, folders, video or a camera to answers: `python -m fer_jax.recognise PATH...`.
+
+At a terminal a table; else JSON lines, or what --output=FILE.jsonl or FILE.csv names: one row a
+face. The same command after a stop goes on where FILE ends. Nothing leaves this machine.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+
+from fer_jax import cli
+from fer_jax.errors import UserError
+from fer_jax.recognition.rows import Rows
+
+MODEL = flags.DEFINE_string("model", None, "Model file or run's folder; if not given, the shipped.")
+DETECTOR = flags.DEFINE_string("detector", "auto", "auto, a YuNet file, or none: all is face.")
+CROP = flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or take all for one.")
+OUTPUT = flags.DEFINE_string("output", "", "FILE.jsonl, FILE.csv, or - for JSON lines.")
+DRAW = flags.DEFINE_string("draw", "", "Folder for the pictures and videos with answers drawn in.")
+EXPLAIN = flags.DEFINE_bool("explain", False, "Draw also what each answer hangs on (Grad-CAM).")
+CONFIDENCE = flags.DEFINE_float("min_confidence", None, "Below it the answer is 'not sure'.")
+MIN_FACE = flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels.")
+TTA = flags.DEFINE_string("tta", "none", "Views of each face to average over: flip, flip_crops.")
+CAMERA = flags.DEFINE_integer("camera", None, "Number of the camera to watch, until Ctrl-C.")
+EVERY = flags.DEFINE_integer("every", 1, "Of video every so many-th frame.", lower_bound=1)
+SMOOTHING = flags.DEFINE_float("smoothing", 0.0, "Of video: the share of the frame before.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Recognise what the arguments name; 2 where nothing could be read."""
+    if len(argv) < 2 and CAMERA.value is None:
+        raise UserError("give photographs, folders or videos, or --camera=0")
+    if EXPLAIN.value and not DRAW.value:
+        raise UserError("--explain is drawn into pictures: give --draw=DIR too")
+    rows = Rows(OUTPUT.value)
+    try:
+        _recognise(argv[1:], rows)
+    except BrokenPipeError:  # such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        rows.close()
+    if not rows.read:
+        raise UserError(rows.error or f"{', '.join(argv[1:])}: no image or video in there")
+    return 0
+
+
+def _recognise(paths: Sequence[str], rows: Rows) -> None:
+    from tqdm import tqdm
+
+    from fer_jax.data.images import quiet_pillow
+    from fer_jax.recognition import draw, recognizer
+
+    live = CAMERA.value is not None
+    options = recognizer.Options(
+        1 if live else 64, CROP.value, MIN_FACE.value, CONFIDENCE.value, TTA.value
+    )
+    model = recognizer.load(MODEL.value, DETECTOR.value)
+    answers = model.smoothed(
+        model.stream(_items(paths, rows.done), options), SMOOTHING.value, options
+    )
+    shown = tqdm(answers, unit=" pictures", disable=rows.table or not sys.stderr.isatty())
+    gallery = draw.Gallery(DRAW.value, paths, model, EXPLAIN.value)
+    ends = (KeyboardInterrupt,) if live else ()
+    with quiet_pillow(), contextlib.closing(gallery), contextlib.suppress(*ends):
+        for picture, found in shown:
+            if not picture.between:
+                rows.write(found)
+            gallery.add(picture, found)
+
+
+def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
+    """Files that are not done yet: images by their path, of videos and the camera each frame."""
+    from fer_jax.recognition import pictures
+
+    between = bool(DRAW.value) and EVERY.value > 1
+    sources = pictures.files(paths, besides=os.path.abspath(DRAW.value or os.devnull))
+    for source in sources if CAMERA.value is None else [CAMERA.value]:
+        if source in done:
+            continue
+        if isinstance(source, str) and not source.lower().endswith(pictures.VIDEOS):
+            yield source
+            continue
+        try:
+            yield from pictures.video(source, EVERY.value, all=between)
+        except UserError as error:
+            yield pictures.Picture(None, str(source), error=str(error))
+
+
+if __name__ == "__main__":
+    cli.run(main, arguments=True)

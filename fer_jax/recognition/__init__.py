@@ -1,0 +1,1 @@
+"""From photographs and video to answers: faces found, cut out, recognised, drawn, explained."""

@@ -1,0 +1,327 @@
+"""A trained model that people can ask: pictures in, for each the faces with calibrated answers."""
+
+import collections
+import functools
+import itertools
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from scipy.special import log_softmax, logsumexp, softmax
+
+from fer_jax import cache, packaged, trained
+from fer_jax.data.augment import resize
+from fer_jax.data.images import quiet_pillow
+from fer_jax.errors import UserError
+from fer_jax.evaluation import tta as augmented
+from fer_jax.labels import LABELS
+from fer_jax.model_file import About
+from fer_jax.models.pieces import PIECE, in_pieces
+from fer_jax.recognition import faces, pictures
+from fer_jax.recognition.pictures import Picture
+
+SHIPPED = "fer2013_b2.safetensors"
+WAITING = 2**28  # bytes of pictures whose faces have no answer yet
+THREADS = 2  # that read pictures and find faces ahead of the model
+NEAR = 0.5  # of a box's side: how far a face may move from frame to frame
+LIMITS = {"batch_size": (1, 4096), "min_face": (12, 4096), "min_confidence": (0.0, 1.0)}
+
+Cut = tuple[np.ndarray, dict[str, Any]]  # uint8 [S, S, 3] for the model; a Face's first fields
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face and what the model says of it. Pixels are the upright picture's."""
+
+    box: tuple[float, ...]  # left, top, width, height
+    landmarks: tuple[tuple[float, ...], ...] | None  # eyes, nose, corners of the mouth, as (x, y)
+    detection: float | None  # how sure the detector is, 0..1
+    label: str | None  # None where it abstained
+    confidence: float  # the largest probability, 0..1
+    probabilities: dict[str, float]  # at the model's temperature
+    abstained: bool
+    frame: int | None  # of a video, from 0
+    time: float | None  # seconds from a video's start
+    logits: tuple[float, ...] = field(repr=False)  # before the temperature
+
+
+class Faces(list[Face]):
+    """The faces of one picture; `error` says why there are none where it could not be read."""
+
+    def __init__(self, given: Iterable[Face], picture: Picture) -> None:
+        """Of `picture`, whose pixels are not kept."""
+        super().__init__(given)
+        self.file, self.error = picture.file, picture.error
+        self.frame, self.time = picture.frame, picture.time
+
+
+@dataclass(frozen=True)
+class Options:
+    """How pictures are answered, as `Recognizer.predict` says."""
+
+    batch_size: int = 64
+    crop: str = "detect"
+    min_face: int = 40
+    min_confidence: float | None = None
+    tta: str = "none"
+
+    def __post_init__(self) -> None:
+        """UserError where a value lies outside its limits."""
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{name}={value} must be from {low:g} to {high:g}")
+        if self.tta not in augmented.VIEWS:
+            raise UserError(f"tta={self.tta!r} is not one of {', '.join(augmented.VIEWS)}")
+        if self.crop not in ("detect", "whole"):
+            raise UserError(f"crop={self.crop!r} is not detect, whole, or lists of boxes")
+
+
+def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> "Recognizer":
+    """The shipped weights, a model file or a run's folder, ready to answer.
+
+    `detector` is `auto` (MTCNN, the extra `faces`), the path of a YuNet file, or `none`: then each
+    picture is taken for a face. Programs that JAX compiles are kept in the platform's cache folder,
+    unless JAX_COMPILATION_CACHE_DIR says where already. UserError where `path` is no model.
+    """
+    cache.keep_programs()
+    place = packaged.find("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
+    return Recognizer(trained.load(place), detector)
+
+
+def temperature_of(about: About) -> float:
+    """What divides the logits of a model before its softmax; 1 where its header names none."""
+    return getattr(about, "temperature", None) or 1.0
+
+
+def inference(model: Any) -> Callable[[Any, Any], jax.Array]:
+    """Jitted: variables, uint8 [B, S, S, 3] -> float32 logits [B, K]."""
+    return jax.jit(lambda v, x: in_pieces(functools.partial(model.apply, v, train=False), x))
+
+
+class Recognizer:
+    """A model with its detector; `load` makes one."""
+
+    def __init__(self, model: trained.Trained, detector: str) -> None:
+        """`detector` as in `load`; UserError where it is a file and no YuNet."""
+        self.model, self.size = model, model.about.image_size
+        self.temperature = temperature_of(model.about)
+        self.detector, self._thread = detector, threading.local()
+        self._infer = inference(model.evaluator.model)
+        self._views = jax.jit(augmented.views, static_argnames="kind")
+        if detector not in ("auto", "none"):
+            self._detect()
+
+    def predict(
+        self,
+        images: Any,
+        batch_size: int = 64,
+        crop: Any = "detect",
+        min_face: int = 40,
+        min_confidence: float | None = None,
+        tta: str = "none",
+    ) -> list[Faces]:
+        """The faces of each image, in their order: always a list of lists.
+
+        `images` are paths, folders, encoded bytes, Pillow images, uint8 RGB arrays [H, W, 3], or a
+        list of them. `crop`: `detect` finds faces of at least `min_face` pixels; `whole` takes the
+        image for a face, as fer_jax.evaluate does; or boxes (left, top, width, height) in pixels,
+        of several images a list for each. An image without a face gives [], one that cannot be
+        read [] whose `error` says why. Below `min_confidence` the label is None. `tta` as in
+        fer_jax.evaluate. UserError for other types and values.
+        """
+        alone = isinstance(images, str | bytes | os.PathLike | Image.Image)
+        alone = alone or (isinstance(images, np.ndarray) and images.ndim < 4)
+        several, boxes = [images] if alone else images, None
+        if not isinstance(crop, str):
+            boxes, crop = [_boxes(own) for own in ([crop] if alone else crop)], "whole"
+            if len(boxes) != len(several):
+                raise UserError(f"crop has boxes of {len(boxes)} images, not of {len(several)}")
+        options = Options(batch_size, crop, min_face, min_confidence, tta)
+        with quiet_pillow():
+            sources = pictures.files(several) if boxes is None else several
+            return [found for _, found in self.stream(sources, options, boxes)]
+
+    def predict_video(
+        self,
+        source: str | os.PathLike[str] | int,
+        every: int = 1,
+        max_frames: int | None = None,
+        smoothing: float = 0.0,
+        **options: Any,
+    ) -> Iterator[Faces]:
+        """The faces of every `every`-th frame of a file or of camera number `source`, as they come.
+
+        `smoothing`, from 0 to below 1, is the share of a face's logits that comes from the nearest
+        face of the frame before. Memory does not grow with the video. `options` as in `predict`.
+        """
+        settings = Options(**{"batch_size": PIECE, **options})
+        answers = self.stream(pictures.video(source, every, max_frames), settings)
+        return (found for _, found in self.smoothed(answers, smoothing, settings))
+
+    def stream(
+        self, items: Iterable[Any], options: Options, boxes: Iterable[Any] | None = None
+    ) -> Iterator[tuple[Picture, Faces]]:
+        """Each image or Picture with its faces, in order, in bounded memory, read ahead by threads.
+
+        Faces of many pictures are answered together. `boxes` [N, 4] for each image are the faces.
+        """
+        given = zip(items, itertools.repeat(None) if boxes is None else boxes, strict=False)
+        jobs = (functools.partial(self._find, item, options, own) for item, own in given)
+        waiting: list[tuple[Picture, list[Cut]]] = []
+        count = size = 0
+        for picture, found in _ahead(jobs, THREADS if options.batch_size > 1 else 0):
+            waiting.append((picture, found))
+            count += len(found)
+            size += 0 if picture.pixels is None else picture.pixels.nbytes
+            if max(count, len(waiting)) >= options.batch_size or size > WAITING:
+                yield from self._answer(waiting, options)
+                waiting, count, size = [], 0, 0
+        yield from self._answer(waiting, options)
+
+    def smoothed(
+        self, answers: Iterable[tuple[Picture, Faces]], share: float, options: Options
+    ) -> Iterator[tuple[Picture, Faces]]:
+        """Exponential averages over frames: `share` of each face's logits is its predecessor's."""
+        if not 0 <= share < 1:
+            raise UserError(f"smoothing={share} must be from 0 (off) to below 1")
+        before, file = list[Face](), None
+        for picture, found in answers:
+            if picture.between:
+                yield picture, Faces(before, picture)
+                continue
+            if picture.file != file:
+                before, file = [], picture.file
+            for number, face in enumerate(found):
+                past = _nearest(face, before) if share else None
+                if past is not None:
+                    mean = share * np.array(past.logits) + (1 - share) * np.array(face.logits)
+                    found[number] = replace(face, **self._said(mean, options))
+            before = list(found)
+            yield picture, found
+
+    def logits(self, images: Sequence[np.ndarray], options: Options) -> np.ndarray:
+        """float64 [N, K] of N times uint8 [S, S, 3]; of several views the log of the mean answer.
+
+        Batches are padded to 1, 16 or `batch_size` images: no other program is ever compiled.
+        """
+        most, outputs = options.batch_size, []
+        for start in range(0, len(images), most):
+            part = images[start : start + most]
+            rows = next(n for n in (1, min(PIECE, most), most) if n >= len(part))
+            batch = np.zeros((rows, *part[0].shape), np.uint8)
+            batch[: len(part)] = part
+            views = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
+            outputs.append([self._infer(self.model.variables, view) for view in views])
+        if not outputs:
+            return np.empty((0, len(LABELS)))
+        views = np.concatenate([np.asarray(out, np.float64) for out in outputs], axis=1)
+        views = views[:, : len(images)]  # only the last batch is padded
+        means = logsumexp(log_softmax(views, axis=-1), axis=0, b=1 / len(views))
+        return views[0] if len(views) == 1 else means
+
+    def seen(self, pixels: np.ndarray, box: Any, landmarks: Any) -> np.ndarray:
+        """What the model takes of a face in uint8 [H, W, 1 or 3]: uint8 [S, S, 3].
+
+        A box that is the whole picture is taken as fer_jax.evaluate takes it.
+        """
+        if tuple(box) != _whole(pixels):
+            pixels = faces.cut(pixels, *faces.upright(box, landmarks))
+        return np.broadcast_to(resize(pixels, self.size), (self.size, self.size, 3))
+
+    def _find(self, item: Any, options: Options, boxes: Any) -> tuple[Picture, list[Cut]]:
+        """The picture, and its faces as the model takes them."""
+        picture = pictures.read(item)
+        pixels = picture.pixels
+        if pixels is None or picture.between:
+            return picture, []
+        if boxes is None and options.crop == "detect" and self.detector != "none":
+            colour = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+            places = [_place(row) for row in self._detect()(colour, options.min_face).tolist()]
+        else:
+            given = [_whole(pixels)] if boxes is None else map(tuple, boxes.tolist())
+            places = [{"box": box, "landmarks": None, "detection": None} for box in given]
+        return picture, [(self.seen(pixels, p["box"], p["landmarks"]), p) for p in places]
+
+    def _detect(self) -> faces.Detector:
+        """This thread's detector: threads cannot share OpenCV's networks."""
+        if not hasattr(self._thread, "detector"):
+            self._thread.detector = faces.open_detector(self.detector)
+        return self._thread.detector
+
+    def _answer(
+        self, waiting: Sequence[tuple[Picture, list[Cut]]], options: Options
+    ) -> Iterator[tuple[Picture, Faces]]:
+        logits = iter(self.logits([face for _, found in waiting for face, _ in found], options))
+        for picture, found in waiting:
+            when: dict[str, Any] = {"frame": picture.frame, "time": picture.time}
+            made = [Face(**p, **when, **self._said(next(logits), options)) for _, p in found]
+            yield picture, Faces(made, picture)
+
+    def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
+        """The fields of a Face that follow from its logits [K]."""
+        probabilities = softmax(logits / self.temperature)
+        best = int(np.argmax(probabilities))
+        abstained = bool(probabilities[best] < (options.min_confidence or 0))
+        return {
+            "label": None if abstained else LABELS[best],
+            "confidence": float(probabilities[best]),
+            "probabilities": dict(zip(LABELS, probabilities.tolist(), strict=True)),
+            "abstained": abstained,
+            "logits": tuple(logits.tolist()),
+        }
+
+
+def _boxes(given: Any) -> np.ndarray:
+    """float [N, 4]; UserError where they are no boxes."""
+    try:
+        boxes = np.asarray(given, np.float64).reshape(-1, 4)
+    except (ValueError, TypeError):
+        boxes = np.full((1, 4), np.nan)
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] < 1).any():
+        raise UserError(f"crop={given!r} are no boxes: give (left, top, width, height) in pixels")
+    return boxes
+
+
+def _place(row: Sequence[float]) -> dict[str, Any]:
+    """The fields of a Face that a detector's row tells."""
+    marks = tuple(zip(row[4:14:2], row[5:14:2], strict=True))
+    return {"box": tuple(row[:4]), "landmarks": marks, "detection": row[14]}
+
+
+def _whole(pixels: np.ndarray) -> tuple[float, ...]:
+    """The box of a whole picture."""
+    return (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
+
+
+def _ahead(jobs: Iterable[Callable[[], Any]], threads: int) -> Iterator[Any]:
+    """What the jobs return, in order, some done ahead; without threads each as it is asked for."""
+    if not threads:
+        yield from (job() for job in jobs)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        begun: collections.deque[Any] = collections.deque()
+        for job in jobs:
+            begun.append(pool.submit(job))
+            if len(begun) > 2 * threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+
+
+def _nearest(face: Face, others: Sequence[Face]) -> Face | None:
+    """The one whose box's centre is nearest, if that is less than NEAR of the box's side away."""
+    if not others:
+        return None
+    left, top, width, height = np.array([face.box, *(other.box for other in others)]).T
+    x, y = left + width / 2, top + height / 2
+    distances = np.hypot(x[1:] - x[0], y[1:] - y[0])
+    nearest = int(np.argmin(distances))
+    return others[nearest] if distances[nearest] < NEAR * max(face.box[2:]) else None
