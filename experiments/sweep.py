@@ -29,6 +29,7 @@ from absl import flags
 from fer_jax import cache, cli, labels, model_file, train
 from fer_jax.config import fill, load_config
 from fer_jax.data import targets as soft_targets
+from fer_jax.data.duplicates import short_hashes
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation import metrics
@@ -310,12 +311,14 @@ class Sweep:
             image_size=config.data.image_size,
             labels=list(labels.LABELS),
             origin=origin,
-            licence="unknown",
+            licence="Apache-2.0",
             training_data=self.fingerprints,
             metrics=None,
+            splitting={name: getattr(config.data, name) for name in model_file.SPLITTING},
         )
         arrays = jax.tree.map(np.asarray, dict(variables))
-        model_file.save(path, model_file.rounded(model_file.ModelFile(about, arrays)))
+        hashes = short_hashes(self.train.digests)
+        model_file.save(path, model_file.rounded(model_file.ModelFile(about, arrays, hashes)))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Convert models: `python -m fer_jax.convert --source=keras --variant=b2 --input=F --output=F`."""
 
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -16,7 +17,8 @@ from fer_jax.conversion.download import fetch_keras
 from fer_jax.conversion.exporting import TARGETS
 from fer_jax.conversion.importing import Wanted, import_file, in_our_order, without_head
 from fer_jax.conversion.names import COLUMNS
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
+from fer_jax.evaluation.predictions import REPORT_FILE
 from fer_jax.models.efficientnet import VARIANTS
 
 SOURCE = flags.DEFINE_enum(
@@ -56,6 +58,9 @@ DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16"], "Of the kernels in a file of ours."
 )
 LICENCE = flags.DEFINE_string("licence", None, "Licence of the weights, for the header.")
+REPORT = flags.DEFINE_string(
+    "report", None, "Folder of the model's own plain report, whose temperature the header takes."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -103,8 +108,26 @@ def _foreign() -> model_file.ModelFile:
 def _own(path: pathlib.Path) -> model_file.ModelFile:
     file = model_file.load(path) if os.path.isfile(path) else trained.load(path).file()
     file = in_our_order(without_head(file) if HEAD.value == "drop" else file)
-    licence = LICENCE.value or file.about.licence
-    return dataclasses.replace(file, about=dataclasses.replace(file.about, licence=licence))
+    changes: dict[str, Any] = {"licence": LICENCE.value or file.about.licence}
+    changes |= _calibration(pathlib.Path(REPORT.value)) if REPORT.value else {}
+    return dataclasses.replace(file, about=dataclasses.replace(file.about, **changes))
+
+
+def _calibration(folder: pathlib.Path) -> dict[str, Any]:
+    """The temperature that a report fitted, and on what; UserError where it is none of one model's.
+
+    Answers of an ensemble, of several views or already scaled need another temperature.
+    """
+    try:
+        report = json.loads((folder / REPORT_FILE).read_text())
+        plain = report["tta"] == "none" and report["temperature"] == 1
+        value, split = report["temperature_scaling"]["temperature"], report["split"]
+        alone = len(report["members"]) == 1
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--report={folder} holds no report: {one_line(error)}") from error
+    if not (plain and alone):
+        raise UserError(f"--report={folder} is not of one model's plain answers: evaluate it alone")
+    return {"temperature": value, "temperature_split": split}
 
 
 def _three(flag: str, texts: list[str]) -> tuple[float, ...]:
@@ -134,6 +157,8 @@ def _check_flags(output: pathlib.Path) -> None:
         raise UserError(f"--padding is for --source=timm: {source} has but one")
     if target != "fer_jax" and DTYPE.value != "float32":
         raise UserError(f"--dtype={DTYPE.value} is for files of ours: {target} gets float32")
+    if REPORT.value and source != "fer_jax":
+        raise UserError("--report is for --source=fer_jax: evaluate the converted file first")
     told = [flag.name for flag in UNTOLD if flag.present]
     if source == "fer_jax" and told:
         raise UserError(f"--{told[0]} is for other people's files: a model of ours says it itself")

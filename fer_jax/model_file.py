@@ -29,7 +29,7 @@ from fer_jax.models.classifier import (
 from fer_jax.models.efficientnet import STEM_STRIDES, VARIANTS
 
 VERSION = 4
-READ = (3, 4)  # 3 has no `splitting`
+READ = (3, 4)  # 3 has neither `splitting` nor `temperature`
 STORED = ("F32", "BF16")  # read as float32
 SPLITTING = ("label_order", "validation_fraction", "split_seed")  # keys of About.splitting
 LFS = b"version https://git-lfs"
@@ -55,6 +55,8 @@ class About:
     metrics: dict[str, float] | None
     preprocessing: str = PREPROCESSING
     splitting: dict[str, Any] | None = None  # how the training data were read and divided
+    temperature: float | None = None  # divides the logits, so that probabilities are calibrated
+    temperature_split: str | None = None  # the part of the data that fitted it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +202,7 @@ def _checks(about: About) -> dict[str, bool]:
         "origin": isinstance(about.origin, dict),
         "licence": isinstance(about.licence, str),
         "splitting": about.splitting is None or sorted(about.splitting) == sorted(SPLITTING),
+        "temperature": about.temperature is None or _numbers([about.temperature], 1, above=0.0),
     }
 
 

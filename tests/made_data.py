@@ -20,6 +20,7 @@ OPTIONS = ReadOptions(
     max_pixels=10_000,
     cache_mib=64,
     exclude="",
+    map="",
 )
 SKIP = replace(OPTIONS, on_corrupt="skip")
 USAGES = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}

@@ -196,6 +196,7 @@ def test_what_does_not_change_the_result():
         "init.weights",  # its content counts, as a fingerprint
         "data.path",
         "data.exclude",
+        "data.map",  # what it makes of train counts, as its fingerprint
         "data.targets",
         "data.cache_mib",
         "data.max_pixels",

@@ -1,4 +1,4 @@
-"""Keras', timm's and torchvision's own answers, kept: our conversion and our model give them too.
+"""Keras', timm's, torchvision's and lukemelas' own answers, kept: our conversion and our model give them too.
 
 `make parity` asks the libraries themselves; experiments/parity/golden.py writes these files.
 """
@@ -23,6 +23,7 @@ STYLES = {
     "keras": ("same", 1e-3),
     "timm": ("same", 1e-3),
     "torchvision": ("symmetric", 1e-5),
+    "lukemelas": ("same", 1e-3),
 }
 
 

@@ -1,4 +1,4 @@
-"""fer_jax as a contestant: the product's own jitted steps and pipeline, as build.py makes them."""
+"""fer_jax as a contestant: the product's own jitted steps and pipeline, as train.py makes them."""
 
 import collections
 import functools
@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
 from experiments import QUICK
 from experiments.benchmark import inputs, weights
 from experiments.benchmark.agreement import one_logits
 from experiments.benchmark.settings import Settings, config_of
-from fer_jax import build, model_file
+from fer_jax import model_file, train
 from fer_jax.data.augment import resize
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.records import Entry, Records
+from fer_jax.evaluation.inference import Evaluator, make_evaluator
+from fer_jax.models.factory import make_model
 from fer_jax.training import mesh as meshes
 from fer_jax.training.loop import LAG
 from fer_jax.training.state import TrainState
@@ -77,9 +78,9 @@ class Ours:
         file = model_file.load(self.settings.file(inputs.MODEL))
         return meshes.on_every_device(file.variables, mesh)
 
-    def trainer(self, config: ConfigDict) -> build.Trainer:
+    def trainer(self, config: train.Config) -> train.Trainer:
         """With the shared images as training data."""
-        return build.make_trainer(config, records(self.settings))
+        return train.make_trainer(config, records(self.settings))
 
 
 class Train(Ours):
@@ -129,7 +130,7 @@ class Train(Ours):
         _, second = step(state, batches[1])
         return {"train_loss": float(first["loss"]), "later_loss": float(second["loss"])}
 
-    def _born(self, trainer: build.Trainer) -> TrainState:
+    def _born(self, trainer: train.Trainer) -> TrainState:
         def born(variables: Any) -> TrainState:
             optimizer = trainer.optimizer.init(variables["params"])
             return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=optimizer, ema=None)
@@ -137,8 +138,8 @@ class Train(Ours):
         whole = meshes.replicated(trainer.evaluator.mesh)
         return jax.jit(born, out_shardings=whole)(self.variables(trainer.evaluator.mesh))
 
-    def _on_device(self, trainer: build.Trainer) -> list[Any]:
-        sharding = meshes.split(trainer.evaluator.mesh)
+    def _on_device(self, trainer: train.Trainer) -> list[Any]:
+        sharding = meshes.sharded(trainer.evaluator.mesh)
         return [meshes.to_devices(b, sharding) for b in inputs.step_batches(self.settings)]
 
     def _last_mean(self) -> np.ndarray:
@@ -180,9 +181,9 @@ class Infer(Ours):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._evaluator = build.make_evaluator(self.config, build.make_model(self.config))
+        self._evaluator = evaluator_of(self.config)
         self._variables = self.variables(self._evaluator.mesh)
-        sharding = meshes.split(self._evaluator.mesh)
+        sharding = meshes.sharded(self._evaluator.mesh)
         self._batches = [
             meshes.to_devices(batch, sharding) for batch in inputs.step_batches(settings)
         ]
@@ -238,7 +239,7 @@ class Pipeline(Ours):
             image_size=settings.size,
             batch_size=settings.batch,
             seed=0,
-            augmentation=build.augmentation(self.config),
+            augmentation=self.config.augment,
             start_step=0,
             shard=Shard(0, 1),
             workers=workers,
@@ -278,7 +279,7 @@ def inference(settings: Settings, variables: Any) -> dict[str, Any]:
     found = {}
     for dtype in dict.fromkeys(("float32", settings.dtype)):
         config = config_of(settings, dtype=dtype)
-        evaluator = build.make_evaluator(config, build.make_model(config))
+        evaluator = evaluator_of(config)
         exact = "highest" if dtype == "float32" else None
         with jax.default_matmul_precision(exact):
             probabilities, losses = evaluator.eval_step(variables, batch)
@@ -287,6 +288,11 @@ def inference(settings: Settings, variables: Any) -> dict[str, Any]:
         found[f"{prefix}logits"] = (logits - logits.mean(-1, keepdims=True)).tolist()
         found[f"{prefix}loss"] = float(jnp.mean(losses))
     return found
+
+
+def evaluator_of(config: train.Config) -> Evaluator:
+    """The product's jitted inference."""
+    return make_evaluator(make_model(config.model), config.data.image_size, config.evaluation)
 
 
 @functools.cache

@@ -3,9 +3,8 @@
 import dataclasses
 import pathlib
 
-from ml_collections import ConfigDict
-
-from fer_jax.config import load_config
+from fer_jax import train
+from fer_jax.config import fill, load_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AUGMENTATION = {  # everything on, as pipelines are timed
@@ -37,7 +36,7 @@ class Settings:
         return pathlib.Path(self.folder) / name
 
 
-def config_of(settings: Settings, dropout: bool = True, dtype: str | None = None) -> ConfigDict:
+def config_of(settings: Settings, dropout: bool = True, dtype: str | None = None) -> train.Config:
     """The config with the model and sizes of `settings`, a constant rate, and a plain loss."""
     config = load_config(settings.config, pathlib.Path(settings.config).name)
     config.model.variant = settings.variant
@@ -49,4 +48,4 @@ def config_of(settings: Settings, dropout: bool = True, dtype: str | None = None
     config.schedule.name, config.schedule.warmup_steps = "constant", 0
     config.loss.class_weights, config.loss.label_smoothing = "none", 0.0  # as the peers compute it
     config.augment.update(AUGMENTATION)
-    return config
+    return fill(train.Config, config)

@@ -1,27 +1,29 @@
 """The weights and images of one benchmark, written once in the form that each contestant reads."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
-from ml_collections import ConfigDict
 
 from experiments import QUICK
 from experiments.benchmark import inputs
 from experiments.benchmark.settings import Settings, config_of
 from experiments.parity.random_weights import GAINS, random_array
-from fer_jax import build, labels, model_file
+from fer_jax import labels, model_file, train
 from fer_jax.conversion.exporting import export_keras, export_timm
 from fer_jax.conversion.layout import export_variables, import_variables
+from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
 from fer_jax.models.classifier import Classifier, describe, variable_shapes
+from fer_jax.models.factory import make_model
 
 
 def write(settings: Settings) -> None:
     """Random weights and statistics by fer_jax.conversion to timm and Keras; the faces."""
     config = config_of(settings, dtype="float32")
-    model = build.make_model(config)
+    model = make_model(config.model)
     about = model_file.About(
         architecture=describe(model),
         image_size=settings.size,
@@ -53,11 +55,10 @@ def random_variables(model: Classifier) -> dict:
     return import_variables(model, "timm", drawn)
 
 
-def with_statistics(config: ConfigDict, variables: dict, batches: list[inputs.Batch]) -> dict:
+def with_statistics(config: train.Config, variables: dict, batches: list[inputs.Batch]) -> dict:
     """`variables` with the batch's own statistics: in inference, too, images are told apart."""
-    config = config.copy_and_resolve_references()
-    config.model.bn_momentum = 0.0  # keeps nothing of the old ones
-    model = build.make_model(config)
+    # A momentum of 0 keeps nothing of the old ones.
+    model = make_model(dataclasses.replace(config.model, bn_momentum=0.0))
 
     def moved(variables: dict, images: jax.Array) -> dict:
         apply = functools.partial(model.apply, method="features", mutable=["batch_stats"])
@@ -71,9 +72,7 @@ def faces(settings: Settings) -> inputs.Batch:
     """The training images of `settings.data`, grey and of one size, or made ones."""
     if not settings.data:
         return inputs.made_faces()
-    config = config_of(settings)
-    config.data.path = settings.data
-    records = build.read_data(config).split("train")
+    records = open_dataset(settings.data, config_of(settings).data).split("train")
     found = [records.image(i) for i in range(len(records))]
     shapes = {image.shape for image in found}
     if len(shapes) > 1 or found[0].shape[2] != 1:

@@ -98,7 +98,7 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
 
 def temperature_of(about: About) -> float:
     """What divides the logits of a model before its softmax; 1 where its header names none."""
-    return getattr(about, "temperature", None) or 1.0
+    return about.temperature or 1.0
 
 
 def inference(model: Any) -> Callable[[Any, Any], jax.Array]:

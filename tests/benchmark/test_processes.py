@@ -87,7 +87,7 @@ def test_the_config_is_the_products_without_random_depth(settings):
     config = config_of(dataclasses.replace(settings, variant="b2", size=96, batch=64))
     assert (config.model.variant, config.model.dropout) == ("b2", 0.3)
     assert (config.model.drop_connect, config.schedule.name) == (0.0, "constant")
-    assert all(config.augment[name] for name in config.augment)
+    assert all(dataclasses.asdict(config.augment).values())
     assert config_of(settings, dropout=False).model.dropout == 0
     assert config_of(settings, dtype="bfloat16").model.dtype == "bfloat16"
 
@@ -111,7 +111,7 @@ def test_all_contestants_are_given_the_same_batches(settings):
 def test_the_data_of_the_first_step_are_a_data_set(settings, tmp_path):
     path = tmp_path / "fer2013.csv"
     processes.write_csv(path, count=12)
-    options = ReadOptions("", "stop", 0.1, 0, 10_000, 100, "")
+    options = ReadOptions("", "stop", 0.1, 0, 10_000, 100, "", "")
     data = open_dataset(str(path), options)
     assert len(data.split("train")) == 12
     assert len(data.split("validation")) == 7
