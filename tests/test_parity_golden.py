@@ -1,4 +1,4 @@
-"""Keras', timm's, torchvision's and lukemelas' own answers, kept: our conversion and our model give them too.
+"""The libraries' own answers, kept: our conversion and our model give them too.
 
 `make parity` asks the libraries themselves; experiments/parity/golden.py writes these files.
 """

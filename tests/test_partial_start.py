@@ -1,4 +1,4 @@
-"""Training from a relative's weights: what fits is taken, the rest starts harmlessly, all is named."""
+"""Training from a relative's weights: what fits is taken, the rest does no harm, all is named."""
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,8 @@ def test_both_sides_are_listed(lite2, start):
         + " and of 17 more",
         "  identities: arrays 1 of block1b, 1 of block7b",
     ]
-    assert lines[4].startswith("  drawn: arrays ") and "6 of head" in lines[4]
+    assert lines[4].startswith("  drawn: arrays ")
+    assert "6 of head" in lines[4]
     assert lines[5:] == ["  left over: arrays 2 of head"]
 
 
@@ -110,5 +111,5 @@ def test_without_the_switch_a_relative_is_refused(lite2):
 
 def test_another_scaling_is_refused_of_a_relative_too(lite2):
     scaled = made_model("b2", scaling=((0.5,) * 3, (0.5,) * 3))
-    with pytest.raises(UserError, match="--config.model.input_mean=0,0,0"):
+    with pytest.raises(UserError, match=r"--config\.model\.input_mean=0,0,0"):
         warm_start.load(lite2[0], scaled, partial=True)

@@ -1,7 +1,7 @@
 """Whether ImageNet weights are what they claim: photographs, asked of timm's model and of ours.
 
-`.venv-parity/bin/python -m experiments.parity.photographs`, after `make pretrained`. The photographs
-are those that scikit-image ships; timm's tf_efficientnet_lite2 takes the same file.
+`.venv-parity/bin/python -m experiments.parity.photographs`, after `make pretrained`. The
+photographs are those that scikit-image ships; timm's tf_efficientnet_lite2 takes the same file.
 """
 
 import pathlib
@@ -71,7 +71,7 @@ def main() -> int:
         lines.append(f"| {name} | {'; '.join(named)} |")
     lines += [
         "",
-        f"Logits differ from timm's by {difference:.1e} of the largest, limit {LIMIT:.0e}.",
+        f"Logits are {difference:.1e} of the largest from timm's, at most {LIMIT:.0e}.",
     ]
     RESULT.write_text("# ImageNet weights of Lite2 on photographs\n\n" + "\n".join(lines) + "\n")
     print("\n".join(lines))
