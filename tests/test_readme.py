@@ -25,7 +25,9 @@ def test_it_is_two_pages():
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_has_its_report_s_figures(row):
-    report = json.loads((ROOT / "experiments/results" / REPORT.search(row)[1] / "report.json").read_text())
+    report = json.loads(
+        (ROOT / "experiments/results" / REPORT.search(row)[1] / "report.json").read_text()
+    )
     low, high = report["accuracy_95_interval"]
     assert f"{100 * report['accuracy']:.2f} %" in row
     assert f"({100 * low:.2f} to {100 * high:.2f})" in row
