@@ -1,6 +1,7 @@
 # Two commands: `make run` and `make test`. Each creates .venv with pinned versions first.
-# `make parity` compares with Keras, timm and torchvision, `make bench` times against PyTorch,
-# TensorFlow and ONNX Runtime; each in a venv of its own.
+# `make docs` builds the documentation into site/, `make pretrained` the weights that
+# configs/b2_lite2.py starts from. `make parity` compares with Keras, timm and torchvision,
+# `make bench` times against PyTorch, TensorFlow and ONNX Runtime; each in a venv of its own.
 PYTHON ?= python3
 ACCELERATOR ?=
 DATA ?=
@@ -15,7 +16,7 @@ BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
 BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run demo test test-all lint pretrained parity bench clean
+.PHONY: run demo test test-all lint docs pretrained parity bench clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
@@ -44,6 +45,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 parity: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest -q tests/test_torch_files.py
 	$(PEERS)/bin/python -m experiments.parity $(FLAGS)
@@ -71,4 +79,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(BENCH) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(BENCH) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
