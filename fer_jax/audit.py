@@ -26,12 +26,11 @@ def main(argv: Sequence[str]) -> None:
     from fer_jax.auditing import findings, report  # scikit-learn: refusals of flags first
 
     output = report.check_output(OUTPUT.value)
-    ballots = read_votes(FERPLUS.value) if FERPLUS.value else None
+    ferplus = read_votes(FERPLUS.value) if FERPLUS.value else None
     dataset = read_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
-    found = findings.examine(dataset, ballots, lambda line: print(line, flush=True))
-    facts = report.write(found, DATA.value, output)
-    print(f"{report.summary(facts)}\nreport {output}/report.md")
+    found = findings.examine(dataset, DATA.value, ferplus, lambda line: print(line, flush=True))
+    print("\n".join([*report.write(found, output), f"report {output}/report.md"]))
 
 
 if __name__ == "__main__":

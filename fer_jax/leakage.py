@@ -84,33 +84,33 @@ def _by_audit(path: Path, split: str, records: Records) -> Copied:
             f"--clean_against={path} is an audit of other data: its {split} is "
             f"{str(audited)[:12]}, here it is {records.fingerprint[:12]}; audit this data"
         )
-    root = joined_by(len(names), links)
+    root = joined_by(len(names), np.array(links, np.int64).reshape(-1, 2))
     in_train = {root[i] for (role, _), i in names.items() if role == TRAIN}
     seen = [key for (role, key), i in names.items() if role == split and root[i] in in_train]
     mask = np.isin(np.array(records.keys), np.array(seen, np.str_))
     return Copied(mask, f"exact, near and mirrored copies of training images, by {path}")
 
 
-def _links(facts: Mapping[str, Any]) -> tuple[dict[tuple[str, str], int], list[np.ndarray]]:
+def _links(facts: Mapping[str, Any]) -> tuple[dict[tuple[str, str], int], list[tuple[int, int]]]:
     """(split, key) -> number, and pairs of numbers that are one photograph."""
     groups = [*facts["photographs"], *([p["first"], p["second"]] for p in facts["mirrored_copies"])]
     names: dict[tuple[str, str], int] = {}
     links = []
     for group in groups:
         numbers = [names.setdefault((one["split"], one["key"]), len(names)) for one in group]
-        links += [np.array([numbers[0], number]) for number in numbers[1:]]
+        links += [(numbers[0], number) for number in numbers[1:]]
     return names, links
 
 
 def _by_data(path: str, config: DataConfig, data: Dataset, records: Records) -> Copied:
     """As the audit compares: exact, near and mirrored copies of the training images at `path`."""
-    from fer_jax.auditing.photographs import find_copies, leaking, with_mirrored
+    from fer_jax.auditing.photographs import find_copies, leaking
     from fer_jax.auditing.pool import gather
 
     if Path(path).expanduser().absolute() != Path(config.path).expanduser().absolute():
         data = read_dataset(path, dataclasses.replace(config, exclude=""))  # all of train counts
     train = data.split(TRAIN)
     pool = gather(Dataset("", {TRAIN: train, "evaluated": records}, {}, (), ()))
-    leaks = leaking(pool, with_mirrored(pool, find_copies(pool)))
+    leaks = leaking(pool, find_copies(pool).with_mirrored)
     text = f"exact, near and mirrored copies of the {len(train):,} training images in {path}"
     return Copied(leaks[len(train) :], text)

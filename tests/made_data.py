@@ -4,9 +4,11 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from fer_jax.data import synthetic
 from fer_jax.data.images import encode_png
 from fer_jax.data.sources import Dataset, ReadOptions, open_dataset
 from fer_jax.errors import UserError
@@ -66,6 +68,20 @@ def csv_text(rows: list[Row], variant: str = "fer2013") -> str:
             cells.reverse()
         lines.append(",".join([str(FER2013_CSV_ORDER.index(name)), *cells]))
     return "\n".join(lines) + "\n"
+
+
+def some_faces(role: str, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every `step`-th of the drawn faces, uint8 [N, 48, 48], and labels; no other is drawn."""
+    labels = np.repeat(np.arange(len(LABELS), dtype=np.int32), synthetic.COUNTS[role])
+    people, chosen = synthetic.IDENTITIES[role], range(0, len(labels), step)
+    drawn = [synthetic.draw_face(LABELS[labels[i]], people[i % len(people)], i) for i in chosen]
+    return np.stack(drawn), labels[::step]
+
+
+def recompressed(image: np.ndarray, quality: int) -> np.ndarray:
+    """uint8 [S, S] -> the same after JPEG."""
+    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
 
 
 def write_folder(root: Path, files: dict[str, bytes]) -> Path:

@@ -5,11 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from made_data import csv_text
+from made_data import csv_text, recompressed
 from support import call, read_data, small_config, small_rows
 
 from fer_jax import leakage, trained, workdir
-from fer_jax.auditing.near_duplicates import recompressed
 from fer_jax.auditing.report import AUDIT_FILE
 from fer_jax.data.duplicates import has_hash_in
 from fer_jax.data.synthetic import faces

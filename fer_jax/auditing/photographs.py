@@ -1,77 +1,93 @@
-"""Copies put together: which images show one photograph, where its labels disagree or it leaks."""
+"""Copies put together: which images show one photograph, by pixels, by likeness and by name."""
 
-from collections import defaultdict
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from fer_jax.auditing.near_duplicates import Pairs, find_pairs
+from fer_jax.auditing.near_duplicates import UNCHANGED, Pairs, find_pairs
 from fer_jax.auditing.pool import Pool
 
 TRAIN = "train"
+NAMED_AFTER = re.compile(r"(.+?\.(?:jpe?g|png|bmp|gif|webp|tiff?)).+", re.IGNORECASE)
+"""`X.jpg7.jpg`, `X.png_rotated.png`: called after the image X.jpg, X.png that it was made of."""
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Every copy in a pool, by kind; pairs stand for exact copies by their first image."""
+    """Every copy in a pool, by kind; near and mirrored pairs name the first of exact copies."""
 
     exact: list[np.ndarray]
     """Groups of two or more with the very same pixels, each int [n], ascending."""
-    compared: Pairs
-    """All that were compared as they are: copies and the look-alikes beside them."""
-    compared_mirrored: Pairs
     near: Pairs
     mirrored: Pairs
+    named: np.ndarray
+    """int [P, 2]: an image, and one that is called after it."""
     photographs: list[np.ndarray]
-    """Groups of two or more joined by exact and near copies, each int [n], ascending."""
+    """Groups of two or more joined by exact and near copies and by names."""
+    with_mirrored: list[np.ndarray]
+    """The same, joined further where one is the other's mirror image."""
+    unchanged: list[np.ndarray]
+    """Groups joined by exact copies and by near ones whose face does not move."""
 
 
 def find_copies(pool: Pool) -> Copies:
     """Exact, near and mirrored copies over all splits."""
-    firsts = _firsts(pool.copies)
-    chosen = firsts[~pool.blank()[firsts]]
-    compared = find_pairs(pool.images, chosen, mirrored=False)
-    compared_mirrored = find_pairs(pool.images, chosen, mirrored=True)
-    near = compared.near()
-    joined = joined_by(len(pool), [*_links(pool.copies), *near.members])
+    firsts, numbers = np.unique(pool.copies, return_index=True, return_inverse=True)[1:]
+    exact = np.stack([firsts[numbers], np.arange(len(pool))], axis=1)
+    distinct = np.sort(firsts)
+    chosen = distinct[~pool.blank()[distinct]]
+    near = find_pairs(pool.images, chosen, mirrored=False)
+    mirrored = find_pairs(pool.images, chosen, mirrored=True)
+    unchanged = near.members[near.changes <= UNCHANGED]
+    named = pairs_by_name(pool)
+    links = [exact, near.members, named]
     return Copies(
         exact=groups(pool.copies),
-        compared=compared,
-        compared_mirrored=compared_mirrored,
         near=near,
-        mirrored=compared_mirrored.near().without(near),
-        photographs=groups(joined),
+        mirrored=mirrored,
+        named=named,
+        photographs=groups(joined_by(len(pool), *links)),
+        with_mirrored=groups(joined_by(len(pool), *links, mirrored.members)),
+        unchanged=groups(joined_by(len(pool), exact, unchanged)),
     )
+
+
+def pairs_by_name(pool: Pool) -> np.ndarray:
+    """int [P, 2]: images of one class whose name says that the second was made of the first.
+
+    Where the first is not there, the others of its name are joined with one of them.
+    """
+    names = [key.rsplit("/", 1)[-1] for key in pool.keys]
+    places = list(zip(pool.splits, pool.labels.tolist(), names, strict=True))
+    own = {place: i for i, place in enumerate(places)}
+    anywhere = {place[1:]: i for place, i in own.items()}
+    found = [
+        (i, match[1]) for i, name in enumerate(names) if (match := NAMED_AFTER.fullmatch(name))
+    ]
+    pairs = []
+    for i, source in found:
+        split, label, _ = places[i]
+        first = own.get((split, label, source), anywhere.setdefault((label, source), i))
+        pairs.append((first, i))
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def groups(numbers: np.ndarray) -> list[np.ndarray]:
     """int [N] -> positions of equal numbers, of those that occur more than once, by the first."""
-    found: dict[int, list[int]] = defaultdict(list)
-    for position, number in enumerate(numbers.tolist()):
-        found[number].append(position)
-    return [np.array(members) for members in found.values() if len(members) > 1]
+    order = np.argsort(numbers, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+    return sorted((part for part in parts if len(part) > 1), key=lambda part: int(part[0]))
 
 
-def joined_by(count: int, links: Iterable[np.ndarray]) -> np.ndarray:
-    """int [count]: the smallest position that each is joined to by `links`, directly or not."""
-    parents = list(range(count))
-
-    def root(i: int) -> int:
-        while parents[i] != i:
-            parents[i] = parents[parents[i]]
-            i = parents[i]
-        return i
-
-    for i, j in links:
-        low, high = sorted((root(int(i)), root(int(j))))
-        parents[high] = low
-    return np.array([root(i) for i in range(count)], np.int64)
-
-
-def conflicting(labels: np.ndarray, found: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """The groups whose members bear more than one label."""
-    return [members for members in found if len(set(labels[members].tolist())) > 1]
+def joined_by(count: int, *links: np.ndarray) -> np.ndarray:
+    """int [count]: equal numbers for what `links`, each int [P, 2], join, directly or not."""
+    i, j = np.concatenate([np.zeros((0, 2), np.int64), *links]).T
+    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
 
 
 def leaking(pool: Pool, found: Iterable[np.ndarray]) -> np.ndarray:
@@ -83,18 +99,3 @@ def leaking(pool: Pool, found: Iterable[np.ndarray]) -> np.ndarray:
         if inside.any() and not inside.all():
             leaks[members] = True
     return leaks
-
-
-def with_mirrored(pool: Pool, copies: Copies) -> list[np.ndarray]:
-    """`copies.photographs`, joined further where one is the other's mirror image."""
-    links = [*_links(pool.copies), *copies.near.members, *copies.mirrored.members]
-    return groups(joined_by(len(pool), links))
-
-
-def _firsts(numbers: np.ndarray) -> np.ndarray:
-    """Positions at which a number occurs for the first time, ascending."""
-    return np.sort(np.unique(numbers, return_index=True)[1])
-
-
-def _links(numbers: np.ndarray) -> list[np.ndarray]:
-    return [np.array([members[0], i]) for members in groups(numbers) for i in members[1:]]

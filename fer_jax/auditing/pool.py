@@ -44,8 +44,7 @@ class Pool:
 
     def blank(self) -> np.ndarray:
         """Bool [N]: images that are nearly of one grey."""
-        deviations = [image.std() for image in self.images]
-        return np.array(deviations, float) < BLANK
+        return np.array([image.std() < BLANK for image in self.images], bool)
 
     def name(self, index: int) -> dict[str, Any]:
         """{"split", "key", "label"} of one image, as audit.json has it."""
