@@ -12,8 +12,8 @@ from fer_jax.auditing.near_duplicates import UNCHANGED, Pairs, find_pairs
 from fer_jax.auditing.pool import Pool
 
 TRAIN = "train"
-NAMED_AFTER = re.compile(r"(.+?\.(?:jpe?g|png|bmp|gif|webp|tiff?)).+", re.IGNORECASE)
-"""`X.jpg7.jpg`, `X.png_rotated.png`: called after the image X.jpg, X.png that it was made of."""
+NAMED_AFTER = re.compile(r"(.+?[._](?:jpe?g|png|bmp|gif|webp|tiff?)).+", re.IGNORECASE)
+"""`X.jpg7.jpg`, `X_png.rf.5c1.jpg`: called after the image that they were made of."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,18 @@ def find_copies(pool: Pool) -> Copies:
 def pairs_by_name(pool: Pool) -> np.ndarray:
     """int [P, 2]: images of one class whose name says that the second was made of the first.
 
-    Where the first is not there, the others of its name are joined with one of them.
+    Where the first is not there, one of those that are called after it stands for it.
     """
     names = [key.rsplit("/", 1)[-1] for key in pool.keys]
     places = list(zip(pool.splits, pool.labels.tolist(), names, strict=True))
     own = {place: i for i, place in enumerate(places)}
     anywhere = {place[1:]: i for place, i in own.items()}
-    found = [
-        (i, match[1]) for i, name in enumerate(names) if (match := NAMED_AFTER.fullmatch(name))
-    ]
     pairs = []
-    for i, source in found:
-        split, label, _ = places[i]
-        first = own.get((split, label, source), anywhere.setdefault((label, source), i))
-        pairs.append((first, i))
-    return np.array(pairs, np.int64).reshape(-1, 2)
+    for i, (split, label, name) in enumerate(places):
+        if match := NAMED_AFTER.fullmatch(name):
+            stand_in = anywhere.setdefault((label, match[1]), i)
+            pairs.append((own.get((split, label, match[1]), stand_in), i))
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
 
 
 def groups(numbers: np.ndarray) -> list[np.ndarray]:

@@ -31,7 +31,7 @@ OWN = re.compile(r"audit\.json|report\.md|distances\.png|exclude_\w+\.txt|" + "|
 SHOWN = 24  # images of a picture
 ROWS = 12  # of a table; audit.json has all
 SEQUENCES = 0.25
-"""Share of images with a near copy from which on they are frames of sequences; FER2013: 0.14."""
+"""Share of images with a near copy from which on they are frames of films; FER2013: 0.11."""
 NOTES = f"""\
 Names are compared by a linear classifier of train. Folders exchanged alike in every split show only
 in the counts and by FER+.
