@@ -99,7 +99,7 @@ def mistakes(
         for name, answer, sure in zip(true, predicted, confidence, strict=True)
     ]
     heading = "Most confident mistakes (true → predicted)" if titles else "No mistakes"
-    _sheet(images, titles, path, columns=6, heading=heading)
+    contact_sheet(images, titles, path, columns=6, heading=heading)
 
 
 def contact_sheet(
@@ -111,7 +111,28 @@ def contact_sheet(
     heading: str = "",
 ) -> None:
     """Draws uint8 images [N, H, W, C] (C 1 or 3) in a grid, each under its title."""
-    _sheet(images, titles, path, columns=columns, heading=heading)
+    if len(images) != len(titles):
+        raise ValueError(f"{len(images)} images do not fit {len(titles)} titles")
+    columns = columns or max(1, math.ceil(math.sqrt(1.4 * len(images))))
+    rows = max(1, math.ceil(len(images) / columns))
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    cell, title, top = 1.45, 0.02 + 0.15 * lines, 0.3 if heading else 0.05
+    # Placed by hand, in inches: the automatic layout takes seconds for a few dozen images.
+    width = max(cell * columns, 0.09 * len(heading))
+    height = top + rows * (cell + title)
+    figure = Figure(figsize=(width, height))
+    for position, (image, text) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(position, columns)
+        left = (width - cell * columns) / 2 + column * cell + 0.05
+        bottom = height - top - (row + 1) * (cell + title) + 0.05
+        side = cell - 0.1
+        axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+        axes.set_axis_off()
+        axes.imshow(_rgb(image), interpolation="nearest")
+        axes.set_title(text, fontsize=8, color=INK, pad=3)
+    if heading:
+        figure.text(0.5, 1 - 0.05 / height, heading, fontsize=11, color=INK, ha="center", va="top")
+    _save(figure, path)
 
 
 def learning_curves(records: Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -197,38 +218,6 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     reach = len(values) // 80
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return np.array([np.nanmean(w) if np.isfinite(w).any() else math.nan for w in windows])
-
-
-def _sheet(
-    images: Sequence[np.ndarray] | np.ndarray,
-    titles: Sequence[str],
-    path: Path,
-    *,
-    columns: int | None,
-    heading: str,
-) -> None:
-    if len(images) != len(titles):
-        raise ValueError(f"{len(images)} images do not fit {len(titles)} titles")
-    columns = columns or max(1, math.ceil(math.sqrt(1.4 * len(images))))
-    rows = max(1, math.ceil(len(images) / columns))
-    lines = max((title.count("\n") + 1 for title in titles), default=1)
-    cell, title, top = 1.45, 0.02 + 0.15 * lines, 0.3 if heading else 0.05
-    # Placed by hand, in inches: the automatic layout takes seconds for a few dozen images.
-    width = max(cell * columns, 0.09 * len(heading))
-    height = top + rows * (cell + title)
-    figure = Figure(figsize=(width, height))
-    for position, (image, text) in enumerate(zip(images, titles, strict=True)):
-        row, column = divmod(position, columns)
-        left = (width - cell * columns) / 2 + column * cell + 0.05
-        bottom = height - top - (row + 1) * (cell + title) + 0.05
-        side = cell - 0.1
-        axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
-        axes.set_axis_off()
-        axes.imshow(_rgb(image), interpolation="nearest")
-        axes.set_title(text, fontsize=8, color=INK, pad=3)
-    if heading:
-        figure.text(0.5, 1 - 0.05 / height, heading, fontsize=11, color=INK, ha="center", va="top")
-    _save(figure, path)
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
