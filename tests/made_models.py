@@ -102,6 +102,27 @@ def made_file(model: Classifier, seed: int = 0, **changes: Any) -> ModelFile:
     return ModelFile(replace(about, **changes), made_variables(model, seed))
 
 
+def trained_variables(model: Classifier, seed: int = 0) -> dict[str, Any]:
+    """As of a model that learned: kernels of both signs that keep a layer's scale, and BatchNorms.
+
+    Answers then depend on every layer and on the images.
+    """
+    draw, flat = np.random.default_rng(seed), {}
+    for name, shape in shapes_of(model).items():
+        spread = np.sqrt(2 / np.prod(shape[:-1])) if name.endswith("kernel") else 0.3
+        centre = 1.0 if name.endswith(("scale", "var")) else 0.0
+        values = centre + spread * draw.standard_normal(shape)
+        flat[name] = np.float32(np.abs(values) + 0.1 if name.endswith("var") else values)
+    return unflatten_dict(flat, sep="/")
+
+
+def made_images(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """uint8 [count, size, size, 3], each of a brightness of its own."""
+    draw = np.random.default_rng(seed)
+    levels = np.linspace(80, 255, count)[:, None, None, None]
+    return (levels * draw.random((count, size, size, 3))).astype(np.uint8)
+
+
 def wanted(source: Any = "keras", variant: str = "b2", **changes: Any) -> Wanted:
     """With what files without a header do not say of models that `made_file` describes."""
     told: dict[str, Any] = {"image_size": 260, "head_padding": "VALID"}

@@ -22,7 +22,7 @@ def ours_on_cpus(conv: Conv, gradients: Gradients | None = None) -> Conv:
             x,
             kernel,
             cpu=lambda x, kernel: conv(x, kernel, stride, pads),
-            default=lambda x, kernel: _xlas(x, kernel, stride, pads),
+            default=lambda x, kernel: xla_conv(x, kernel, stride, pads),
         )
 
     def forward(
@@ -33,7 +33,7 @@ def ours_on_cpus(conv: Conv, gradients: Gradients | None = None) -> Conv:
     def backward(
         stride: int, pads: Pads, saved: tuple[jax.Array, jax.Array], g: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        ours, xlas = gradients or _derived(conv), _derived(_xlas)
+        ours, xlas = gradients or _derived(conv), _derived(xla_conv)
         return lax.platform_dependent(
             *saved,
             g,
@@ -45,7 +45,7 @@ def ours_on_cpus(conv: Conv, gradients: Gradients | None = None) -> Conv:
     return chosen
 
 
-def _xlas(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+def xla_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """In as many groups of channels as [k, k, C, D] kernels leave of x's."""
     return lax.conv_general_dilated(
         x,

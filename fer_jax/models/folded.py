@@ -1,0 +1,171 @@
+"""Models for inference: BatchNorm folded into the kernels, and one walk all exports share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from fer_jax.models.classifier import Classifier, FerHead
+from fer_jax.models.convolution import conv
+from fer_jax.models.depthwise import depthwise_conv
+from fer_jax.models.efficientnet import VARIANTS, Block, block_table
+from fer_jax.models.lowering import xla_conv
+from fer_jax.models.pointwise import pointwise_conv
+from fer_jax.models.windows import Padding, explicit_pads
+
+Arrays = Mapping[str, Any]  # "backbone/stem/kernel": float32 [k, k, C, D], ".../bias": [D]
+Function = Literal["swish", "relu6", "relu", "sigmoid"]
+T = TypeVar("T")  # a tensor of whatever computes the network, or writes it down
+STEM, OFFSET = "backbone/stem", "offset"
+
+
+def fold(model: Classifier, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A kernel [k, k, C, D] and a bias [D] for each layer, computed in float64 and rounded once.
+
+    Of the input scaling (x / 255 - mean) / std the divisions go into the stem's kernel. The stem
+    pads scaled pixels with zeros, which stand for 255 * mean: so that is subtracted before
+    (`offset`), after which zeros pad it exactly; in the bias it would be wrong along the borders.
+    """
+    flat = flatten_dict(dict(variables), sep="/")
+    values = {name: np.asarray(leaf, np.float64) for name, leaf in flat.items()}
+    folded = {OFFSET: 255 * np.asarray(model.input_mean, np.float64)}
+    for name, kernel in values.items():
+        layer = name.removeprefix("params/").removesuffix("/kernel")
+        if not name.endswith("/kernel"):
+            continue
+        kernel = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)  # a Dense is of 1x1
+        bias, norm = values.get(f"params/{layer}/bias"), f"{layer}_bn"
+        if bias is None:
+            deviation = np.sqrt(values[f"batch_stats/{norm}/var"] + model.backbone.style.bn_epsilon)
+            gain = values[f"params/{norm}/scale"] / deviation
+            bias = values[f"params/{norm}/bias"] - values[f"batch_stats/{norm}/mean"] * gain
+            kernel = kernel * gain
+        if layer == STEM:
+            kernel = kernel / (255 * np.asarray(model.input_std, np.float64)[:, None])
+        folded |= {f"{layer}/kernel": kernel, f"{layer}/bias": bias}
+    return {name: array.astype(np.float32) for name, array in folded.items()}
+
+
+def logits(model: Classifier, arrays: Arrays, images: jax.Array, plain: bool = False) -> jax.Array:
+    """uint8 [B, H, W, 1 or 3] -> float32 [B, K] by `fold`'s arrays; headless, the feature map.
+
+    `plain` takes XLA's convolutions on every platform, for programs that leave this process.
+    """
+    if images.dtype != jnp.uint8:
+        raise TypeError(f"images must be uint8 0..255, got {images.dtype}: the model scales them")
+    return network(model, _Compute(arrays, plain), images)
+
+
+class Operations(Protocol[T]):
+    """What the network is made of; `layer` names a kernel and a bias of `fold`."""
+
+    def shifted(self, images: T) -> T:
+        """uint8 images minus `offset`, in float32 and three channels."""
+
+    def conv(self, x: T, layer: str, stride: int = 1, padding: Padding = "SAME") -> T:
+        """A dense convolution and its bias."""
+
+    def depthwise(self, x: T, layer: str, stride: int, padding: Padding) -> T:
+        """A convolution of each channel by itself, and its bias."""
+
+    def apply(self, function: Function, x: T) -> T:
+        """Elementwise."""
+
+    def mean(self, x: T) -> T:
+        """Over all positions, which leaves one."""
+
+    def add(self, x: T, y: T) -> T:
+        """Of equal shapes."""
+
+    def multiply(self, x: T, gates: T) -> T:
+        """Each channel by its gate."""
+
+    def flat(self, x: T) -> T:
+        """One position -> [B, C]."""
+
+
+def network(model: Classifier, ops: Operations[T], images: T) -> T:
+    """uint8 images -> logits, or without a head the feature map, in whatever `ops` makes."""
+    backbone, head = model.backbone, model.head
+    activation, pads = VARIANTS[backbone.variant].activation, backbone.style.pads
+    x = ops.conv(ops.shifted(images), STEM, backbone.stem_stride, pads(3))
+    x = ops.apply(activation, x)
+    for block in block_table(backbone.variant, drop_connect=0.0):
+        x = _block(ops, x, block, pads(block.kernel))
+    x = ops.apply(activation, ops.conv(x, "backbone/top"))
+    if head is None:
+        return x
+
+    if isinstance(head, FerHead):
+        x = ops.apply("relu", ops.conv(x, "head/conv", padding=head.padding))
+        x = ops.apply("relu", ops.conv(ops.mean(x), "head/hidden"))
+    else:
+        x = ops.mean(x)
+    return ops.flat(ops.conv(x, "head/logits"))
+
+
+def _block(ops: Operations[T], x: T, block: Block, padding: Padding) -> T:
+    """MBConv: expand, filter per channel, gate, project, add the input."""
+    layer, skip = f"backbone/{block.name}", x
+    if block.expansion != 1:
+        x = ops.apply(block.activation, ops.conv(x, f"{layer}/expand"))
+    x = ops.depthwise(x, f"{layer}/depthwise", block.stride, padding)
+    x = ops.apply(block.activation, x)
+    if block.squeeze_excite:
+        squeezed = ops.conv(ops.mean(x), f"{layer}/squeeze_excite/reduce")
+        gates = ops.conv(ops.apply("swish", squeezed), f"{layer}/squeeze_excite/expand")
+        x = ops.multiply(x, ops.apply("sigmoid", gates))
+    x = ops.conv(x, f"{layer}/project")
+    return ops.add(x, skip) if block.residual else x
+
+
+@dataclass(frozen=True)
+class _Compute:
+    """JAX, in float32 [B, H, W, C]."""
+
+    arrays: Arrays
+    plain: bool
+
+    def shifted(self, images: jax.Array) -> jax.Array:
+        return images.astype(jnp.float32) - self.arrays[OFFSET]
+
+    def conv(
+        self, x: jax.Array, layer: str, stride: int = 1, padding: Padding = "SAME"
+    ) -> jax.Array:
+        kernel = jnp.asarray(self.arrays[f"{layer}/kernel"])
+        if len(kernel) == stride == 1:
+            return pointwise_conv(x, kernel[0, 0]) + self.arrays[f"{layer}/bias"]
+        return self._filter(conv, x, layer, stride, padding)
+
+    def depthwise(self, x: jax.Array, layer: str, stride: int, padding: Padding) -> jax.Array:
+        return self._filter(depthwise_conv, x, layer, stride, padding)
+
+    def _filter(
+        self, ours: Any, x: jax.Array, layer: str, stride: int, padding: Padding
+    ) -> jax.Array:
+        kernel = jnp.asarray(self.arrays[f"{layer}/kernel"])
+        filtered = xla_conv if self.plain else ours
+        pads = explicit_pads(x, kernel, stride, padding)
+        return filtered(x, kernel, stride, pads) + self.arrays[f"{layer}/bias"]
+
+    def apply(self, function: Function, x: jax.Array) -> jax.Array:
+        if function == "swish":  # by way of tanh, as normalization.normalize has it
+            return 0.5 * x * jnp.tanh(0.5 * x) + 0.5 * x
+        return getattr(nn, function)(x)
+
+    def mean(self, x: jax.Array) -> jax.Array:
+        return jnp.mean(x, axis=(1, 2), keepdims=True)
+
+    def add(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        return x + y
+
+    def multiply(self, x: jax.Array, gates: jax.Array) -> jax.Array:
+        return x * gates
+
+    def flat(self, x: jax.Array) -> jax.Array:
+        return x[:, 0, 0]
