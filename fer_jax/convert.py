@@ -17,6 +17,7 @@ from fer_jax.conversion.download import fetch_keras
 from fer_jax.conversion.exporting import TARGETS
 from fer_jax.conversion.importing import Wanted, import_file, in_our_order, without_head
 from fer_jax.conversion.names import COLUMNS
+from fer_jax.conversion.onnx import PRECISIONS
 from fer_jax.errors import UserError, one_line
 from fer_jax.evaluation.predictions import REPORT_FILE
 from fer_jax.models.efficientnet import VARIANTS
@@ -57,6 +58,9 @@ UNTOLD = (VARIANT, PADDING, EPSILON, IMAGE_SIZE, HEAD_PADDING, MEAN, STD, LABELS
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16"], "Of the kernels in a file of ours."
 )
+PRECISION = flags.DEFINE_enum(
+    "precision", "float32", list(PRECISIONS), "How an export stores its kernels."
+)
 LICENCE = flags.DEFINE_string("licence", None, "Licence of the weights, for the header.")
 REPORT = flags.DEFINE_string(
     "report", None, "Folder of the model's own plain report, whose temperature the header takes."
@@ -70,7 +74,8 @@ def main(argv: Sequence[str]) -> None:
     _check_flags(output)
     file = _own(pathlib.Path(INPUT.value)) if SOURCE.value == "fer_jax" else _foreign()
     file = model_file.rounded(file) if DTYPE.value == "bfloat16" else file
-    TARGETS[TARGET.value].write(output, file)
+    options = {"precision": PRECISION.value} if PRECISION.value != "float32" else {}
+    TARGETS[TARGET.value].write(output, file, **options)
     print(describe(file))
     print(f"wrote {output} ({output.stat().st_size / 2**20:.1f} MiB)")
 
@@ -155,6 +160,8 @@ def _check_flags(output: pathlib.Path) -> None:
         raise UserError("--top chooses what --download fetches; a file has a head or has none")
     if PADDING.value and source != "timm":
         raise UserError(f"--padding is for --source=timm: {source} has but one")
+    if PRECISION.value not in TARGETS[target].precisions:
+        raise UserError(f"--precision={PRECISION.value} is for --target=onnx: {target} has but one")
     if target != "fer_jax" and DTYPE.value != "float32":
         raise UserError(f"--dtype={DTYPE.value} is for files of ours: {target} gets float32")
     if REPORT.value and source != "fer_jax":

@@ -72,6 +72,11 @@ class ModelFile:
         return rebuild(self.about.architecture, dtype)
 
 
+def temperature_of(about: About) -> float:
+    """What divides the logits of a model before its softmax; 1 where its header names none."""
+    return about.temperature or 1.0
+
+
 def rounded(file: ModelFile) -> ModelFile:
     """Its kernels in bfloat16, half the bytes; vectors and statistics stay, metrics are dropped.
 

@@ -12,6 +12,7 @@ from fer_jax.conversion import names
 from fer_jax.conversion.keras_files import write_weights
 from fer_jax.conversion.keras_models import KERAS_EPSILON, KINDS, backbone_layers
 from fer_jax.conversion.layout import Arrays, export_variables
+from fer_jax.conversion.onnx import PRECISIONS, export_onnx
 from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
 from fer_jax.model_file import ModelFile
@@ -65,13 +66,15 @@ class Target(NamedTuple):
     """A format: how its files end, and what writes one."""
 
     suffix: str
-    write: Callable[[pathlib.Path, ModelFile], None]
+    write: Callable[..., None]  # (path, file), and where it takes one, a precision
+    precisions: tuple[str, ...] = ("float32",)
 
 
 TARGETS = {  # a new format: one file beside this one, and a row here
     "fer_jax": Target(".safetensors", model_file.save),
     "timm": Target(".safetensors", export_timm),
     "keras": Target(".weights.h5", export_keras),
+    "onnx": Target(".onnx", export_onnx, PRECISIONS),
 }
 
 

@@ -22,7 +22,7 @@ from fer_jax.data.images import quiet_pillow
 from fer_jax.errors import UserError
 from fer_jax.evaluation import tta as augmented
 from fer_jax.labels import LABELS
-from fer_jax.model_file import About
+from fer_jax.model_file import temperature_of
 from fer_jax.models.pieces import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
@@ -94,11 +94,6 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
     cache.keep_programs()
     place = packaged.find("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
     return Recognizer(trained.load(place), detector)
-
-
-def temperature_of(about: About) -> float:
-    """What divides the logits of a model before its softmax; 1 where its header names none."""
-    return about.temperature or 1.0
 
 
 def inference(model: Any) -> Callable[[Any, Any], jax.Array]:

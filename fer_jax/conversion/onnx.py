@@ -1,0 +1,177 @@
+"""Models as ONNX files: uint8 faces in, logits and probabilities out, labels in the metadata.
+
+Written node by node, [B, C, H, W] inside as runtimes want it. Kernels are stored in float32, in
+float16, or as int8 with a scale per output channel; everything is computed in float32.
+"""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fer_jax import model_file
+from fer_jax.errors import UserError
+from fer_jax.model_file import ModelFile, temperature_of
+from fer_jax.models import folded
+from fer_jax.models.windows import Padding, explicit_pads, outputs
+
+OPSET, IR_VERSION = 17, 8  # old enough for most runtimes
+PRECISIONS = ("float32", "float16", "int8")
+# ONNX Runtime would else quantise activations too where weights are: 2.8 times slower.
+SESSION_OPTION = "session.disable_quant_qdq"
+LARGEST_HALF, LARGEST_INT8 = 65504, 127
+
+
+def export_onnx(path: pathlib.Path, file: ModelFile, precision: str = "float32") -> None:
+    """Input `images` uint8 [B, S, S, 3]; outputs `logits` and `probabilities` float32 [B, K].
+
+    Probabilities are at the model's temperature. UserError without a head, or where a kernel does
+    not fit into float16.
+    """
+    try:
+        onnx: Any = importlib.import_module("onnx")
+    except ImportError as error:
+        raise UserError("--target=onnx needs onnx: pip install 'fer_jax[export]'") from error
+    texts = texts_of(file)
+    if precision == "int8":
+        texts[SESSION_OPTION] = "1"
+    model, side = file.model(), file.about.image_size
+    graph = _Graph(onnx, folded.fold(model, file.variables), precision)
+    folded.network(model, graph, _Tensor("images", side))
+
+    # The last node's output is the graph's.
+    logits, temperature = "logits", temperature_of(file.about)
+    graph.nodes[-1].output[0] = logits
+    if temperature != 1:
+        logits = graph.node("Div", logits, graph.constant("temperature", np.float32(temperature)))
+    graph.node("Softmax", logits, axis=1)
+    graph.nodes[-1].output[0] = "probabilities"
+
+    proto = graph.proto(side, model.head.classes, texts)  # type: ignore[union-attr]
+    onnx.checker.check_model(proto)
+    model_file.in_one_step(path, lambda temporary: onnx.save(proto, temporary))
+
+
+def texts_of(file: ModelFile) -> dict[str, str]:
+    """What an export says of its model: labels, temperature, our whole header; UserError headless.
+
+    The hashes of the training images stay at home.
+    """
+    about = file.about
+    if about.architecture["head"] is None:
+        raise UserError("a model without a head has no answers to export: keep it in our format")
+    return {
+        "labels": json.dumps(about.labels),
+        "temperature": str(temperature_of(about)),
+        "image_size": str(about.image_size),
+        "preprocessing": about.preprocessing,
+        "licence": about.licence,
+        **model_file.metadata(dataclasses.replace(file, train_hashes=None)),
+    }
+
+
+class _Tensor(NamedTuple):
+    name: str
+    side: int  # rows, and columns
+
+
+class _Graph:
+    """The operations of `folded.network` as nodes of a graph."""
+
+    def __init__(self, onnx: Any, arrays: folded.Arrays, precision: str) -> None:
+        self.onnx, self.arrays, self.precision = onnx, arrays, precision
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Append one; its output's name."""
+        name = f"{kind}_{len(self.nodes)}"
+        made = self.onnx.helper.make_node(kind, inputs, [name], name, **attributes)
+        self.nodes.append(made)
+        return name
+
+    def constant(self, name: str, array: Any) -> str:
+        """Store one; its name."""
+        self.initializers.append(self.onnx.numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def kernel(self, name: str, kernel: np.ndarray) -> str:
+        """[D, C, k, k] stored in the wanted precision; the name of it in float32."""
+        if self.precision == "float32":
+            return self.constant(name, kernel)
+        largest = np.abs(kernel).max(axis=(1, 2, 3), keepdims=True)
+        if self.precision == "float16":
+            if largest.max() > LARGEST_HALF:
+                raise UserError(f"{name} holds {largest.max():g}, too large for float16: use int8")
+            stored = self.constant(name, kernel.astype(np.float16))
+            return self.node("Cast", stored, to=self.onnx.TensorProto.FLOAT)
+        scale = np.where(largest > 0, largest / LARGEST_INT8, 1).astype(np.float32)
+        stored = self.constant(name, np.rint(kernel / scale).astype(np.int8))
+        scales = self.constant(f"{name}/scale", scale.ravel())
+        return self.node("DequantizeLinear", stored, scales, axis=0)
+
+    def proto(self, side: int, classes: int, texts: dict[str, str]) -> Any:
+        """The whole model, from `images` to `logits` and `probabilities`."""
+        helper, kinds = self.onnx.helper, self.onnx.TensorProto
+        images = helper.make_tensor_value_info("images", kinds.UINT8, ["batch", side, side, 3])
+        answers = [
+            helper.make_tensor_value_info(name, kinds.FLOAT, ["batch", classes])
+            for name in ("logits", "probabilities")
+        ]
+        graph = helper.make_graph(self.nodes, "fer_jax", [images], answers, self.initializers)
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
+        model.producer_name = "fer_jax"
+        helper.set_model_props(model, texts)
+        return model
+
+    def shifted(self, images: _Tensor) -> _Tensor:
+        name = self.node("Cast", images.name, to=self.onnx.TensorProto.FLOAT)
+        name = self.node("Transpose", name, perm=[0, 3, 1, 2])
+        offset = self.arrays[folded.OFFSET].reshape(1, 3, 1, 1)
+        if offset.any():
+            name = self.node("Sub", name, self.constant(folded.OFFSET, offset))
+        return _Tensor(name, images.side)
+
+    def conv(self, x: _Tensor, layer: str, stride: int = 1, padding: Padding = "SAME") -> _Tensor:
+        kernel = self.arrays[f"{layer}/kernel"]
+        before = jax.ShapeDtypeStruct((1, x.side, x.side, 1), np.float32)
+        (top, bottom), (left, right) = pads = explicit_pads(before, kernel, stride, padding)  # type: ignore[arg-type]
+        name = self.node(
+            "Conv",
+            x.name,
+            self.kernel(f"{layer}/kernel", np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))),
+            self.constant(f"{layer}/bias", self.arrays[f"{layer}/bias"]),
+            kernel_shape=kernel.shape[:2],
+            strides=[stride, stride],
+            pads=[top, left, bottom, right],
+            group=kernel.shape[3] if layer.endswith("depthwise") else 1,
+        )
+        return _Tensor(name, outputs(before, kernel, stride, pads)[0])  # type: ignore[arg-type]
+
+    depthwise = conv  # which the layer's name tells
+
+    def apply(self, function: folded.Function, x: _Tensor) -> _Tensor:
+        if function == "relu6":
+            if "six" not in {stored.name for stored in self.initializers}:
+                self.constant("zero", np.float32(0))
+                self.constant("six", np.float32(6))
+            return x._replace(name=self.node("Clip", x.name, "zero", "six"))
+        name = self.node("Relu" if function == "relu" else "Sigmoid", x.name)
+        return x._replace(name=self.node("Mul", x.name, name) if function == "swish" else name)
+
+    def mean(self, x: _Tensor) -> _Tensor:
+        return _Tensor(self.node("GlobalAveragePool", x.name), 1)
+
+    def add(self, x: _Tensor, y: _Tensor) -> _Tensor:
+        return x._replace(name=self.node("Add", x.name, y.name))
+
+    def multiply(self, x: _Tensor, gates: _Tensor) -> _Tensor:
+        return x._replace(name=self.node("Mul", x.name, gates.name))
+
+    def flat(self, x: _Tensor) -> _Tensor:
+        return x._replace(name=self.node("Flatten", x.name, axis=1))
