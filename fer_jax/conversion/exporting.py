@@ -13,6 +13,7 @@ from fer_jax.conversion.keras_files import write_weights
 from fer_jax.conversion.keras_models import KERAS_EPSILON, KINDS, backbone_layers
 from fer_jax.conversion.layout import Arrays, export_variables
 from fer_jax.conversion.onnx import PRECISIONS, export_onnx
+from fer_jax.conversion.stablehlo import export_stablehlo
 from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
 from fer_jax.model_file import ModelFile
@@ -75,6 +76,7 @@ TARGETS = {  # a new format: one file beside this one, and a row here
     "timm": Target(".safetensors", export_timm),
     "keras": Target(".weights.h5", export_keras),
     "onnx": Target(".onnx", export_onnx, PRECISIONS),
+    "stablehlo": Target(".stablehlo", export_stablehlo),
 }
 
 
