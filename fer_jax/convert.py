@@ -31,7 +31,7 @@ SOURCE = flags.DEFINE_enum(
 )
 TARGET = flags.DEFINE_enum("target", "fer_jax", list(TARGETS), "What to write.")
 INPUT = flags.DEFINE_string("input", "", "The file, or a run's folder.")
-OUTPUT = flags.DEFINE_string("output", None, "The file to write.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "The file to write; hub: a folder.", required=True)
 DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch Keras' ImageNet weights: no --input.")
 TOP = flags.DEFINE_bool("top", False, "With --download: the file with its 1,000-class head.")
 HEAD = flags.DEFINE_enum(
@@ -77,7 +77,8 @@ def main(argv: Sequence[str]) -> None:
     options = {"precision": PRECISION.value} if PRECISION.value != "float32" else {}
     TARGETS[TARGET.value].write(output, file, **options)
     print(describe(file))
-    print(f"wrote {output} ({output.stat().st_size / 2**20:.1f} MiB)")
+    written = (path for path in (output, *output.rglob("*")) if path.is_file())  # hub: a folder
+    print(f"wrote {output} ({sum(path.stat().st_size for path in written) / 2**20:.1f} MiB)")
 
 
 def describe(file: model_file.ModelFile) -> str:

@@ -33,6 +33,7 @@ READ = (3, 4)  # 3 has neither `splitting` nor `temperature`
 STORED = ("F32", "BF16")  # read as float32
 SPLITTING = ("label_order", "validation_fraction", "split_seed")  # keys of About.splitting
 LFS = b"version https://git-lfs"
+HUB_NAME = "model.safetensors"  # the model file in a folder as the Hugging Face Hub has them
 KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
@@ -122,7 +123,7 @@ def refuse_pointer(path: pathlib.Path) -> None:
             raise UserError(f"{path} is a Git LFS pointer, not the file: git lfs pull fetches it")
 
 
-def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
     """`write` to a file beside `path` that then takes its name: whole, or as if never begun."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -46,8 +46,11 @@ class Trained:
 def load(path: pathlib.Path, step: int | None = None) -> Trained:
     """The best checkpoint of the run in `path`, or that of `step`; or the model file `path`.
 
-    UserError where it is neither, or where its labels are not those of the data.
+    A folder as `convert --target=hub` writes it counts as its model file. UserError where it is
+    none of these, or where its labels are not those of the data.
     """
+    hub = path / model_file.HUB_NAME
+    path = hub if os.path.isfile(hub) else path
     return _from_file(path) if os.path.isfile(path) else _from_run(path, step)
 
 

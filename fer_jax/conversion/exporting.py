@@ -9,6 +9,7 @@ import numpy as np
 
 from fer_jax import model_file
 from fer_jax.conversion import names
+from fer_jax.conversion.hub import export_hub
 from fer_jax.conversion.keras_files import write_weights
 from fer_jax.conversion.keras_models import KERAS_EPSILON, KINDS, backbone_layers
 from fer_jax.conversion.layout import Arrays, export_variables
@@ -76,6 +77,7 @@ TARGETS = {  # a new format: one file beside this one, and a row here
     "timm": Target(".safetensors", export_timm),
     "keras": Target(".weights.h5", export_keras),
     "onnx": Target(".onnx", export_onnx, PRECISIONS),
+    "hub": Target("", export_hub),
     "stablehlo": Target(".stablehlo", export_stablehlo),
 }
 

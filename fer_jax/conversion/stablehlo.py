@@ -30,11 +30,7 @@ def export_stablehlo(path: pathlib.Path, file: ModelFile) -> None:
     program = jax.jit(functools.partial(_answers, file, arrays))
     exported = jax.export.export(program, platforms=PLATFORMS)(images)
     content = bytes(exported.serialize())
-
-    def write(temporary: pathlib.Path) -> None:
-        temporary.write_bytes(content)
-
-    model_file.in_one_step(path, write)
+    model_file.in_one_step(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _answers(file: ModelFile, arrays: folded.Arrays, images: jax.Array) -> dict[str, Any]:

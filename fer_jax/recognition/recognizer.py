@@ -85,7 +85,7 @@ class Options:
 
 
 def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> "Recognizer":
-    """The shipped weights, a model file or a run's folder, ready to answer.
+    """The shipped weights, a model file, a run's folder or a Hub's, ready to answer.
 
     `detector` is `auto` (MTCNN, the extra `faces`), the path of a YuNet file, or `none`: then each
     picture is taken for a face. Programs that JAX compiles are kept in the platform's cache folder,
