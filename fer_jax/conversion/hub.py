@@ -25,9 +25,9 @@ file, and gives `logits` and `probabilities` [batch, {count}]; it scales pixels 
 `model_fp16.onnx` stores its kernels in half the bytes, `model_int8.onnx` in a quarter: run the
 latter with the session option `{option}=1`, or ONNX Runtime is slower with it.
 
-- Preprocessing: {preprocessing}.
+- Preprocessing: {about.preprocessing}.
 - Temperature: {temperature:g} divides the logits before the softmax; `probabilities` have it.
-- Licence of the weights: {licence}. Origin: {origin}.
+- Licence of the weights: {about.licence}. Origin: {origin}.
 - Metrics in the front matter, if any, are of the images that chose the checkpoint: optimistic.
 
 It answers with one of its words whatever it is shown. A face's look is not an emotion: not for
@@ -51,8 +51,7 @@ def export_hub(folder: pathlib.Path, file: ModelFile) -> None:
 
 def config_of(file: ModelFile) -> dict[str, Any]:
     """What programs read of the model: labels by number, preprocessing, temperature."""
-    about = file.about
-    names = _labels(file)
+    about, names = file.about, _labels(file)
     return {
         "model_type": "fer_jax",
         "architecture": about.architecture,
@@ -72,10 +71,7 @@ def card_of(name: str, file: ModelFile) -> str:
     results = [
         {
             "task": {"type": "image-classification", "name": "Facial expression recognition"},
-            "dataset": {
-                "type": "own",
-                "name": f"{part} part of its data",
-            },
+            "dataset": {"type": "own", "name": f"{part} part of its data"},
             "metrics": [{"type": k, "value": v} for k, v in (about.metrics or {}).items()],
         }
     ]
@@ -89,13 +85,12 @@ def card_of(name: str, file: ModelFile) -> str:
     text = TEXT.format(
         name=name,
         kind=f"EfficientNet-{about.architecture['variant'].upper()}",
+        about=about,
         size=about.image_size,
         count=len(names),
         labels=", ".join(names),
         option=SESSION_OPTION,
-        preprocessing=about.preprocessing,
         temperature=temperature_of(about),
-        licence=about.licence,
         origin=json.dumps(about.origin),
     )
     lines = [f"{key}: {json.dumps(value)}" for key, value in front.items()]

@@ -103,7 +103,7 @@ class _Graph:
     def kernel(self, name: str, kernel: np.ndarray) -> str:
         """[D, C, k, k] stored in the wanted precision; the name of it in float32."""
         precision = self.precision
-        if precision != "float32" and "depthwise" in name:
+        if precision != "float32" and folded.DEPTHWISE in name:
             precision = PRECISIONS[PRECISIONS.index(precision) - 1]
         if precision == "float32":
             return self.constant(name, kernel)
@@ -153,11 +153,9 @@ class _Graph:
             kernel_shape=kernel.shape[:2],
             strides=[stride, stride],
             pads=[top, left, bottom, right],
-            group=kernel.shape[3] if layer.endswith("depthwise") else 1,
+            group=kernel.shape[3] if layer.endswith(folded.DEPTHWISE) else 1,
         )
         return _Tensor(name, outputs(before, kernel, stride, pads)[0])  # type: ignore[arg-type]
-
-    depthwise = conv  # which the layer's name tells
 
     def apply(self, function: folded.Function, x: _Tensor) -> _Tensor:
         if function == "relu6":

@@ -21,7 +21,7 @@ from fer_jax.models.windows import Padding, explicit_pads
 Arrays = Mapping[str, Any]  # "backbone/stem/kernel": float32 [k, k, C, D], ".../bias": [D]
 Function = Literal["swish", "relu6", "relu", "sigmoid"]
 T = TypeVar("T")  # a tensor of whatever computes the network, or writes it down
-STEM, OFFSET = "backbone/stem", "offset"
+STEM, DEPTHWISE, OFFSET = "backbone/stem", "depthwise", "offset"
 
 
 def fold(model: Classifier, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -68,10 +68,7 @@ class Operations(Protocol[T]):
         """uint8 images minus `offset`, in float32 and three channels."""
 
     def conv(self, x: T, layer: str, stride: int = 1, padding: Padding = "SAME") -> T:
-        """A dense convolution and its bias."""
-
-    def depthwise(self, x: T, layer: str, stride: int, padding: Padding) -> T:
-        """A convolution of each channel by itself, and its bias."""
+        """A convolution and its bias; of each channel by itself where `layer` ends in DEPTHWISE."""
 
     def apply(self, function: Function, x: T) -> T:
         """Elementwise."""
@@ -114,7 +111,7 @@ def _block(ops: Operations[T], x: T, block: Block, padding: Padding) -> T:
     layer, skip = f"backbone/{block.name}", x
     if block.expansion != 1:
         x = ops.apply(block.activation, ops.conv(x, f"{layer}/expand"))
-    x = ops.depthwise(x, f"{layer}/depthwise", block.stride, padding)
+    x = ops.conv(x, f"{layer}/{DEPTHWISE}", block.stride, padding)
     x = ops.apply(block.activation, x)
     if block.squeeze_excite:
         squeezed = ops.conv(ops.mean(x), f"{layer}/squeeze_excite/reduce")
@@ -137,21 +134,12 @@ class _Compute:
     def conv(
         self, x: jax.Array, layer: str, stride: int = 1, padding: Padding = "SAME"
     ) -> jax.Array:
-        kernel = jnp.asarray(self.arrays[f"{layer}/kernel"])
+        kernel, bias = jnp.asarray(self.arrays[f"{layer}/kernel"]), self.arrays[f"{layer}/bias"]
         if len(kernel) == stride == 1:
-            return pointwise_conv(x, kernel[0, 0]) + self.arrays[f"{layer}/bias"]
-        return self._filter(conv, x, layer, stride, padding)
-
-    def depthwise(self, x: jax.Array, layer: str, stride: int, padding: Padding) -> jax.Array:
-        return self._filter(depthwise_conv, x, layer, stride, padding)
-
-    def _filter(
-        self, ours: Any, x: jax.Array, layer: str, stride: int, padding: Padding
-    ) -> jax.Array:
-        kernel = jnp.asarray(self.arrays[f"{layer}/kernel"])
+            return pointwise_conv(x, kernel[0, 0]) + bias
+        ours = depthwise_conv if layer.endswith(DEPTHWISE) else conv
         filtered = xla_conv if self.plain else ours
-        pads = explicit_pads(x, kernel, stride, padding)
-        return filtered(x, kernel, stride, pads) + self.arrays[f"{layer}/bias"]
+        return filtered(x, kernel, stride, explicit_pads(x, kernel, stride, padding)) + bias
 
     def apply(self, function: Function, x: jax.Array) -> jax.Array:
         if function == "swish":  # by way of tanh, as normalization.normalize has it
