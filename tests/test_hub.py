@@ -33,7 +33,7 @@ def folder(tmp_path_factory, one_stage):
     """As the command writes it."""
     place = tmp_path_factory.mktemp("hub")
     origin = {"source": "fer_jax", "selected_on": "validation"}
-    model_file.save(place / "m.safetensors", file_of("fer same", origin=origin))
+    model_file.save(place / "m.safetensors", file_of("fer same", origin=origin, temperature=2.5))
     flags = ["--source=fer_jax", f"--input={place / 'm.safetensors'}", "--target=hub"]
     outcome = call("convert", [*flags, f"--output={place / 'my-model'}"])
     assert outcome.status == 0, outcome.err
@@ -57,7 +57,7 @@ def test_what_lies_in_it(folder):
     config = json.loads((folder / "config.json").read_text())
     assert [config["id2label"][str(i)] for i in range(7)] == list(LABELS)
     assert config["label2id"]["surprise"] == 6
-    assert (config["temperature"], config["image_size"]) == (1.0, SIDE)
+    assert (config["temperature"], config["image_size"]) == (2.5, SIDE)
     assert config["preprocessing"] == model_file.PREPROCESSING
 
 
@@ -70,6 +70,7 @@ def test_the_hub_s_library_reads_the_card(folder):
     assert result.dataset_name == "validation part of its data"
     assert "session.disable_quant_qdq=1" in card.text
     assert ", ".join(LABELS) in card.text
+    assert "Temperature: 2.5" in card.text
     name, results = model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])
     assert (name, len(results)) == ("my-model", 1)
 

@@ -32,9 +32,10 @@ def small():
         yield
 
 
-def file_of(*settings, **changes) -> ModelFile:
+def file_of(*settings, temperature=None, **changes) -> ModelFile:
     model = made_model(*settings, **changes)
-    return ModelFile(made_file(model, image_size=SIDE).about, trained_variables(model))
+    about = made_file(model, image_size=SIDE, temperature=temperature).about
+    return ModelFile(about, trained_variables(model))
 
 
 def session_of(path, option=False):
@@ -114,9 +115,8 @@ def test_int8_rounds_each_output_channel_by_its_own_largest_weight(tmp_path):
             assert (np.abs(stored[name] * scale - kernel) <= 0.501 * scale).all()
 
 
-def test_the_metadata_say_labels_and_temperature(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "temperature_of", lambda about: 2.5)
-    file = file_of("tiny", "fer")
+def test_the_metadata_say_labels_and_temperature(tmp_path):
+    file = file_of("tiny", "fer", temperature=2.5)
     export_onnx(tmp_path / "m.onnx", file)
     session, images = session_of(tmp_path / "m.onnx"), made_images(2, SIDE)
     texts = session.get_modelmeta().custom_metadata_map

@@ -12,7 +12,6 @@ from made_models import PUBLISHED, made_file, made_images, made_model, trained_v
 from scipy.special import softmax
 from support import compile_cache
 
-from fer_jax.conversion import stablehlo
 from fer_jax.conversion.exporting import TARGETS
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
@@ -37,11 +36,12 @@ pytestmark = pytest.mark.usefixtures("one_stage")
 
 def file_of(head: str) -> ModelFile:
     model = made_model("tiny", head, scaling=PUBLISHED)
-    return ModelFile(made_file(model, image_size=SIDE).about, trained_variables(model))
+    return ModelFile(
+        made_file(model, image_size=SIDE, temperature=2.5).about, trained_variables(model)
+    )
 
 
-def test_a_process_without_flax_gets_our_answers(tmp_path, monkeypatch):
-    monkeypatch.setattr(stablehlo, "temperature_of", lambda about: 2.5)
+def test_a_process_without_flax_gets_our_answers(tmp_path):
     file, images = file_of("fer"), made_images(3, SIDE)
     TARGETS["stablehlo"].write(tmp_path / "m.stablehlo", file)
     np.save(tmp_path / "images.npy", images)
