@@ -75,13 +75,14 @@ def card_of(name: str, file: ModelFile) -> str:
             "metrics": [{"type": k, "value": v} for k, v in (about.metrics or {}).items()],
         }
     ]
-    front = {
+    front: dict[str, Any] = {
         "license": about.licence.lower(),
         "library_name": "fer_jax",
         "pipeline_tag": "image-classification",
         "tags": ["facial-expression-recognition", "jax", "onnx"],
-        "model-index": [{"name": name, "results": results if about.metrics else []}],
     }
+    if about.metrics:
+        front["model-index"] = [{"name": name, "results": results}]
     text = TEXT.format(
         name=name,
         kind=f"EfficientNet-{about.architecture['variant'].upper()}",
