@@ -110,7 +110,7 @@ def test_of_other_undivided_data_all_images_are_scored(undivided, finished_run, 
         f"--checkpoint={finished_run}", f"--data={data}", f"--output={tmp_path}"
     )
     assert (report["split"], report["n"]) == ("all", 132)
-    assert "not the data that the model was trained on: all 132 scored" in said
+    assert "no splits: all 132 images are one split, all" in said
     assert report["split_chose_checkpoint"] is False
 
 
