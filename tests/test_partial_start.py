@@ -105,7 +105,7 @@ def test_other_classes_or_another_order_keep_their_head(tmp_path):
 
 
 def test_without_the_switch_a_relative_is_refused(lite2):
-    with pytest.raises(UserError, match=r"variant=lite2; .* --config.init.partial=True"):
+    with pytest.raises(UserError, match=r"init\.partial=True takes what fits .*variant=lite2"):
         warm_start.load(lite2[0], B2, partial=False)
 
 

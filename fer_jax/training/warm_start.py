@@ -43,9 +43,10 @@ def load(path: pathlib.Path, model: Classifier, partial: bool) -> WarmStart:
     fixed = SETTINGS[1:] if partial else SETTINGS
     overrides = list(_overrides(file.about.architecture, describe(model), fixed))
     if overrides:
+        relative = any("variant" in override for override in overrides)
+        hint = " (init.partial=True takes what fits of a relative)" if relative else ""
         raise UserError(
-            f"{path} was trained otherwise than the config says: add {' '.join(overrides)}"
-            + ("" if partial else "; a relative's weights need --config.init.partial=True")
+            f"{path} was trained otherwise than the config says{hint}: add {' '.join(overrides)}"
         )
     return (_partial if partial else _whole)(path, file, model)
 
