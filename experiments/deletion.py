@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 import fer_jax
+from experiments.deleting import delete
 from fer_jax import cli
 from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
@@ -24,7 +25,6 @@ from fer_jax.recognition.recognizer import Options
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 OUTPUT = flags.DEFINE_string("output", "experiments/results/deletion", "Folder of the table.")
 IMAGES, SHARE, BATCH, SEED = 200, 0.2, 20, 0
-BLUR = 0.15  # of the image's side: what is deleted keeps its mean grey and nothing else
 
 
 def main(argv: Sequence[str]) -> None:
@@ -91,18 +91,6 @@ def disc(size: int) -> np.ndarray:
     """Heat that falls off from the middle."""
     y, x = np.indices((size, size)) - (size - 1) / 2
     return -np.hypot(x, y)
-
-
-def delete(image: np.ndarray, heat: np.ndarray, share: float) -> np.ndarray:
-    """uint8 [S, S, C] without the `share` of its pixels where `heat` [S, S] is highest.
-
-    They become those of the blurred image: few new edges, but what was written there is gone.
-    """
-    order = np.argsort(-heat, axis=None, kind="stable")
-    gone = np.zeros(heat.size, bool)
-    gone[order[: round(share * heat.size)]] = True
-    blurred = cv2.GaussianBlur(image, (0, 0), BLUR * len(image)).reshape(image.shape)
-    return np.where(gone.reshape(*heat.shape, 1), blurred, image)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,17 @@ def lite2(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def shapes():
+    return variable_shapes(B2)
+
+
+@pytest.fixture(scope="module")
 def start(lite2):
     return warm_start.load(lite2[0], B2, partial=True)
 
 
-def test_what_has_the_same_name_and_shape_is_taken(lite2, start):
-    found, shapes = flatten_dict(start.variables, sep="/"), variable_shapes(B2)
+def test_what_has_the_same_name_and_shape_is_taken(lite2, start, shapes):
+    found = flatten_dict(start.variables, sep="/")
     same = [name for name, array in lite2[1].items() if shapes.get(name) == array.shape]
     assert len(same) == 315
     for name in same:
@@ -39,9 +44,9 @@ def test_what_has_the_same_name_and_shape_is_taken(lite2, start):
     assert not any("head" in name for name in found)
 
 
-def test_of_the_wider_top_the_first_channels_are_taken(lite2, start):
+def test_of_the_wider_top_the_first_channels_are_taken(start, shapes):
     found = flatten_dict(start.variables, sep="/")
-    narrow = {name for name in found if found[name].shape != variable_shapes(B2)[name]}
+    narrow = {name for name in found if found[name].shape != shapes[name]}
     assert {name.split("/", 2)[2] for name in narrow} == set(ENDS)
     drawn = {"params": {"top": {"kernel": jnp.ones((2, 5))}}}
     given = {"params": {"top": {"kernel": np.full((2, 3), 7.0)}}}

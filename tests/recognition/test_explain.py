@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from experiments.deletion import delete
+from experiments.deleting import delete
 from fer_jax.data import synthetic
 from fer_jax.data.augment import resize
 from fer_jax.labels import LABELS
