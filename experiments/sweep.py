@@ -2,8 +2,9 @@
 
 A train step takes longer to compile for an accelerator than a short run takes. Here it is compiled
 once, and what runs differ in (seed, rates, decays, smoothing, weights, mixup) comes to it as data.
-Initial weights, data order, augmentation and the step are fer_jax's own, so a run equals the one of
-fer_jax.main with the same settings but for rounding. SPEC is a JSON file:
+Initial weights, data order, augmentation and the step are fer_jax's own, so a run should equal the
+one of fer_jax.main with the same settings but for rounding (not compared yet; mixup draws others).
+SPEC is a JSON file:
 
     {"config": "b2_lite2.py", "set": {KEY: VALUE}, "runs": [{"name": ..., "seed": 0, "epochs": 5,
      "set": {KEY: VALUE}, "targets": FILE.npz, "teachers": [NAME-SEED], "keep": true}]}
