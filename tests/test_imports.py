@@ -25,7 +25,7 @@ FLOORS = (  # a file may import from its own floor and from those before it
     {"recognition"},
     {
         *("main", "evaluate", "compare", "prepare", "audit", "convert", "targets", "recognise"),
-        "console",
+        *("console", "web"),
     },
 )
 PURE = (  # know nothing of files or flags
