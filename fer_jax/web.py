@@ -63,7 +63,7 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     from fer_jax.conversion import onnx
     from fer_jax.recognition import faces, recognizer
 
-    if folder.exists() and any(folder.iterdir()) and not (folder / "model.onnx").exists():
+    if any(folder.glob("*")) and not (folder / "model.onnx").exists():
         raise UserError(f"--out={folder} holds other files: give an empty or a new folder")
     networks, runtime = faces.networks(), keep_runtime(given)
     trained = recognizer.load(model, detector="none").model
@@ -90,64 +90,57 @@ def keep_runtime(given: str) -> pathlib.Path:
     from fer_jax.model_file import in_one_step
 
     kept = cache.folder(PACKAGE)
-    if not given and all(_is_right(kept / name) for name in PARTS):
+    if not given and all((kept / name).exists() for name in PARTS):
         return kept
     with tempfile.TemporaryDirectory() as temporary:
-        source = _unpacked(pathlib.Path(given) if given else _packed(temporary), temporary)
-        for name in PARTS:
-            found = next((f for f in (source / name, source / "dist" / name) if _is_right(f)), None)
-            if found is None:
-                raise UserError(f"{given or PACKAGE} has no {name} of {PACKAGE}")
-            in_one_step(kept / name, functools.partial(shutil.copy, found))
+        source = pathlib.Path(given or _packed(temporary))
+        for name, digest in PARTS.items():
+            content = _read(source, name)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise UserError(f"{name} in {source} is not of {PACKAGE}")
+            in_one_step(kept / name, lambda path, content=content: path.write_bytes(content))
     return kept
 
 
-def _is_right(path: pathlib.Path) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == PARTS[path.name]
-
-
-def _packed(folder: str) -> pathlib.Path:
+def _packed(folder: str) -> str:
     """The tarball that npm brings."""
     npm = shutil.which("npm")
     if npm is None:
-        fix = f"install npm, or give --runtime=FILE, which `npm pack {PACKAGE}` writes elsewhere"
-        raise UserError(f"the page needs {PACKAGE}: {fix}")
+        raise UserError(
+            f"the page needs {PACKAGE}: install npm, or give --runtime=FILE, the tarball that "
+            f"`npm pack {PACKAGE}` writes elsewhere"
+        )
     command = [npm, "pack", PACKAGE, "--silent", "--pack-destination", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"npm pack {PACKAGE} failed: {one_line(RuntimeError(done.stderr))}")
-    return pathlib.Path(folder, done.stdout.split()[-1])
+    return f"{folder}/{done.stdout.split()[-1]}"
 
 
-def _unpacked(source: pathlib.Path, folder: str) -> pathlib.Path:
-    """`source`, or the folder `package` of the tarball that it is."""
-    if source.is_dir():
-        return source
+def _read(source: pathlib.Path, name: str) -> bytes:
+    """A part from npm's tarball, or from a folder; UserError where it is not there."""
     try:
+        if source.is_dir():
+            return next(source.rglob(name), source / name).read_bytes()
         with tarfile.open(source) as archive:
-            names = {f"package/dist/{name}" for name in PARTS} & set(archive.getnames())
-            archive.extractall(folder, map(archive.getmember, names), filter="data")
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(f"cannot read --runtime={source}: {one_line(error)}") from error
-    return pathlib.Path(folder, "package")
+            return archive.extractfile(f"package/dist/{name}").read()  # type: ignore[union-attr]
+    except (OSError, KeyError, tarfile.TarError) as error:
+        raise UserError(f"{source} has no {name} of {PACKAGE}: {one_line(error)}") from error
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Files with the headers that keep the page to its own origin."""
+    """Files with the headers that keep the page to its own origin; silent."""
 
-    extensions_map = {  # noqa: RUF012
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        **{".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"},
-        ".md": "text/plain; charset=utf-8",
-    }
+    # What browsers insist on, and what a system may know otherwise.
+    extensions_map = dict.fromkeys([".js", ".mjs"], "text/javascript")  # noqa: RUF012
+    extensions_map[".wasm"] = "application/wasm"
 
     def end_headers(self) -> None:
         for header in HEADERS.items():
             self.send_header(*header)
         super().end_headers()
 
-    def log_message(self, *text: object) -> None:
-        """Nothing: a terminal has better uses."""
+    def log_message(self, *text: object) -> None: ...
 
 
 def _server(folder: str, port: int) -> http.server.ThreadingHTTPServer:
