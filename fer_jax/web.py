@@ -9,6 +9,7 @@ import functools
 import hashlib
 import http.server
 import json
+import operator
 import pathlib
 import shutil
 import subprocess
@@ -98,7 +99,7 @@ def keep_runtime(given: str) -> pathlib.Path:
             content = _read(source, name)
             if hashlib.sha256(content).hexdigest() != digest:
                 raise UserError(f"{name} in {source} is not of {PACKAGE}")
-            in_one_step(kept / name, lambda path, content=content: path.write_bytes(content))
+            in_one_step(kept / name, operator.methodcaller("write_bytes", content))
     return kept
 
 
@@ -132,7 +133,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     """Files with the headers that keep the page to its own origin; silent."""
 
     # What browsers insist on, and what a system may know otherwise.
-    extensions_map = dict.fromkeys([".js", ".mjs"], "text/javascript")  # noqa: RUF012
+    extensions_map = dict.fromkeys([".js", ".mjs"], "text/javascript")
     extensions_map[".wasm"] = "application/wasm"
 
     def end_headers(self) -> None:

@@ -39,7 +39,7 @@ def open_detector(name: str) -> Detector:
 
 
 def networks() -> list[str]:
-    """The files of MTCNN's three networks, the smallest first; UserError where they are not."""
+    """The files of MTCNN's networks, in their order; UserError where they are not installed."""
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
