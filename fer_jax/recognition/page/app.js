@@ -35,6 +35,7 @@ function ask(canvas) {
 async function open(file) {
   const number = ++shown.photograph; // a later one makes this one pointless
   stopCamera();
+  say("Reading the picture …");
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });

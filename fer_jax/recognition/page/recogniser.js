@@ -3,10 +3,10 @@
 // milliseconds } or { id, error }.
 import * as ort from "./ort.wasm.min.mjs";
 import { cutOut, detect } from "./faces.js";
-import { rgb } from "./pixels.js";
+import { resize, rgb } from "./pixels.js";
 
 const LEAST = 40; // pixels of a face's side, as in Python
-const FINEST = 32; // of a larger picture's longer side faces have at least a 32nd: else it takes long
+const LARGEST = 1280; // pixels of a longer side: larger pictures are shrunk to find faces
 
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
 const ready = load();
@@ -41,14 +41,25 @@ async function load() {
 const run = (session, type, values, dims) =>
   session.run({ [session.inputNames[0]]: new ort.Tensor(type, values, dims) });
 
+/** The faces of a picture: box, landmarks, detection. */
+async function find(picture, networks) {
+  const share = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
+  if (share === 1) return detect(picture, LEAST, networks);
+  const sides = [picture.width, picture.height].map((side) => Math.ceil(side * share));
+  const faces = await detect(resize(picture, ...sides), LEAST, networks);
+  const enlarged = (values) => values.map((value) => value / share);
+  return faces.map(({ box, landmarks, detection }) => ({
+    box: enlarged(box), landmarks: landmarks.map(enlarged), detection,
+  }));
+}
+
 /** The faces, each with probabilities in the order of the labels and what the model saw. */
 async function answer(picture, whole) {
   const { model, networks, image_size: size } = await ready;
   const start = performance.now();
   const { width, height } = picture;
-  const least = Math.max(LEAST, Math.round(Math.max(width, height) / FINEST));
   const all = { box: [0, 0, width, height], landmarks: null, detection: null };
-  const faces = whole ? [all] : await detect(picture, least, networks);
+  const faces = whole ? [all] : await find(picture, networks);
   if (faces.length) {
     const seen = cutOut(picture, faces, size);
     const images = new Uint8Array(seen.length * size * size * 3);
