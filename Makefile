@@ -33,11 +33,12 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slow
 
-test-all: test browser
+test-all: test
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/slow
 
 # What the page is tried in: Debian's Chromium, where root may install it, driven by playwright-core.
 # Where either cannot be had, that test is skipped and says so.
+test-all: browser
 browser:
 	@command -v chromium > /dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; } > /dev/null || true
 	@test -d .browser/node_modules || npm install --silent --prefix .browser playwright-core@1.65.1 || true

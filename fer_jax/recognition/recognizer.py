@@ -106,11 +106,12 @@ class Recognizer:
 
     def __init__(self, model: trained.Trained, detector: str) -> None:
         """`detector` as in `load`; UserError where it is a file and no YuNet."""
-        self.model, self.detector, self.size = model, detector, model.about.image_size
+        self.model, self.size = model, model.about.image_size
         self.temperature = temperature_of(model.about)
-        self._pool, self._thread = ThreadPoolExecutor(THREADS), threading.local()
+        self.detector, self._thread = detector, threading.local()
         self._infer = inference(model.evaluator.model)
         self._views = jax.jit(augmented.views, static_argnames="kind")
+        self._pool = ThreadPoolExecutor(THREADS)
         if detector not in ("auto", "none"):
             self._detect()
 
