@@ -1,14 +1,15 @@
-// Uses the page as a person does, in Chromium: node drive_page.mjs URL CHROMIUM PHOTOGRAPH FILM
-// FOLDER. Prints what it saw as JSON and leaves pictures of the screen in FOLDER.
+// Uses the page as a person does, in Chromium: node drive_page.mjs URL CHROMIUM FOLDER. Shows it
+// FOLDER's one.png, group.png and film.mjpeg (as the camera), prints what it saw as JSON, and
+// leaves pictures of the screen in FOLDER.
 import { readFile } from "node:fs/promises";
 import { chromium } from "playwright-core";
 
-const [url, executablePath, photograph, film, folder] = process.argv.slice(2);
+const [url, executablePath, folder] = process.argv.slice(2);
 const args = [
   "--no-sandbox", // which root cannot have
   "--use-fake-ui-for-media-stream", // the camera is allowed
   "--use-fake-device-for-media-stream",
-  `--use-file-for-fake-video-capture=${film}`,
+  `--use-file-for-fake-video-capture=${folder}/film.mjpeg`,
 ];
 const browser = await chromium.launch({ executablePath, args });
 const seen = { requests: [], problems: [] };
@@ -45,8 +46,7 @@ async function answer(page, act) {
   return { faces, milliseconds, error };
 }
 
-const bytes = [...(await readFile(photograph))];
-const file = { name: "photograph.png", mimeType: "image/png", buffer: Buffer.from(bytes) };
+const bytes = [...(await readFile(`${folder}/one.png`))];
 
 /** As if the photograph, or a text, were dropped or pasted. */
 const hand = (page, kind, type) => page.evaluate(({ bytes, kind, type }) => {
@@ -64,7 +64,9 @@ const page = await open({ viewport: { width: 1280, height: 800 } });
 seen.dropped = await answer(page, () => hand(page, "drop", "image/png"));
 await page.screenshot({ path: `${folder}/desktop.png` });
 seen.pasted = await answer(page, () => hand(page, "paste", "image/png"));
-seen.chosen = await answer(page, () => page.locator("#file").setInputFiles(file));
+seen.chosen = await answer(page, () => page.locator("#file").setInputFiles(`${folder}/group.png`));
+await page.screenshot({ path: `${folder}/group_screen.png` });
+await answer(page, () => page.locator("#file").setInputFiles(`${folder}/one.png`));
 seen.whole = await answer(page, () => page.locator("#whole").check());
 await answer(page, () => page.locator("#whole").uncheck());
 seen.status = await page.locator("#status").textContent();

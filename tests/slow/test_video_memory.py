@@ -11,7 +11,10 @@ import pytest
 
 import fer_jax
 
-FRAMES, SHAPE = 1000, (240, 320, 3)  # as pixels 230 MB; 5,000 frames are quoted in docs/recognise.md
+FRAMES, SHAPE = (
+    1000,
+    (240, 320, 3),
+)  # as pixels 230 MB; 5,000 frames are quoted in docs/recognise.md
 ALLOWED = 2**25  # bytes between the first quarter's end and the most after it
 
 
