@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 from fer_jax.recognition import explain, faces, pictures
 from fer_jax.recognition.recognizer import Face, Recognizer
 
@@ -77,7 +77,10 @@ class Gallery:
         """Where `file` is drawn; it gets the first of `suffixes` if it has none of them."""
         name = os.path.relpath(os.path.abspath(file), self._root)
         path = os.path.join(self._folder, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to --draw={self._folder}: {one_line(error)}") from error
         return path if name.lower().endswith(suffixes) else path + suffixes[0]
 
 

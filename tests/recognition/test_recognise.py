@@ -118,6 +118,7 @@ def test_another_file_is_not_taken_for_answers(recognised, folder, tmp_path):
         (["--camera=63"], "camera 63"),
         (["a.png", "--explain"], "--draw=DIR"),
         (["a.png", "--draw=."], "holds the originals"),
+        (["a.png", "--draw=a.png"], "cannot write to --draw=a.png"),
         (["a.png", "--min_confidence=2"], "from 0 to 1"),
     ],
 )
