@@ -1,12 +1,12 @@
 """Configurations: Python files, the dataclasses that they fill, and what tells two runs apart."""
 
-import copy
+import collections
 import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import json
 import pathlib
+import runpy
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -24,12 +24,7 @@ def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
     """The config of file `name`, beside the file `beside` or packaged: a parent to be changed."""
     path = pathlib.Path(beside).resolve().parent / name
     path = path if path.exists() else packaged.find("configs", name)
-    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return copy.deepcopy(module.get_config())
+    return runpy.run_path(str(path))["get_config"]()
 
 
 def fill(kind: type[T], values: Any, prefix: str = "") -> T:
@@ -92,9 +87,6 @@ def short_hash(identity: Mapping[str, Any]) -> str:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`key: old -> new` for every key in which two identities differ."""
-    absent = "(absent)"
-    return [
-        f"{key}: {before.get(key, absent)} -> {now.get(key, absent)}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, absent) != now.get(key, absent)
-    ]
+    old, new = (collections.defaultdict(lambda: "(absent)", side) for side in (before, now))
+    keys = sorted(before.keys() | now.keys())
+    return [f"{key}: {old[key]} -> {new[key]}" for key in keys if old[key] != new[key]]

@@ -19,8 +19,8 @@ from fer_jax.data.records import Dataset
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation.calibration import TEMPERATURES
+from fer_jax.evaluation.inference import VIEWS
 from fer_jax.evaluation.report import evaluate, headline
-from fer_jax.evaluation.tta import VIEWS
 from fer_jax.training import mesh
 
 CHECKPOINT = flags.DEFINE_multi_string(

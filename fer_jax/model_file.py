@@ -29,7 +29,6 @@ from fer_jax.models.classifier import (
 from fer_jax.models.efficientnet import STEM_STRIDES, VARIANTS
 
 VERSION = 4
-READ = (3, 4)  # 3 has neither `splitting` nor `temperature`
 STORED = ("F32", "BF16")  # read as float32
 SPLITTING = ("label_order", "validation_fraction", "split_seed")  # keys of About.splitting
 HEAD_SIZES = ("classes", "filters", "hidden")
@@ -158,10 +157,9 @@ def load(path: pathlib.Path) -> ModelFile:
 
 
 def _hashes(path: pathlib.Path, text: str | None) -> np.ndarray | None:
-    if text is None:
-        return None
     try:
-        return np.frombuffer(base64.b64decode(text, validate=True), "<u8").astype(np.uint64)
+        coded = None if text is None else base64.b64decode(text, validate=True)
+        return None if coded is None else np.frombuffer(coded, "<u8").astype(np.uint64)
     except ValueError as error:
         raise UserError(f"{path} has broken training hashes: {one_line(error)}") from error
 
@@ -172,20 +170,17 @@ def _about(path: pathlib.Path, header: str) -> About:
             raise ValueError(f"{len(header):,} characters, at most {LARGEST_HEADER:,}")
         fields = json.loads(header)
         version = fields.pop("version")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} has a broken header: {one_line(error)}") from error
-    if type(version) is not int or version not in READ:
-        raise UserError(
-            f"{path} has format version {version!r}, this fer_jax reads {READ[0]} to {READ[-1]}: "
-            "convert the model again, or use the fer_jax that wrote it"
-        )
-    try:
+        if type(version) is not int or version != VERSION:
+            raise UserError(
+                f"{path} has format version {version!r}, this fer_jax reads {VERSION}: convert the "
+                "model again, or use the fer_jax that wrote it"
+            )
         about = About(**fields)
         wrong = [name for name, right in _checks(about).items() if not right]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if wrong:
+            raise ValueError(f"no model has such {', '.join(wrong)}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has a broken header: {one_line(error)}") from error
-    if wrong:
-        raise UserError(f"{path} has a broken header: no model has such {', '.join(wrong)}")
     return about
 
 
@@ -223,7 +218,11 @@ def _numbers(values: list[Any], count: int, above: float = -math.inf) -> bool:
 def _check(path: pathlib.Path, about: About, tensors: Any) -> None:
     """UserError unless the tensors' names and shapes are those of the model, in a stored type."""
     expected = variable_shapes(rebuild(about.architecture, jnp.float32))
-    found = {name: _shape(tensors.get_slice(name)) for name in tensors.keys()}  # noqa: SIM118
+    found = {}
+    for name in tensors.keys():  # noqa: SIM118
+        tensor = tensors.get_slice(name)
+        kind = tensor.get_dtype()
+        found[name] = tuple(tensor.get_shape()) if kind in STORED else kind
     wrong = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
     )
@@ -233,9 +232,3 @@ def _check(path: pathlib.Path, about: About, tensors: Any) -> None:
             f"{path} does not hold the model of its header: {len(wrong)} tensors differ, first "
             f"{name}: {expected.get(name, 'nothing')} expected, {found.get(name, 'nothing')} found"
         )
-
-
-def _shape(tensor: Any) -> tuple[int, ...] | str:
-    """Its shape, or its type where that is not of STORED."""
-    kind = tensor.get_dtype()
-    return tuple(tensor.get_shape()) if kind in STORED else kind

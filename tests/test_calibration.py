@@ -8,16 +8,21 @@ import pytest
 from scipy.special import softmax
 
 from fer_jax.evaluation.calibration import (
+    BINS,
     TEMPERATURES,
     at_temperature,
+    calibration_error,
     cross_fitted,
-    expected_calibration_error,
     fit_temperature,
     mean_loss,
     reliability,
     scale,
 )
 from fer_jax.evaluation.predictions import Predictions
+
+
+def expected_calibration_error(probabilities, labels, bins=BINS):
+    return calibration_error(reliability(probabilities, labels, bins))
 
 
 def two_class(confidences, correct):
@@ -51,14 +56,14 @@ def test_gaps_of_one_bin_cancel_and_of_two_do_not():
 def test_bins_are_closed_at_their_upper_edge(dtype):
     probabilities = np.array([[0.6, 0.4], [0.61, 0.39], [1.0, 0.0]], dtype)
     table = reliability(probabilities, np.zeros(3, np.int32))
-    assert np.flatnonzero(table.count).tolist() == [8, 9, 14]
-    assert len(table.count) == 15
-    np.testing.assert_allclose(table.edges, np.arange(16) / 15)
+    assert [m for m, row in enumerate(table) if row["count"]] == [8, 9, 14]
+    assert len(table) == 15
+    np.testing.assert_allclose([row["to"] for row in table], np.arange(1, 16) / 15)
 
 
 def test_rows_are_plain_and_empty_bins_are_none():
     probabilities, labels = two_class([0.84, 0.84], [1, 0])
-    rows = reliability(probabilities, labels).rows()
+    rows = reliability(probabilities, labels)
     assert rows[0] == {"from": 0.0, "to": 1 / 15, "count": 0, "accuracy": None, "confidence": None}
     assert rows[12]["count"] == 2
     assert rows[12]["accuracy"] == 0.5
@@ -89,7 +94,7 @@ def test_any_probabilities_agree_with_the_formula(data, n, bins):
 
 def test_rounding_above_one_stays_in_the_last_bin():
     probabilities = np.array([[np.nextafter(np.float32(1), np.float32(2)), 0]], np.float32)
-    assert reliability(probabilities, np.zeros(1, int)).count[-1] == 1
+    assert reliability(probabilities, np.zeros(1, int))[-1]["count"] == 1
 
 
 def answers_at(temperature, n=4000, seed=0):

@@ -40,10 +40,8 @@ PURE = (  # know nothing of files or flags
     "training/step.py",
     "evaluation/metrics.py",
     "evaluation/calibration.py",
-    "evaluation/clean.py",
     "evaluation/comparison.py",
     "evaluation/inference.py",
-    "evaluation/tta.py",
 )
 OF_FILES_AND_FLAGS = {
     "absl",

@@ -20,7 +20,7 @@ from fer_jax import cache, packaged, trained
 from fer_jax.data.augment import resize
 from fer_jax.data.images import quiet_pillow
 from fer_jax.errors import UserError
-from fer_jax.evaluation import tta as augmented
+from fer_jax.evaluation import inference as augmented
 from fer_jax.labels import LABELS
 from fer_jax.model_file import temperature_of
 from fer_jax.models.pieces import PIECE, in_pieces
