@@ -13,17 +13,31 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from fer_jax import packaged
 from fer_jax.errors import UserError
 
 T = TypeVar("T")
+PACKAGE = pathlib.Path(__file__).resolve().parent
 BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and augmentation otherwise
+
+
+def packaged(folder: str, name: str) -> pathlib.Path:
+    """The file `name` of `weights` or `configs`: inside the package, or beside it in a checkout."""
+    inside = PACKAGE / folder / name
+    return inside if inside.exists() else PACKAGE.parent / folder / name
+
+
+def named_config(argument: str) -> str:
+    """`--config=b2` -> that of the packaged b2.py; every other argument as it is."""
+    flag, _, name = argument.partition("=")
+    path = packaged("configs", f"{name}.py")
+    ours = flag == "--config" and pathlib.PurePath(name).name == name and path.is_file()
+    return f"{flag}={path}" if ours and not pathlib.Path(name).exists() else argument
 
 
 def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
     """The config of file `name`, beside the file `beside` or packaged: a parent to be changed."""
     path = pathlib.Path(beside).resolve().parent / name
-    path = path if path.exists() else packaged.find("configs", name)
+    path = path if path.exists() else packaged("configs", name)
     return runpy.run_path(str(path))["get_config"]()
 
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "fer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a file may import from its own floor and from those before it
     {"errors", "memory"},
-    {"labels", "cache", "packaged"},
+    {"labels", "cache"},
     {"config", "sections"},
     {"data", "models"},
     {"model_file"},

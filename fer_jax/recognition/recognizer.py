@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from scipy.special import log_softmax, logsumexp, softmax
 
-from fer_jax import cache, packaged, trained
+from fer_jax import cache, trained
+from fer_jax.config import packaged
 from fer_jax.data.augment import resize
 from fer_jax.data.images import quiet_pillow
 from fer_jax.errors import UserError
@@ -92,7 +93,7 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
     unless JAX_COMPILATION_CACHE_DIR says where already. UserError where `path` is no model.
     """
     cache.keep_programs()
-    place = packaged.find("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
+    place = packaged("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
     return Recognizer(trained.load(place), detector)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -116,9 +117,7 @@ class RunLog:
         if self._bar is not None:
             self._bar.write(text, file=self.stream)
         elif self.write:
-            self.stream.write(text + "\n")
-        if self.write:
-            self.stream.flush()
+            print(text, file=self.stream, flush=True)
 
     def _store(self, step: int, kind: str, metrics: Mapping[str, float]) -> Record:
         """The record, written out at once; None for what is not finite, as strict JSON has it."""
@@ -147,18 +146,13 @@ class RunLog:
 
     def _open_bar(self) -> tqdm:
         """A progress bar; 80 columns wide where a terminal does not tell its width."""
-        try:
-            columns = os.get_terminal_size(self.stream.fileno()).columns  # 0 in some containers
-        except (OSError, ValueError):
-            columns = 0
         return tqdm(
             total=self.steps_total,
             initial=self.start_step,
             desc=self._epoch(self.start_step),
             bar_format=BAR,
             file=self.stream,
-            dynamic_ncols=columns > 0,
-            ncols=None if columns else 80,
+            ncols=shutil.get_terminal_size().columns,
             smoothing=0,
         )
 

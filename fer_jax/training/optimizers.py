@@ -75,15 +75,12 @@ def make_optimizer(
         rule = optax.trace(decay=config.momentum, nesterov=True)
     else:
         rule = optax.scale_by_adam(b1=config.momentum, b2=config.b2, eps=config.epsilon)
-    parts = [
-        by_part(rule) if separate_states else rule,
-        optax.scale_by_learning_rate(schedule),
-    ]
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts.append(by_part(rule) if separate_states else rule)
     if config.weight_decay:
         kernels = functools.partial(jax.tree.map, lambda x: x.ndim > 1)  # no biases, no BatchNorm
-        parts.insert(1, optax.add_decayed_weights(config.weight_decay, mask=kernels))
-    if config.clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=kernels))
+    parts.append(optax.scale_by_learning_rate(schedule))
     if layer_decay != 1:
         parts.append(scale_by_depth(layer_decay))
     return optax.chain(*parts)
