@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import labels, model_file, workdir
@@ -155,7 +154,7 @@ def _from_file(path: pathlib.Path) -> Trained:
     file = model_file.load(path)
     check_labels(file.about.labels)
     evaluator = make_evaluator(file.model(), file.about.image_size, EVALUATION)
-    variables = jax.tree.map(jnp.asarray, file.variables)
+    variables = jax.device_put(file.variables)  # jnp.asarray compiles a program for each shape
     made = {name: file.about.origin.get(name) for name in ("checkpoint_step", "selected_on")}
     origin = {"checkpoint": str(path), **made}
     # A file of a converted model does not tell how its data were split: nothing is held out then.
