@@ -34,6 +34,7 @@ SPLITTING = ("label_order", "validation_fraction", "split_seed")  # keys of Abou
 HEAD_SIZES = ("classes", "filters", "hidden")
 LFS = b"version https://git-lfs"
 HUB_NAME = "model.safetensors"  # the model file in a folder as the Hugging Face Hub has them
+LEAST = 1e-4  # probability left to a class when the smoothing of labels is taken off
 KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
@@ -58,6 +59,7 @@ class About:
     splitting: dict[str, Any] | None = None  # how the training data were read and divided
     temperature: float | None = None  # divides the logits, so that probabilities are calibrated
     temperature_split: str | None = None  # the part of the data that fitted it
+    label_smoothing: float = 0.0  # of its training, taken off before the temperature scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,20 @@ class ModelFile:
         return rebuild(self.about.architecture, dtype)
 
 
-def temperature_of(about: About) -> float:
-    """What divides the logits of a model before its softmax; 1 where its header names none."""
-    return about.temperature or 1.0
+def calibrated(logits: Any, about: About, xp: Any = np) -> Any:
+    """Logits [..., K] whose softmax can be believed; as they are where nothing was fitted.
+
+    A model that was taught labels smoothed by s answers p (1 - s) + s / K where it means p: that is
+    taken off, down to LEAST, then the temperature divides. `xp` is NumPy or jax.numpy.
+    """
+    if about.temperature is None:
+        return logits
+    if about.label_smoothing:
+        shares = xp.exp(logits - logits.max(axis=-1, keepdims=True))
+        shares = shares / shares.sum(axis=-1, keepdims=True)
+        taught = about.label_smoothing / logits.shape[-1]
+        logits = xp.log(xp.maximum(shares - taught, LEAST))
+    return logits / about.temperature
 
 
 def rounded(file: ModelFile) -> ModelFile:
@@ -208,6 +221,7 @@ def _checks(about: About) -> dict[str, bool]:
         "licence": isinstance(about.licence, str),
         "splitting": about.splitting is None or sorted(about.splitting) == sorted(SPLITTING),
         "temperature": about.temperature is None or _numbers([about.temperature], 1, above=0.0),
+        "label_smoothing": _numbers([about.label_smoothing], 1) and 0 <= about.label_smoothing < 1,
     }
 
 

@@ -32,7 +32,7 @@ class Trained:
     evaluator: Evaluator
     variables: Variables
     about: model_file.About
-    origin: dict[str, Any]  # for reports: checkpoint, checkpoint_step, selected_on
+    origin: dict[str, Any]  # for reports: checkpoint, checkpoint_step, selected_on, label_smoothing
     train_hashes: np.ndarray | None  # uint64 [M] of the training images, None if not known
     data: DataConfig  # how the data it was trained on was read; of a model file, `path` is ""
 
@@ -128,6 +128,7 @@ def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | Non
 
     # What is known of it.
     made = {"checkpoint_step": step, "selected_on": run["selected_on"]}
+    smoothing = run["config"]["loss"]["label_smoothing"]
     about = model_file.About(
         architecture=describe(evaluator.model),
         image_size=data.image_size,
@@ -137,8 +138,9 @@ def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | Non
         training_data=run["fingerprint"],
         metrics=metrics,
         splitting={name: getattr(data, name) for name in model_file.SPLITTING},
+        label_smoothing=smoothing,
     )
-    origin = {"checkpoint": str(folder), **made}
+    origin = {"checkpoint": str(folder), **made, "label_smoothing": smoothing}
     return Trained(evaluator, variables, about, origin, workdir.train_hashes(folder), data)
 
 
@@ -156,7 +158,7 @@ def _from_file(path: pathlib.Path) -> Trained:
     evaluator = make_evaluator(file.model(), file.about.image_size, EVALUATION)
     variables = jax.device_put(file.variables)  # jnp.asarray compiles a program for each shape
     made = {name: file.about.origin.get(name) for name in ("checkpoint_step", "selected_on")}
-    origin = {"checkpoint": str(path), **made}
+    origin = {"checkpoint": str(path), **made, "label_smoothing": file.about.label_smoothing}
     # A file of a converted model does not tell how its data were split: nothing is held out then.
     unknown = {"label_order": "", "validation_fraction": 0.0, "split_seed": 0}
     places = {"path": "", "targets": "", "exclude": "", "map": "", "on_corrupt": "stop"}

@@ -1,10 +1,13 @@
 """Calibration error against a naive loop; temperature scaling never scores what it fitted."""
 
+import dataclasses
+
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from made_models import made_file, made_model
 from scipy.special import softmax
 
 from fer_jax.evaluation.calibration import (
@@ -17,8 +20,10 @@ from fer_jax.evaluation.calibration import (
     mean_loss,
     reliability,
     scale,
+    unsmoothed,
 )
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.model_file import calibrated
 
 
 def expected_calibration_error(probabilities, labels, bins=BINS):
@@ -141,7 +146,7 @@ def answered(probabilities, labels) -> Predictions:
 @pytest.mark.parametrize("temperature", [0.5, 1.7, *TEMPERATURES])
 def test_answers_at_a_temperature_are_the_same_with_another_confidence(temperature):
     plain = answered(*answers_at(2.0, n=500))
-    found = at_temperature(plain, temperature)
+    found = at_temperature(plain, temperature, 0.0)
     np.testing.assert_array_equal(found.predicted, plain.predicted)
     powers = plain.probabilities.astype(float) ** (1 / temperature)
     expected = powers / powers.sum(1, keepdims=True)
@@ -155,14 +160,14 @@ def test_answers_at_a_temperature_are_the_same_with_another_confidence(temperatu
 
 def test_answers_at_temperature_one_are_left_alone():
     plain = answered(*answers_at(2.0, n=20))
-    assert at_temperature(plain, 1.0) is plain
+    assert at_temperature(plain, 1.0, 0.1) is plain
 
 
 def test_neighbouring_probabilities_stay_in_their_order():
     """The next float32 is more probable by so little that, scaled, only float64 tells."""
     third = np.float32(0.3)
     probabilities = np.array([[third, np.nextafter(third, np.float32(1)), 0.4 - third]], np.float32)
-    found = at_temperature(answered(probabilities, np.array([0])), TEMPERATURES[1])
+    found = at_temperature(answered(probabilities, np.array([0])), TEMPERATURES[1], 0.0)
     assert found.predicted.tolist() == [1]
 
 
@@ -204,3 +209,33 @@ def test_certain_answers_stay_finite():
     assert fit_temperature(probabilities, wrong) == pytest.approx(TEMPERATURES[1], rel=1e-3)
     assert np.isfinite(scale(probabilities, TEMPERATURES[0])).all()
     assert np.isfinite(mean_loss(probabilities, wrong))
+
+
+def test_what_smoothed_labels_taught_is_taken_off_again():
+    """Answers of a model that learned (1 - s) p + s / K: no temperature mends them."""
+    honest, labels = answers_at(1.0)
+    taught = 0.9 * honest + 0.1 / honest.shape[1]
+    np.testing.assert_allclose(unsmoothed(taught, 0.1), honest, atol=1e-3)
+    assert unsmoothed(honest, 0.0) is honest
+
+    copies = np.arange(len(labels))
+    with_it = cross_fitted(taught, labels, copies, seed=0, smoothing=0.1)
+    without = cross_fitted(taught, labels, copies, seed=0)
+    assert with_it.temperature == pytest.approx(1.0, rel=0.06)
+    assert mean_loss(with_it.probabilities, labels) < mean_loss(without.probabilities, labels)
+    best = np.argmax(with_it.probabilities, axis=1)
+    np.testing.assert_array_equal(best, np.argmax(taught, axis=1))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_model_file_calibrates_logits_as_a_report_did_probabilities(smoothing):
+    logits = np.random.default_rng(0).normal(0, 3, (50, 7)).astype(np.float32)
+    found = softmax(calibrated(logits, made_about(1.5, smoothing)), axis=1)
+    expected = scale(unsmoothed(softmax(logits, axis=1), smoothing), 1.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert calibrated(logits, made_about(None, smoothing)) is logits
+
+
+def made_about(temperature, smoothing):
+    about = made_file(made_model(head="fer")).about
+    return dataclasses.replace(about, temperature=temperature, label_smoothing=smoothing)

@@ -30,7 +30,12 @@ def context(**changes):
         "tta": "none",
         "temperature": 1.0,
         "members": [
-            {"checkpoint": "runs/b2-1a2b", "checkpoint_step": 3592, "selected_on": "validation"}
+            {
+                "checkpoint": "runs/b2-1a2b",
+                "checkpoint_step": 3592,
+                "selected_on": "validation",
+                "label_smoothing": 0.0,
+            }
         ],
         **changes,
     }

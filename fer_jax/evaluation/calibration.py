@@ -8,6 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.model_file import LEAST
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
@@ -53,21 +54,35 @@ def calibration_error(table: Bins) -> float:
     return float(np.sum(counts * gaps) / np.sum(counts))
 
 
+def unsmoothed(probabilities: np.ndarray, smoothing: float) -> np.ndarray:
+    """[N, K] in float64 without what training's label smoothing taught; the best answer stays.
+
+    Who is taught (1 - s) p + s / K answers so; s / K is taken off, down to model_file.LEAST. One
+    temperature cannot do it: smoothed answers are too modest at their end and nowhere else.
+    """
+    if not smoothing:
+        return probabilities
+    shares = np.asarray(probabilities, np.float64) - smoothing / probabilities.shape[1]
+    shares = np.maximum(shares, LEAST)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
 def scale(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
     """softmax(log p / T) of [N, K] in float64; T a number or [N, 1]. The order of classes stays."""
     return softmax(_log(probabilities) / temperature, axis=1)
 
 
-def at_temperature(answers: Predictions, temperature: float) -> Predictions:
-    """`answers` with their probabilities as `scale` gives them, and the losses of those; 1: as is.
+def at_temperature(answers: Predictions, temperature: float, smoothing: float) -> Predictions:
+    """`answers` unsmoothed, then as `scale` gives them, with the losses of those; at 1 as they are.
 
-    Probabilities become float64, in which none that differed are made equal.
+    Probabilities become float64, in which none that differed are made equal by the temperature.
     """
     if temperature == 1:
         return answers
-    logs = log_softmax(_log(answers.probabilities) / temperature, axis=1)
+    shares = unsmoothed(answers.probabilities, smoothing)
+    logs = log_softmax(_log(shares) / temperature, axis=1)
     losses = -logs[np.arange(len(answers)), answers.labels]
-    return replace(answers, probabilities=scale(answers.probabilities, temperature), losses=losses)
+    return replace(answers, probabilities=scale(shares, temperature), losses=losses)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -94,12 +109,18 @@ class Scaled(NamedTuple):
     probabilities: np.ndarray  # float64 [N, K], each row by the temperature of the other fold
     fold: np.ndarray  # int [N]: 0 or 1
     temperatures: tuple[float, float]  # fitted on fold 0 and on fold 1; each scales the other
+    temperature: float  # fitted on all, for other images
+    smoothing: float  # of the labels in training, taken off before
 
 
 def cross_fitted(
-    probabilities: np.ndarray, labels: np.ndarray, copies: np.ndarray, seed: int
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    copies: np.ndarray,
+    seed: int,
+    smoothing: float = 0.0,
 ) -> Scaled | None:
-    """Temperature scaling of [N, K] by two random halves; None where there are no two.
+    """Temperature scaling of [N, K], unsmoothed, by two random halves; None where there are no two.
 
     `copies` int [N] is equal for exact copies, which go into one fold: a copy is the same image.
     """
@@ -107,11 +128,11 @@ def cross_fitted(
     if len(groups) < 2:
         return None
     fold = (np.random.default_rng(seed).permutation(len(groups)) % 2)[group]
-    first, second = (
-        fit_temperature(probabilities[fold == half], labels[fold == half]) for half in (0, 1)
-    )
+    shares = unsmoothed(probabilities, smoothing)
+    first, second = (fit_temperature(shares[fold == half], labels[fold == half]) for half in (0, 1))
     others = np.where(fold == 0, second, first)[:, None]
-    return Scaled(scale(probabilities, others), fold, (first, second))
+    everywhere = fit_temperature(shares, labels)
+    return Scaled(scale(shares, others), fold, (first, second), everywhere, smoothing)
 
 
 def mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

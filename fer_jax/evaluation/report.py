@@ -18,7 +18,6 @@ from fer_jax.evaluation.calibration import (
     at_temperature,
     calibration_error,
     cross_fitted,
-    fit_temperature,
     mean_loss,
     reliability,
 )
@@ -45,8 +44,8 @@ def evaluate(
     """Answer every image of `records` and write the report; what report.json holds.
 
     The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
-    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members,
-    command, data_path; `copied` which images were in training. {} in other processes than 0.
+    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
+    data_path; `copied` which images were in training. {} in other processes than 0.
     """
     progress = sys.stderr.isatty()
     answers = ensemble([one.predict(var, records, progress, tta) for one, var in members])
@@ -62,7 +61,7 @@ def evaluate(
     }
     return write_report(
         output,
-        at_temperature(answers, temperature),
+        at_temperature(answers, temperature, smoothing_of(context["members"])),
         records.image,
         context,
         bootstrap_samples=members[0][0].config.bootstrap_samples,
@@ -99,8 +98,8 @@ def write_report(
     """Writes all files of the report into `folder` and returns what report.json holds.
 
     `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` is what `evaluate` makes
-    of its arguments: `members` has a {checkpoint, checkpoint_step, selected_on} for each model, and
-    `temperature` already scales `predictions`, so that the report's own comes on top of it;
+    of its arguments: `members` has for each model {checkpoint, checkpoint_step, selected_on,
+    label_smoothing}, and `temperature` already scales `predictions`, so that the report's own comes on top of it;
     `copies` int [N] is equal for images with the same pixels, None if there are none; `copied`
     tells those that were in training, None if nobody knows.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
@@ -108,7 +107,8 @@ def write_report(
     """
     # All that can fail for other reasons than the folder comes first.
     groups = np.arange(len(predictions)) if copies is None else copies
-    scaled = cross_fitted(predictions.probabilities, predictions.labels, groups, seed)
+    smoothing = smoothing_of(context["members"]) if context["temperature"] == 1 else 0.0
+    scaled = cross_fitted(predictions.probabilities, predictions.labels, groups, seed, smoothing)
     report = make_report(predictions, context, scaled, copied, bootstrap_samples, seed)
     worst = most_confident_mistakes(predictions)
     pictures = [images_of(int(i)) for i in worst]
@@ -165,6 +165,12 @@ def selection_note(split: str, selected_on: str | None) -> str:
     return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
 
 
+def smoothing_of(members: Sequence[Mapping[str, Any]]) -> float:
+    """Of the labels that all members were taught; 0 where they differ, as if it were not known."""
+    found = {member["label_smoothing"] for member in members}
+    return found.pop() if len(found) == 1 else 0.0
+
+
 def describe_answers(members: int, tta: str, temperature: float) -> str:
     """How many models and views made each answer, and its temperature; "plain" for one of each."""
     parts = [f"ensemble of {members}"] if members > 1 else []
@@ -183,7 +189,8 @@ def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, A
         "images": np.bincount(scaled.fold, minlength=2).tolist(),
         "seed": seed,
         "temperatures": list(scaled.temperatures),
-        "temperature": fit_temperature(predictions.probabilities, labels),
+        "temperature": scaled.temperature,
+        "label_smoothing": scaled.smoothing,
         "expected_calibration_error": {s: calibration_error(table) for s, table in tables.items()},
         "loss": {state: mean_loss(answers, labels) for state, answers in states.items()},
         "reliability": tables["after"],
@@ -327,6 +334,8 @@ def _calibration(report: Mapping[str, Any]) -> str:
         return "Too few images to fit a temperature on some and to measure on others."
     first, second = scaling["temperatures"]
     total, already = applied * scaling["temperature"], f", the {applied} applied here included"
+    smoothing = scaling["label_smoothing"]
+    taken_off = f" after the training's label smoothing of {smoothing:g} is taken off"
     rows = [
         f"| {state} | {error:.2%} | {scaling['loss'][state]:.4f} |"
         for state, error in scaling["expected_calibration_error"].items()
@@ -334,7 +343,7 @@ def _calibration(report: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "Temperature scaling by two random halves: each is scaled by what was fitted on the "
-            f"other (T = {first:.3f} and {second:.3f}). On other images use "
+            f"other{taken_off * (smoothing > 0)} (T = {first:.3f} and {second:.3f}). On other images use "
             f"`--temperature={total:.3f}`, fitted on all of these{already * (applied != 1)}.",
             "",
             "| temperature scaling | expected calibration error | cross-entropy (nats) |",

@@ -23,7 +23,7 @@ from fer_jax.data.images import quiet_pillow
 from fer_jax.errors import UserError
 from fer_jax.evaluation import inference as augmented
 from fer_jax.labels import LABELS
-from fer_jax.model_file import temperature_of
+from fer_jax.model_file import calibrated
 from fer_jax.models.pieces import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
@@ -108,7 +108,6 @@ class Recognizer:
     def __init__(self, model: trained.Trained, detector: str) -> None:
         """`detector` as in `load`; UserError where it is a file and no YuNet."""
         self.model, self.size = model, model.about.image_size
-        self.temperature = temperature_of(model.about)
         self.detector, self._thread = detector, threading.local()
         self._infer = inference(model.evaluator.model)
         self._views = jax.jit(augmented.views, static_argnames="kind")
@@ -263,7 +262,7 @@ class Recognizer:
 
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""
-        probabilities = softmax(logits / self.temperature)
+        probabilities = softmax(calibrated(logits, self.model.about))
         best = int(np.argmax(probabilities))
         abstained = bool(probabilities[best] < (options.min_confidence or 0))
         return {
