@@ -99,9 +99,9 @@ def write_report(
 
     `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` is what `evaluate` makes
     of its arguments: `members` has for each model {checkpoint, checkpoint_step, selected_on,
-    label_smoothing}, and `temperature` already scales `predictions`, so that the report's own comes on top of it;
-    `copies` int [N] is equal for images with the same pixels, None if there are none; `copied`
-    tells those that were in training, None if nobody knows.
+    label_smoothing}, and `temperature` already scales `predictions`, so that the report's own comes
+    on top of it; `copies` int [N] is equal for images with the same pixels, None if there are none;
+    `copied` tells those that were in training, None if nobody knows.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
     measured or written.
     """
@@ -343,8 +343,8 @@ def _calibration(report: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "Temperature scaling by two random halves: each is scaled by what was fitted on the "
-            f"other{taken_off * (smoothing > 0)} (T = {first:.3f} and {second:.3f}). On other images use "
-            f"`--temperature={total:.3f}`, fitted on all of these{already * (applied != 1)}.",
+            f"other{taken_off * (smoothing > 0)} (T = {first:.3f} and {second:.3f}). On other "
+            f"images use `--temperature={total:.3f}`, fitted on all of these{already * (applied != 1)}.",
             "",
             "| temperature scaling | expected calibration error | cross-entropy (nats) |",
             "| --- | ---: | ---: |",
