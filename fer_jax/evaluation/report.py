@@ -344,7 +344,8 @@ def _calibration(report: Mapping[str, Any]) -> str:
         [
             "Temperature scaling by two random halves: each is scaled by what was fitted on the "
             f"other{taken_off * (smoothing > 0)} (T = {first:.3f} and {second:.3f}). On other "
-            f"images use `--temperature={total:.3f}`, fitted on all of these{already * (applied != 1)}.",
+            f"images use `--temperature={total:.3f}`, fitted on all of these"
+            f"{already * (applied != 1)}.",
             "",
             "| temperature scaling | expected calibration error | cross-entropy (nats) |",
             "| --- | ---: | ---: |",
