@@ -14,7 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from fer_jax import memory, packaged
+from fer_jax import memory
+from fer_jax.config import named_config
 from fer_jax.errors import FerError, UserError, one_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -62,7 +63,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: bool = False) ->
 
 def _parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
     try:
-        rest = flags.FLAGS(list(map(packaged.named_config, argv)))
+        rest = flags.FLAGS(list(map(named_config, argv)))
     except Exception as error:  # a config file is the user's code: it may raise anything
         _fail(_flag_mistake(error))
     if len(rest) > 1 and not arguments:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "fer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a file may import from its own floor and from those before it
     {"errors", "memory"},
-    {"labels", "cache", "packaged"},
+    {"labels", "cache"},
     {"config", "sections"},
     {"data", "models"},
     {"model_file"},
@@ -40,10 +40,8 @@ PURE = (  # know nothing of files or flags
     "training/step.py",
     "evaluation/metrics.py",
     "evaluation/calibration.py",
-    "evaluation/clean.py",
     "evaluation/comparison.py",
     "evaluation/inference.py",
-    "evaluation/tta.py",
 )
 OF_FILES_AND_FLAGS = {
     "absl",

@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 from scipy.special import log_softmax, logsumexp, softmax
 
-from fer_jax import cache, packaged, trained
+from fer_jax import cache, trained
+from fer_jax.config import packaged
 from fer_jax.data.augment import resize
 from fer_jax.data.images import quiet_pillow
 from fer_jax.errors import UserError
-from fer_jax.evaluation import tta as augmented
+from fer_jax.evaluation import inference as augmented
 from fer_jax.labels import LABELS
-from fer_jax.model_file import temperature_of
+from fer_jax.model_file import calibrated
 from fer_jax.models.pieces import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
@@ -92,7 +93,7 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
     unless JAX_COMPILATION_CACHE_DIR says where already. UserError where `path` is no model.
     """
     cache.keep_programs()
-    place = packaged.find("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
+    place = packaged("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
     return Recognizer(trained.load(place), detector)
 
 
@@ -107,7 +108,6 @@ class Recognizer:
     def __init__(self, model: trained.Trained, detector: str) -> None:
         """`detector` as in `load`; UserError where it is a file and no YuNet."""
         self.model, self.size = model, model.about.image_size
-        self.temperature = temperature_of(model.about)
         self.detector, self._thread = detector, threading.local()
         self._infer = inference(model.evaluator.model)
         self._views = jax.jit(augmented.views, static_argnames="kind")
@@ -273,7 +273,7 @@ class Recognizer:
 
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""
-        probabilities = softmax(logits / self.temperature)
+        probabilities = softmax(calibrated(logits, self.model.about))
         best = int(np.argmax(probabilities))
         abstained = bool(probabilities[best] < (options.min_confidence or 0))
         return {
