@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import cache, cli, packaged
+from fer_jax import cache, cli
 from fer_jax.errors import UserError, one_line
 
 OUT = flags.DEFINE_string("out", "", "Folder to write; if not given, the page is served.")
@@ -75,7 +75,8 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     texts = onnx.texts_of(file)
     about = {name: json.loads(texts[name]) for name in ("labels", "image_size", "temperature")}
     (folder / "model.json").write_text(json.dumps(about) + "\n")
-    shutil.copytree(packaged.PACKAGE / "recognition" / "page", folder, dirs_exist_ok=True)
+    page = pathlib.Path(__file__).resolve().parent / "recognition" / "page"
+    shutil.copytree(page, folder, dirs_exist_ok=True)
     for part in [*map(pathlib.Path, networks), *(runtime / name for name in PARTS)]:
         shutil.copy(part, folder)
     card = path.with_name("README.md") if path.is_file() else path / "README.md"
