@@ -183,7 +183,7 @@ def _about(path: pathlib.Path, header: str) -> About:
             raise ValueError(f"{len(header):,} characters, at most {LARGEST_HEADER:,}")
         fields = json.loads(header)
         version = fields.pop("version")
-        if type(version) is not int or version != VERSION:
+        if version != VERSION:
             raise UserError(
                 f"{path} has format version {version!r}, this fer_jax reads {VERSION}: convert the "
                 "model again, or use the fer_jax that wrote it"
