@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from fer_jax import cli, reading
+from fer_jax.data.sidecars import read_votes
 from fer_jax.data.sources import read_dataset
-from fer_jax.data.votes import read as read_votes
 
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string(

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.data import key_lists
-from fer_jax.data.duplicates import short_hashes
 from fer_jax.data.pipeline import DataConfig
-from fer_jax.data.records import Dataset, Records
+from fer_jax.data.records import Dataset, Records, short_hashes
+from fer_jax.data.sidecars import read_keys
 from fer_jax.data.sources import read_dataset
 from fer_jax.errors import UserError, one_line
 from fer_jax.evaluation.clean import Copied, exact_copies
@@ -57,7 +56,7 @@ def _hashes(model: Trained, data: Dataset) -> np.ndarray | None:
 
 
 def _by_list(path: str, split: str, records: Records) -> Copied:
-    listed = key_lists.read(path, split)
+    listed = read_keys(path, split)
     mask = np.isin(np.array(records.keys), np.array(listed, np.str_))
     unknown = len(listed) - int(mask.sum())
     if listed and not mask.any():

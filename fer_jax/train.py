@@ -20,11 +20,10 @@ import optax
 
 from fer_jax import config as configs
 from fer_jax import labels, workdir
-from fer_jax.data import targets
+from fer_jax.data import sidecars
 from fer_jax.data.augment import AugmentConfig
-from fer_jax.data.duplicates import short_hashes
 from fer_jax.data.pipeline import LARGEST_IMAGE, DataConfig, Shard, train_batches
-from fer_jax.data.records import Dataset, Records
+from fer_jax.data.records import Dataset, Records, short_hashes
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation.clean import exact_copies
@@ -316,7 +315,7 @@ class Trainer:
     """A run's data, model, optimizer and jitted step, bound once; knows no folder and no log."""
 
     config: Config
-    records: Records | targets.Targeted
+    records: Records | sidecars.Targeted
     evaluator: Evaluator
     optimizer: optax.GradientTransformation
     schedule: Callable[[Any], Any]  # step to learning rate
@@ -377,7 +376,7 @@ class Trainer:
         if self.warm_start is not None:
             frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
             lines.append(self.warm_start.text + frozen)
-        if isinstance(self.records, targets.Targeted):
+        if isinstance(self.records, sidecars.Targeted):
             lines.append(self.records.note)
         return "\n".join(lines)
 
@@ -389,7 +388,7 @@ class Trainer:
             "image": jax.ShapeDtypeStruct((batch, size, size, self.records.channels), jnp.uint8),
             "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
         }
-        if isinstance(self.records, targets.Targeted):
+        if isinstance(self.records, sidecars.Targeted):
             shapes["target"] = jax.ShapeDtypeStruct((batch, len(labels.LABELS)), jnp.float32)
         memory = self.train_step.lower(state, shapes).compile().memory_analysis()
         if memory is None:
@@ -443,7 +442,7 @@ def make_trainer(config: Config, records: Records) -> Trainer:
     quick = COMPILED_ONCE if jax.default_backend() == "cpu" else None
     return Trainer(
         config=config,
-        records=targets.attach(records, config.data.targets) if config.data.targets else records,
+        records=sidecars.attach(records, config.data.targets) if config.data.targets else records,
         evaluator=evaluator,
         optimizer=optimizer,
         schedule=schedule,

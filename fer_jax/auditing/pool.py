@@ -7,8 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fer_jax.data.duplicates import copy_groups
-from fer_jax.data.records import Dataset
+from fer_jax.data.records import Dataset, copy_groups
 from fer_jax.labels import LABELS
 
 SIDE = 48

@@ -6,7 +6,7 @@ import numpy as np
 
 from fer_jax.auditing.conventions import fit
 from fer_jax.auditing.pool import Pool
-from fer_jax.data.votes import CLASSES, COLUMNS, join
+from fer_jax.data.sidecars import CLASSES, COLUMNS, join_votes
 
 NO_FACE = COLUMNS.index("NF")
 
@@ -18,7 +18,7 @@ def judge(votes: np.ndarray, pool: Pool) -> tuple[np.ndarray, dict[str, Any]]:
     row, how many of them votes for the seven classes, how many of these a label with as many votes
     as any other, and split -> how its class names fit the votes.
     """
-    joined = join(votes, pool.rows)
+    joined = join_votes(votes, pool.rows)
     emotions = joined[:, CLASSES]
     judged = emotions.sum(axis=1) > 0
     own = emotions[np.arange(len(pool)), pool.labels]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.data.duplicates import has_hash_in
+from fer_jax.data.records import has_hash_in
 from fer_jax.evaluation.metrics import bootstrap_interval
 from fer_jax.evaluation.predictions import Predictions
 

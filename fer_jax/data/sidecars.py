@@ -1,0 +1,173 @@
+"""Files beside the images: lists of keys, soft targets by key, FER+'s votes by row."""
+
+import csv
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from fer_jax.data.records import Records
+from fer_jax.errors import UserError, one_line
+from fer_jax.labels import LABELS, canonical
+
+# ---- lists of keys, as the audit and people write them -------------------------------------------
+
+FORMS = "one key per line, or a JSON list (.jsonl: lines) of keys or of {split, key}"
+
+
+def read_keys(path: str, split: str) -> list[str]:
+    """The keys that the file lists, each once; of entries that tell their split, those of `split`.
+
+    UserError where it is no list of keys.
+    """
+    place = Path(path).expanduser()
+    try:
+        text = place.read_text(encoding="utf-8-sig")
+        lines = [line for line in text.split("\n") if line.strip("\r")]
+        if place.suffix.lower() == ".json":
+            entries = json.loads(text)
+        elif place.suffix.lower() == ".jsonl":
+            entries = [json.loads(line) for line in lines]
+        else:
+            entries = [line.rstrip("\r") for line in lines]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read a list of keys from {path}: {one_line(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is broken JSON: {one_line(error)}") from None
+    if not isinstance(entries, list):
+        lists = entries.get("lists") if isinstance(entries, dict) else None
+        hint = f"; this is a whole audit, beside it lie {', '.join(lists)}" if lists else ""
+        raise UserError(f"{path} is no list of keys: {FORMS}{hint}")
+
+    keys: dict[str, None] = {}
+    for entry in entries:
+        named = entry if isinstance(entry, dict) else {"key": entry}
+        if not isinstance(named.get("key"), str):
+            raise UserError(f"{path} is no list of keys, it has {str(entry)[:40]!r}: {FORMS}")
+        if named.get("split", split) == split:
+            keys[named["key"]] = None
+    return list(keys)
+
+
+# ---- soft targets: each image's class probabilities, beside its label ----------------------------
+
+ARRAYS = ("key", "probabilities")
+HINT = f"it needs key [N] and probabilities [N, {len(LABELS)}], as predictions.npz has them"
+TOLERANCE = 1e-3  # of a row's sum, which is then made 1
+
+
+class Targeted:
+    """Records of which each has a `target`, float32 [7], beside its `label`."""
+
+    def __init__(self, records: Records, targets: np.ndarray, note: str) -> None:
+        self.records, self.targets, self.note = records, targets, note
+        self.channels = records.channels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        return {**self.records[index], "target": self.targets[index]}
+
+    def counts(self) -> np.ndarray:
+        """Images per class by their labels, int [7]."""
+        return self.records.counts()
+
+
+def attach(records: Records, path: str) -> Targeted:
+    """`records` with the targets of the file; an image without one has its label as target.
+
+    UserError where the file has no image of them; `note` says how many have one.
+    """
+    keys, probabilities = read_targets(path)
+    place = {key: i for i, key in enumerate(keys)}
+    found = np.array([place.get(key, -1) for key in records.keys])
+    known = found >= 0
+    if not known.any():
+        raise UserError(
+            f"data.targets={path} has none of the {len(records):,} training images: its first key "
+            f"is {next(iter(keys), None)!r}, theirs {records.keys[0]!r}; make it from this data"
+        )
+    targets = np.eye(len(LABELS), dtype=np.float32)[records.labels]
+    targets[known] = probabilities[found[known]]
+    count = f"{known.sum():,} of {len(records):,} training images"
+    left = f"; the other {(~known).sum():,} keep their labels" if not known.all() else ""
+    return Targeted(records, targets, f"targets: {count} have soft targets in {path}{left}")
+
+
+def read_targets(path: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Keys and probabilities float32 [N, 7], classes in the project's order; UserError else."""
+    try:
+        with Path(path).expanduser().open("rb") as opened, np.load(opened) as file:
+            keys, probabilities = (file[name] for name in ARRAYS)
+    except (OSError, EOFError, KeyError, ValueError, TypeError, BadZipFile, zlib.error) as error:
+        raise UserError(f"cannot read data.targets={path}: {one_line(error)}; {HINT}") from error
+    if keys.ndim != 1 or keys.dtype.kind != "U" or len(set(keys.tolist())) != len(keys):
+        raise UserError(f"data.targets={path} has no list of keys, each of them once; {HINT}")
+    if probabilities.shape != (len(keys), len(LABELS)) or probabilities.dtype.kind != "f":
+        shape = list(probabilities.shape)
+        raise UserError(f"data.targets={path} has probabilities {shape}; {HINT}")
+    sums = probabilities.sum(axis=1, dtype=np.float64)
+    if not ((probabilities >= 0).all() and (abs(sums - 1) <= TOLERANCE).all()):
+        raise UserError(f"data.targets={path}: a row of probabilities is none; {HINT}")
+    return tuple(keys.tolist()), (probabilities / sums[:, None]).astype(np.float32)
+
+
+def write_targets(
+    path: str | os.PathLike[str], keys: tuple[str, ...], probabilities: np.ndarray
+) -> None:
+    """What `read_targets` reads; UserError where it cannot be written."""
+    try:
+        with open(path, "wb") as file:
+            np.savez_compressed(file, key=np.array(keys, np.str_), probabilities=probabilities)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+# ---- FER+: ten people's votes for each row of fer2013.csv ----------------------------------------
+
+EMOTIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
+COLUMNS = (*EMOTIONS, "contempt", "unknown", "NF")
+CLASSES = tuple([canonical(name) for name in EMOTIONS].index(label) for label in LABELS)
+"""Where the project's labels stand among COLUMNS."""
+
+
+def read_votes(path: str) -> np.ndarray:
+    """fer2013new.csv -> votes int [rows, 10], columns as COLUMNS; UserError for another file."""
+    try:
+        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as stream:
+            rows, found = csv.DictReader(stream), []
+            for name in COLUMNS:
+                if name not in (rows.fieldnames or ()):
+                    raise UserError(
+                        f"--ferplus={path} lacks the column {name!r}: give FER+'s fer2013new.csv"
+                    )
+            for row in rows:
+                found.append([int(row[name]) for name in COLUMNS])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read --ferplus={path}: {reason}") from None
+    except (TypeError, ValueError):
+        where = f"--ferplus={path}, line {rows.line_num}"
+        raise UserError(f"{where}: a vote is no whole number") from None
+    return np.array(found, np.int64).reshape(-1, len(COLUMNS))
+
+
+def join_votes(votes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Votes int [R, 10] of the images of `rows` [N], -1 where unknown -> int [N, 10], 0 there.
+
+    By row number, never by FER+'s own image names; UserError where the file has too few rows.
+    """
+    beyond = rows.max(initial=-1)
+    if beyond >= len(votes):
+        raise UserError(
+            f"--ferplus has {len(votes):,} rows and the data a row {beyond:,}: it must have one "
+            "for each row of fer2013.csv"
+        )
+    joined = np.zeros((len(rows), len(COLUMNS)), np.int64)
+    joined[rows >= 0] = votes[rows[rows >= 0]]
+    return joined
