@@ -23,13 +23,13 @@ READING = reading.define(on_corrupt="skip")
 def main(argv: Sequence[str]) -> None:
     """Read --data and --ferplus, examine every image, write --output."""
     del argv
-    from fer_jax.auditing import findings, report  # scikit-learn: refusals of flags first
+    from fer_jax.auditing import report  # scikit-learn: refusals of flags first
 
     output = report.check_output(OUTPUT.value)
     ferplus = read_votes(FERPLUS.value) if FERPLUS.value else None
     dataset = read_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
-    found = findings.examine(dataset, DATA.value, ferplus, lambda line: print(line, flush=True))
+    found = report.examine(dataset, DATA.value, ferplus, lambda line: print(line, flush=True))
     print("\n".join([*report.write(found, output), f"report {output}/report.md"]))
 
 

@@ -18,7 +18,7 @@ from made_data import (
 )
 from support import call, contents, run
 
-from fer_jax.auditing.photographs import groups, joined_by
+from fer_jax.auditing.copies import groups
 from fer_jax.auditing.report import AUDIT_FILE
 from fer_jax.data import synthetic
 from fer_jax.data.images import encode_png
@@ -167,7 +167,6 @@ def test_unreadable_and_blank_images_are_listed(small, tmp_path):
     assert [image["key"] for image in found["blank"]] == ["00040"]
     assert found["leaks"]["exact"]["validation"] == 1
     assert (tmp_path / "a" / "exclude_exact_copies_of_validation.txt").read_text() == "00000\n"
-    assert found["known"]["name"] is None
 
 
 def test_the_same_input_gives_the_same_bytes(small, tmp_path):
@@ -246,9 +245,7 @@ def test_as_a_process_it_is_quiet_where_there_is_no_terminal(small, tmp_path):
     assert outcome.out.splitlines()[-1] == f"report {tmp_path / 'a'}/report.md"
 
 
-def test_groups_join_over_several_links():
-    joined = joined_by(6, np.array([[4, 2], [5, 4]]), np.array([[1, 0]]))
-    assert [members.tolist() for members in groups(joined)] == [[0, 1], [2, 4, 5]]
+def test_groups_are_of_two_or_more():
     assert [m.tolist() for m in groups(np.array([7, 1, 7, 3, 1, 7]))] == [[0, 2, 5], [1, 4]]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_data import SKIP, csv_text, make_rows, opened
 
-from fer_jax.auditing.pool import gather
-from fer_jax.auditing.votes import judge
+from fer_jax.auditing.conventions import judge
+from fer_jax.auditing.copies import gather
 from fer_jax.data import sidecars
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS

@@ -8,7 +8,7 @@ judged by the correlation of the pixels that overlap.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,18 +16,15 @@ from scipy.fft import dctn
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
-FREQUENCIES = 8
-"""Lowest DCT frequencies per axis that describe an image."""
+FREQUENCIES = 8  # the lowest, per axis
+NEIGHBOURS = 32  # that each image is compared with; copies beyond are joined through those between
+MOST = 40_000  # candidates, the nearest ones: frames of films would make many more
 CANDIDATE, MIRRORED_CANDIDATE = 0.08, 0.06
 """1 - correlation of the low frequencies up to which a pair is looked at.
 
 Look-alikes abound beyond: on FER2013 one pair in 25 between 0.06 and 0.1 is one photograph, of the
 mirrored ones one in 1,000.
 """
-NEIGHBOURS = 32
-"""Nearest images that each is compared with; copies beyond are joined through those between."""
-MOST = 40_000
-"""Candidates that are looked at, the nearest ones: frames of films would make many more."""
 NEAR = 0.025
 """1 - correlation after alignment up to which two images are one photograph.
 
@@ -35,12 +32,11 @@ On FER2013 the distances of candidates have two humps, the valley at 0.03 to 0.0
 (JPEG 75) and resized copies stay below 0.005; of 150 pairs between 0.015 and 0.025 a person found
 all to be one photograph, and the first look-alikes come beyond 0.03.
 """
-OVERLAP = 0.5
-"""Share of the picture that must lie within its partner."""
-BLUR = 0.8
-"""Standard deviation, in pixels, of the blur before pixels are compared: JPEG's noise goes."""
-CELL = 9
-"""Side, in pixels, of the places in which a change is looked for: a mouth, an eye with its brow."""
+OVERLAP = 0.5  # share of the picture that must lie within its partner
+BLUR = 0.8  # pixels, a standard deviation: JPEG's noise goes
+CELL = (
+    9  # pixels, side of the places in which a change is looked for: a mouth, an eye with its brow
+)
 UNCHANGED = 0.15
 """Largest mean squared difference in a place, pixels of unit variance, that is not a change.
 
@@ -49,19 +45,16 @@ of one sitter making two faces, all that are near lie above 0.17. On FER2013 it 
 copies with two labels.
 """
 ROUNDS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
-BLOCK = 512
+MIRROR_SIGNS = np.tile([1, -1], FREQUENCIES**2 // 2)[1:].astype(np.float32)
+"""[63]: what mirroring does to `spectra`: odd horizontal waves change their sign."""
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Near copies, nearest first: one photograph, or frames of one scene."""
 
-    members: np.ndarray
-    """int [P, 2], the smaller index first."""
-    distances: np.ndarray
-    """float [P]: 1 - correlation after alignment, 0 for the same pixels."""
-    changes: np.ndarray
-    """float [P]: the mean squared difference where it is largest, see UNCHANGED."""
+    members: np.ndarray  # int [P, 2], the smaller index first
+    distances: np.ndarray  # float [P]: 1 - correlation after alignment, 0 for the same pixels
+    changes: np.ndarray  # float [P]: the largest mean squared difference, see UNCHANGED
 
 
 def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
@@ -72,13 +65,11 @@ def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
     """
     members = chosen[candidates(spectra(images[chosen]), mirrored)]
     partners = images[:, :, ::-1] if mirrored else images
-
-    def measure(pair: np.ndarray) -> tuple[float, float]:
-        return aligned_distance(images[pair[0]], partners[pair[1]])
-
-    name = "comparing mirrored copies" if mirrored else "comparing near copies"
+    name = f"comparing {'mirrored' if mirrored else 'near'} copies"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(measure, members)
+        results = pool.map(
+            lambda pair: aligned_distance(images[pair[0]], partners[pair[1]]), members
+        )
         bar = tqdm(results, desc=name, total=len(members), disable=None, leave=False)
         measured = np.array(list(bar), float).reshape(-1, 2)
     order = np.lexsort((members[:, 1], members[:, 0], measured[:, 0]))
@@ -88,12 +79,10 @@ def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
 
 def spectra(images: np.ndarray) -> np.ndarray:
     """uint8 [N, S, S] -> float32 [N, 63]: low frequencies of unit length, blind to light."""
-    parts = np.array_split(images, max(1, len(images) // BLOCK))
-    low = [
-        dctn(part.astype(np.float32), axes=(1, 2), norm="ortho")[:, :FREQUENCIES, :FREQUENCIES]
-        for part in parts
-    ]
-    features = np.concatenate(low).reshape(len(images), FREQUENCIES**2)[:, 1:]
+    parts = np.array_split(images, max(1, len(images) // 512))
+    waves = [dctn(part.astype(np.float32), axes=(1, 2), norm="ortho") for part in parts]
+    low = np.concatenate([wave[:, :FREQUENCIES, :FREQUENCIES] for wave in waves])
+    features = low.reshape(len(images), FREQUENCIES**2)[:, 1:]
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
 
 
@@ -134,10 +123,6 @@ def aligned_distance(image: np.ndarray, other: np.ndarray) -> tuple[float, float
     if (inside > 0).mean() < OVERLAP:
         return as_they_lie
     return min(as_they_lie, _difference(image, moved, inside))
-
-
-MIRROR_SIGNS = np.tile([1, -1], FREQUENCIES**2 // 2)[1:].astype(np.float32)
-"""[63]: what mirroring does to `spectra`: odd horizontal waves change their sign."""
 
 
 def _difference(image: np.ndarray, other: np.ndarray, inside: np.ndarray) -> tuple[float, float]:

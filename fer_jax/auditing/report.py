@@ -1,19 +1,21 @@
-"""Writes an audit: report.md and pictures for people, audit.json and lists of keys for programs."""
+"""Examines a data set and writes what was found: report.md and pictures, audit.json, key lists."""
 
 import json
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_jax.auditing.findings import Findings
-from fer_jax.auditing.near_duplicates import NEAR
-from fer_jax.auditing.photographs import TRAIN
+from fer_jax.auditing import conventions
+from fer_jax.auditing.copies import TRAIN, Copies, Pool, find_copies, gather, leaking
+from fer_jax.auditing.near_duplicates import NEAR, Pairs
+from fer_jax.data.records import Dataset, fingerprint
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots
 from fer_jax.labels import LABELS
@@ -27,19 +29,133 @@ PICTURES = {
     "blank.png": "Blank images",
     "no_face.png": "No face, or none upright, to most of FER+'s voters",
 }
-OWN = re.compile(r"audit\.json|report\.md|distances\.png|exclude_\w+\.txt|" + "|".join(PICTURES))
+OWN = re.compile(r"audit\.json|report\.md|exclude_\w+\.txt|" + "|".join(PICTURES))
 SHOWN = 24  # images of a picture
-ROWS = 12  # of a table; audit.json has all
-SEQUENCES = 0.25
-"""Share of images with a near copy from which on they are frames of films; FER2013: 0.11."""
+SEQUENCES = 0.25  # share with a near copy from which on they are frames of films; FER2013: 0.11
 NOTES = f"""\
 Names are compared by a linear classifier of train. Folders exchanged alike in every split show only
-in the counts and by FER+.
+by FER+.
 
 Near copies correlate by {1 - NEAR:g} or more after alignment: one photograph altered, or frames of
 one scene. Crops that differ much are not among them. Two labels are only claimed where no part of
 the face moves. Lists hold keys of train for `data.exclude`, never of held-out images."""
-Facts = Mapping[str, Any]
+
+Facts = dict[str, Any]
+Places = np.ndarray  # int [n], in the pool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found, in the three forms in which it is written."""
+
+    facts: Facts  # what audit.json holds
+    lists: dict[str, list[str]]  # file name -> keys of train that one may want to train without
+    shown: dict[str, np.ndarray]  # picture -> places in `pool`, int [groups, images side by side]
+    pool: Pool
+    described: str  # how the data were read
+
+
+def examine(
+    dataset: Dataset, data: str, ferplus: np.ndarray | None, say: Callable[[str], None]
+) -> Findings:
+    """Look at every image of `dataset`, read from the path `data`.
+
+    `ferplus` are the votes int [rows, 10], if at hand.
+    """
+    pool = gather(dataset)
+    votes, no_face = None, np.zeros(0, int)
+    if ferplus is not None:
+        mask, votes = conventions.judge(ferplus, pool)
+        no_face = np.flatnonzero(mask)
+        votes["no_face"] = pool.names(no_face)
+    say(f"comparing {len(pool):,} images with each other")
+    copies, blank = find_copies(pool), pool.blank()
+    conflicts = [found for found in copies.unchanged if len(set(pool.labels[found])) > 1]
+    kinds = {"exact": copies.exact, "near": copies.photographs, "mirrored": copies.with_mirrored}
+    leaks = {kind: np.flatnonzero(leaking(pool, found)) for kind, found in kinds.items()}
+
+    listed = {
+        "exclude_exact_copies_of_validation.txt": leaks["exact"],
+        "exclude_copies_of_validation.txt": leaks["mirrored"],
+        "exclude_copies_by_name.txt": copies.named[:, 1],
+        "exclude_conflicts.txt": np.concatenate([np.zeros(0, int), *conflicts]),
+        "exclude_blank.txt": np.flatnonzero(blank),
+    } | ({} if votes is None else {"exclude_no_face.txt": no_face})
+    lists = {name: sorted(set(pool.keys_in(TRAIN, places))) for name, places in listed.items()}
+    shown: dict[str, Sequence[Any] | np.ndarray] = {
+        "exact_copies.png": [(found[0], found[-1]) for found in copies.exact],
+        "near_copies.png": copies.near.members,
+        "mirrored_copies.png": copies.mirrored.members,
+        "conflicts.png": [_two_labels(pool, found) for found in conflicts],
+        "blank.png": np.flatnonzero(blank)[:, None],
+        "no_face.png": no_face[:, None],
+    }
+    facts = {
+        "made_by": "fer_jax.audit",
+        "data": data,
+        "layout": dataset.layout,
+        "fingerprints": fingerprint(dataset),
+        "label_names": list(LABELS),
+        "counts": {role: part.counts().tolist() for role, part in dataset.roles.items()},
+        "ignored": dataset.ignored,
+        "notes": list(dataset.notes),
+        "unreadable": [{"file": name, "reason": why} for name, why in dataset.unreadable],
+        "blank": pool.names(np.flatnonzero(blank)),
+        "names": _compare_names(pool, blank),
+        "ferplus": votes,
+        "lists": {name: len(keys) for name, keys in lists.items()},
+        **_of_copies(pool, copies, conflicts, leaks),
+    }
+    pictures = {name: np.array(found) for name, found in shown.items() if len(found)}
+    return Findings(facts, lists, pictures, pool, dataset.describe())
+
+
+def _of_copies(
+    pool: Pool, copies: Copies, conflicts: Sequence[Places], leaks: Mapping[str, Places]
+) -> Facts:
+    def pairs(found: Pairs) -> list[Facts]:
+        named = [pool.names(members) for members in found.members]
+        return [
+            {"first": first, "second": second, "distance": round(distance, 5)}
+            for (first, second), distance in zip(named, found.distances.tolist(), strict=True)
+        ]
+
+    splits = list(dict.fromkeys(pool.splits))
+    return {
+        "exact_copies": [pool.names(members) for members in copies.exact],
+        "near_copies": pairs(copies.near),
+        "mirrored_copies": pairs(copies.mirrored),
+        "copies_by_name": [pool.names(pair) for pair in copies.named],
+        "photographs": [pool.names(members) for members in copies.photographs],
+        "conflicts": [
+            {"exact": len(set(pool.copies[found])) == 1, "images": pool.names(found)}
+            for found in conflicts
+        ],
+        "leaks": {
+            kind: {split: len(pool.keys_in(split, places)) for split in splits}
+            for kind, places in leaks.items()
+        },
+        "leaking": {split: pool.keys_in(split, leaks["mirrored"]) for split in splits},
+    }
+
+
+def _compare_names(pool: Pool, blank: np.ndarray) -> dict[str, conventions.Fit | None]:
+    """Split other than train -> how its class names fit those of train; empty without train."""
+    parts = {split: pool.within(split) & ~blank for split in dict.fromkeys(pool.splits)}
+    train = parts.pop(TRAIN, None)
+    if train is None:
+        return {}
+    learned = pool.images[train], pool.labels[train]
+    return {
+        split: conventions.compare(*learned, pool.images[part], pool.labels[part])
+        for split, part in parts.items()
+    }
+
+
+def _two_labels(pool: Pool, members: Places) -> tuple[int, int]:
+    """The first image of a group and the first that is called otherwise."""
+    labels = pool.labels[members]
+    return members[0], members[(labels != labels[0]).argmax()]
 
 
 def check_output(path: str) -> Path:
@@ -61,14 +177,28 @@ def write(findings: Findings, output: Path) -> list[str]:
 
     UserError where it cannot be written.
     """
-    lines = _verdicts(findings.facts)
+    facts, lines = findings.facts, _verdicts(findings.facts)
+    texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in findings.lists.items()}
+    texts[AUDIT_FILE] = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    parts = [
+        f"# Audit of `{facts['data']}`",
+        "\n".join(f"- {line}" for line in lines),
+        f"```\n{findings.described}\n```",
+        "\n".join(f"- `{name}`: {count:,} keys" for name, count in facts["lists"].items()),
+        NOTES,
+        *(f"![{PICTURES[name]}]({name})" for name in findings.shown),
+    ]
+    texts["report.md"] = "\n\n".join(parts) + "\n"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{output.name}-unfinished-"
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=prefix) as name:
             new = Path(name) / "new"
             new.mkdir()
-            _write_files(findings, lines, new)
+            for picture, groups in findings.shown.items():
+                _draw(findings.pool, groups, new / picture)
+            for file, text in texts.items():
+                (new / file).write_text(text, encoding="utf-8")
             if output.exists():
                 check_output(str(output))  # nobody may have put something there meanwhile
                 output.rename(Path(name) / "old")
@@ -78,100 +208,56 @@ def write(findings: Findings, output: Path) -> list[str]:
     return lines
 
 
-def _write_files(findings: Findings, lines: Sequence[str], folder: Path) -> None:
-    for name, groups in findings.shown.items():
-        _draw(findings, groups, folder / name)
-    texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in findings.lists.items()}
-    texts["report.md"] = _markdown(findings, lines)
-    texts[AUDIT_FILE] = json.dumps(findings.facts, indent=1, ensure_ascii=False) + "\n"
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _draw(findings: Findings, groups: np.ndarray, path: Path) -> None:
+def _draw(pool: Pool, groups: np.ndarray, path: Path) -> None:
     """Groups of images, evenly spaced among all, with split, class and the end of the name."""
-    pool = findings.pool
     spread = np.linspace(0, len(groups) - 1, min(SHOWN // len(groups[0]), len(groups)))
     indices = groups[spread.round().astype(int)].ravel()
-    names = [pool.keys[i].rsplit("/")[-1][-20:] for i in indices]
     titles = [
-        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{name}"
-        for i, name in zip(indices, names, strict=True)
+        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{pool.keys[i].rsplit('/')[-1][-20:]}"
+        for i in indices
     ]
     plots.contact_sheet(pool.images[indices], titles, path, columns=6, heading=PICTURES[path.name])
 
 
-# ---- in words ----------------------------------------------------------------------------------
-
-
 def _verdicts(facts: Facts) -> list[str]:
     """What to know, one line each, mistakes first."""
-    count = {name: f"{len(found):,}" for name, found in facts.items() if isinstance(found, list)}
-    exact = sum(map(len, facts["exact_copies"]))
-    return [
-        *_exchanged(facts),
-        *_classes(facts),
-        *_leaked(facts),
-        f"{count['exact_copies']} groups of exact copies ({exact:,} images), "
-        f"{count['near_copies']} near pairs beside them, {count['mirrored_copies']} mirrored",
-        *_sequences(facts),
-        f"{count['conflicts']} photographs have copies with two labels",
-        f"{count['unreadable']} unreadable files, {count['blank']} blank images",
-        *_voted(facts["ferplus"]),
-    ]
-
-
-def _exchanged(facts: Facts) -> list[str]:
-    """Everything that says that names are exchanged: pictures, votes, counts."""
-    votes, known = facts["ferplus"] or {"names": {}}, facts["known"]
-    found = [
-        (split, by, fit["looks_like"])
-        for by, fits in (("a classifier of train", facts["names"]), ("FER+", votes["names"]))
-        for split, fit in fits.items()
+    votes, leaks, counts = facts["ferplus"], facts["leaks"], facts["counts"]
+    fits = {"a classifier of train": facts["names"]} | ({"FER+": votes["names"]} if votes else {})
+    lines = [
+        f"EXCHANGED NAMES in {split}, by {by}: "
+        + ", ".join(f"what is called {a} is {b}" for a, b in fit["looks_like"].items())
+        for by, found in fits.items()
+        for split, fit in found.items()
         if fit and fit["exchanged"]
     ]
-    found += [
-        (s, f"the counts of {known['name']}", names) for s, names in known["exchanged"].items()
-    ]
-    return [
-        f"EXCHANGED NAMES in {split}, by {by}: "
-        + ", ".join(f"what is called {called} is {other}" for called, other in names.items())
-        for split, by, names in found
-    ]
-
-
-def _classes(facts: Facts) -> list[str]:
-    """The known data set, if it is one, and the balance of the classes."""
-    known, total = facts["known"], np.sum([*facts["counts"].values()], axis=0)
-    apart = sum(abs(n) for part in known["differences"].values() for n in part)
-    name = f"like {known['name']}" if apart else known["name"] or "no data set that is known"
-    name += f", without its {', '.join(known['missing'])}" if known["missing"] else ""
-    name += f", but {apart:,} images more or fewer" if apart else ""
-
-    order = [int(i) for i in np.argsort(total, kind="stable") if total[i]]
-    fewest, most = order[0], order[-1]
-    absent = ", ".join(LABELS[i] for i in np.flatnonzero(total == 0))
-    return [
-        f"by its counts {name}",
-        f"{LABELS[most]} has {total[most] / total[fewest]:.1f} times the images of {LABELS[fewest]}"
-        + (f"; there is no image of {absent}" if absent else ""),
-    ]
-
-
-def _leaked(facts: Facts) -> list[str]:
-    """Held-out images that training sees."""
-    leaks = facts["leaks"]
-    return [
-        f"{leaks['exact'][split]:,} of {sum(counts):,} images of {split} have an exact copy in "
-        f"train, {leaks['near'][split]:,} an exact or near one, {leaks['mirrored'][split]:,} if "
+    total = {name: sum(n) for name, *n in zip(LABELS, *counts.values(), strict=True)}
+    present = {name: n for name, n in total.items() if n}
+    fewest, most = min(present, key=present.__getitem__), max(present, key=present.__getitem__)
+    balance = f"{most} has {total[most] / total[fewest]:.1f} times the images of {fewest}"
+    absent = ", ".join(name for name in total if name not in present)
+    lines.append(balance + (f"; there is no image of {absent}" if absent else ""))
+    lines += [
+        f"{leaks['exact'][split]:,} of {sum(counts[split]):,} images of {split} have an exact copy "
+        f"in train, {leaks['near'][split]:,} an exact or near one, {leaks['mirrored'][split]:,} if "
         "mirrored ones count"
-        for split, counts in facts["counts"].items()
-        if split != TRAIN and TRAIN in facts["counts"]
+        for split in counts
+        if split != TRAIN and TRAIN in counts
+    ]
+    n = {name: f"{len(found):,}" for name, found in facts.items() if isinstance(found, list)}
+    exact = sum(map(len, facts["exact_copies"]))
+    return [
+        *lines,
+        f"{n['exact_copies']} groups of exact copies ({exact:,} images), "
+        f"{n['near_copies']} near pairs beside them, {n['mirrored_copies']} mirrored",
+        *_kinds_of_data(facts),
+        f"{n['conflicts']} photographs have copies with two labels",
+        f"{n['unreadable']} unreadable files, {n['blank']} blank images",
+        *([_voted(votes)] if votes else []),
     ]
 
 
-def _sequences(facts: Facts) -> list[str]:
-    """Copies by kind of data: frames of films, classes padded with altered copies."""
+def _kinds_of_data(facts: Facts) -> list[str]:
+    """Frames of films, and classes padded with altered copies."""
     lines, named = [], facts["copies_by_name"]
     near = {(p[i]["split"], p[i]["key"]) for p in facts["near_copies"] for i in ("first", "second")}
     share = len(near) / sum(map(sum, facts["counts"].values()))
@@ -180,8 +266,8 @@ def _sequences(facts: Facts) -> list[str]:
             f"{share:.0%} of the images have a near copy, as frames of films: split them by person"
         )
     if named:
-        classes = Counter(made["label"] for _, made in named)
-        where = ", ".join(f"{label} {count:,}" for label, count in classes.most_common())
+        classes = Counter(made["label"] for _, made in named).most_common()
+        where = ", ".join(f"{label} {count:,}" for label, count in classes)
         lines.append(
             f"{len(named):,} images are made of others, as their names say ({where}), "
             f"such as {named[0][1]['key']}"
@@ -189,46 +275,11 @@ def _sequences(facts: Facts) -> list[str]:
     return lines
 
 
-def _voted(votes: Facts | None) -> list[str]:
-    if votes is None:
-        return []
-    if votes["images"] == 0:
-        return ["FER+ cannot be joined: the rows of fer2013.csv are not known in this layout"]
+def _voted(votes: Facts) -> str:
+    if not votes["images"]:
+        return "FER+ cannot be joined: the rows of fer2013.csv are not known in this layout"
     share = votes["label_among_most_voted"] / max(votes["judged"], 1)
-    return [
+    return (
         f"FER+: {len(votes['no_face']):,} of {votes['images']:,} images show no face; the label is "
         f"among the most voted for {share:.1%} of the others"
-    ]
-
-
-def _markdown(findings: Findings, lines: Sequence[str]) -> str:
-    """The report, with the pictures beside it."""
-    facts = findings.facts
-    numbers = [(split, *counts, sum(counts)) for split, counts in facts["counts"].items()]
-    odd = [("unreadable", f"`{row['file']}`: {row['reason']}") for row in facts["unreadable"]]
-    odd += [("blank", _image(image)) for image in facts["blank"]]
-    odd += [("labels", ", ".join(map(_image, found["images"]))) for found in facts["conflicts"]]
-    parts = [
-        f"# Audit of `{facts['data']}`",
-        "\n".join(f"- {line}" for line in lines),
-        _table("Images per class", ("split", *facts["label_names"], "all"), numbers),
-        _table("Unreadable, blank, two labels", ("what", "which"), odd),
-        _table("Lists", ("file", "keys"), [*facts["lists"].items()]),
-        NOTES,
-        *(f"![{PICTURES[name]}]({name})" for name in findings.shown),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _image(image: Facts) -> str:
-    return f"{image['split']} `{image['key']}` {image['label']}"
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A section with the first rows, or that there is none."""
-    if not rows:
-        return f"## {title}\n\nNone."
-    cells = [[f"{c:,}" if isinstance(c, int) else str(c) for c in row] for row in rows[:ROWS]]
-    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
-    more = f"\n\nand {len(rows) - ROWS:,} more in {AUDIT_FILE}" if len(rows) > ROWS else ""
-    return f"## {title}\n\n" + "\n".join(lines) + more
+    )

@@ -62,7 +62,7 @@ class Tree:
     def open(self, name: str) -> IO[bytes]:
         """One file's bytes as a stream; raises one of BROKEN."""
         if self.kind == "folder":  # a worker need not list it again
-            return (self.path / name).open("rb")
+            return _open_file(self.path / name)
         return self._openers()[name]()
 
     def _openers(self) -> dict[str, Opener]:
@@ -168,7 +168,11 @@ def _files(root: Path) -> Iterator[tuple[str, Opener]]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         for place in (Path(folder) / name for name in files):
-            yield place.relative_to(root).as_posix(), functools.partial(open, place, "rb")
+            yield place.relative_to(root).as_posix(), functools.partial(_open_file, place)
+
+
+def _open_file(place: Path) -> IO[bytes]:
+    return place.open("rb")
 
 
 def _refuse(error: OSError) -> None:

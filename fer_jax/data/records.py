@@ -32,24 +32,17 @@ class ReadOptions(Section):
     """How to read: a part of the section `data`."""
 
     section = "data"
-    label_order: str = key()
-    """What numeric labels mean: "angry,disgust,...", or "" if the layout tells."""
-    on_corrupt: str = key(choices=("stop", "skip"))
-    """"skip": leave out what cannot be read and list it."""
-    validation_fraction: float = key(0, 0.99)
-    """Share of train held out where there is no validation part; 0 holds out none."""
+    label_order: str = key()  # what numbers mean, "angry,disgust,..."; "" if the layout tells
+    on_corrupt: str = key(choices=("stop", "skip"))  # skip: go on without what cannot be read
+    validation_fraction: float = key(0, 0.99)  # of train, held out where there is no such part
     split_seed: int = key()
-    max_pixels: int = key(1, 10**9, neutral=True)
-    """Larger images are refused before they are decoded."""
-    cache_mib: int = key(0, 10**7, neutral=True)
-    """Decoded pixels kept in memory, MiB; what is beyond is decoded again at each access."""
-    exclude: str = key(neutral=True)  # what it leaves of train counts, as its fingerprint
-    """A file that lists keys to leave out of train, and of nothing else; "" for none."""
-    map: str = key(neutral=True)  # what it makes of train counts, likewise
-    """"contempt:none,joy:happy": other names of classes, and classes to leave out."""
+    max_pixels: int = key(1, 10**9, neutral=True)  # larger images are refused undecoded
+    cache_mib: int = key(0, 10**7, neutral=True)  # of pixels kept; others are decoded each time
+    exclude: str = key(neutral=True)  # a file of keys to leave out of train; "" for none
+    map: str = key(neutral=True)  # "contempt:none,joy:happy": names of classes, or to leave out
+    # what the last two leave of train counts, as its fingerprint
 
-    prefix: ClassVar[str] = "data."
-    """How messages call these options: "data." in a configuration, "--" in a command."""
+    prefix: ClassVar[str] = "data."  # of these options in messages; "--" in a command
 
     def classes(self, default: Sequence[str] = ()) -> Classes:
         """How to read class names; numbers mean `default` unless `label_order` says otherwise."""
@@ -60,12 +53,11 @@ class ReadOptions(Section):
 class Entry:
     """One image before it is read."""
 
-    ref: str
-    """What the loader takes; also the name in messages."""
+    ref: str  # what the loader takes; also the name in messages
     role: str
     label: int
     key: str
-    row: int
+    row: int  # of fer2013.csv, -1 where unknown
 
 
 @dataclass(frozen=True)
@@ -75,11 +67,9 @@ class Listing:
     layout: str
     entries: Sequence[Entry]
     ignored: Counter[str] = field(default_factory=Counter)
-    stray: Sequence[tuple[str, str]] = ()
-    """(name, reason) of images that no entry can be made of."""
+    stray: Sequence[tuple[str, str]] = ()  # (name, reason) of images that no entry can be made of
     notes: tuple[str, ...] = ()
-    fingerprints: Mapping[str, str] | None = None
-    """What the roles must be, where the layout tells."""
+    fingerprints: Mapping[str, str] | None = None  # what roles must be, where the layout tells
 
 
 class Records:
@@ -156,25 +146,20 @@ class Records:
 class Dataset:
     """All roles of one data set, and what a person must know about how it was read."""
 
-    layout: str
-    """What was recognised: "seed folders", "Kaggle folders", "fer2013.csv", "prepared", ..."""
-    roles: dict[str, Records]
-    """Of "train", "validation", "test" those that exist."""
-    ignored: dict[str, int]
-    """Files set aside, by kind: {".DS_Store": 3}."""
-    unreadable: tuple[tuple[str, str], ...]
-    """(name, reason) of what on_corrupt=skip left out."""
-    notes: tuple[str, ...]
-    """What a person must be told, one line each."""
+    layout: str  # what was recognised: "seed folders", "fer2013.csv", "prepared", ...
+    roles: dict[str, Records]  # of "train", "validation", "test" those that exist
+    ignored: dict[str, int]  # files set aside, by kind: {".DS_Store": 3}
+    unreadable: tuple[tuple[str, str], ...]  # (name, reason) of what on_corrupt=skip left out
+    notes: tuple[str, ...]  # what a person must be told, one line each
 
     def split(self, role: str) -> Records:
         """One role's records, or every image as "all"; UserError names the roles there are."""
-        if role == "all" and role not in self.roles:
-            return Records.joined(list(self.roles.values()))
-        if role not in self.roles:
+        if role in self.roles:
+            return self.roles[role]
+        if role != "all":
             known = ", ".join(self.roles)
             raise UserError(f"the data has no split {role!r}, only {known} (and all, every image)")
-        return self.roles[role]
+        return Records.joined(list(self.roles.values()))
 
     def describe(self) -> str:
         """Images per role and class as a table, then ignored and unreadable files, then notes."""
@@ -197,9 +182,7 @@ def fingerprint(dataset: Dataset) -> dict[str, str]:
 
 def digest(image: np.ndarray) -> bytes:
     """SHA-256 of shape and pixels, 32 bytes: equal for exact copies only."""
-    state = hashlib.sha256(np.array(image.shape, "<u4").tobytes())
-    state.update(np.ascontiguousarray(image).data)
-    return state.digest()
+    return hashlib.sha256(np.array(image.shape, "<u4").tobytes() + image.tobytes()).digest()
 
 
 def copy_groups(digests: np.ndarray) -> np.ndarray:
@@ -224,7 +207,6 @@ def has_hash_in(digests: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 
 
 def _short(digests: np.ndarray) -> np.ndarray:
-    """uint8 [N, 32] -> uint64 [N], the same on any machine."""
     return np.ascontiguousarray(digests[:, :8]).view("<u8").ravel().astype(np.uint64)
 
 

@@ -1,7 +1,6 @@
 """Files beside the images: lists of keys, soft targets by key, FER+'s votes by row."""
 
 import csv
-import json
 import os
 import zlib
 from pathlib import Path
@@ -14,43 +13,14 @@ from fer_jax.data.records import Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, canonical
 
-# ---- lists of keys, as the audit and people write them -------------------------------------------
 
-FORMS = "one key per line, or a JSON list (.jsonl: lines) of keys or of {split, key}"
-
-
-def read_keys(path: str, split: str) -> list[str]:
-    """The keys that the file lists, each once; of entries that tell their split, those of `split`.
-
-    UserError where it is no list of keys.
-    """
-    place = Path(path).expanduser()
+def read_keys(path: str) -> list[str]:
+    """The keys that a file lists, one in each line, each once; UserError if it cannot be read."""
     try:
-        text = place.read_text(encoding="utf-8-sig")
-        lines = [line for line in text.split("\n") if line.strip("\r")]
-        if place.suffix.lower() == ".json":
-            entries = json.loads(text)
-        elif place.suffix.lower() == ".jsonl":
-            entries = [json.loads(line) for line in lines]
-        else:
-            entries = [line.rstrip("\r") for line in lines]
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read a list of keys from {path}: {one_line(error)}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is broken JSON: {one_line(error)}") from None
-    if not isinstance(entries, list):
-        lists = entries.get("lists") if isinstance(entries, dict) else None
-        hint = f"; this is a whole audit, beside it lie {', '.join(lists)}" if lists else ""
-        raise UserError(f"{path} is no list of keys: {FORMS}{hint}")
-
-    keys: dict[str, None] = {}
-    for entry in entries:
-        named = entry if isinstance(entry, dict) else {"key": entry}
-        if not isinstance(named.get("key"), str):
-            raise UserError(f"{path} is no list of keys, it has {str(entry)[:40]!r}: {FORMS}")
-        if named.get("split", split) == split:
-            keys[named["key"]] = None
-    return list(keys)
+    return list(dict.fromkeys(filter(None, (line.rstrip("\r") for line in text.split("\n")))))
 
 
 # ---- soft targets: each image's class probabilities, beside its label ----------------------------

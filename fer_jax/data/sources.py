@@ -227,7 +227,7 @@ def _without_excluded(dataset: Dataset, known: frozenset[str], path: str) -> Dat
 
     UserError where it names no such image: it is a list of other data or of another split.
     """
-    listed = read_keys(path, "train")
+    listed = read_keys(path)
     found, train = known & set(listed), dataset.roles["train"]
     if listed and not found:
         raise UserError(

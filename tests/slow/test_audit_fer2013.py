@@ -9,7 +9,7 @@ from made_data import SKIP, opened
 from support import call
 
 from fer_jax.auditing import conventions
-from fer_jax.auditing.pool import gather
+from fer_jax.auditing.copies import gather
 
 
 @pytest.mark.timeout(900)
