@@ -279,7 +279,7 @@ class Sweep:
         if teachers:
             answers = [self._predict(one, self.train, "flip") for one in teachers]
             probabilities = np.float32(np.mean([a.probabilities for a in answers], axis=0))
-        return sidecars.Targeted(self.train, probabilities, "")
+        return self.train.with_targets(probabilities, "")
 
     def _predict(self, variables: Any, records: Any, tta: str) -> Predictions:
         return self.program.evaluator.predict(variables, records, progress=False, tta=tta)

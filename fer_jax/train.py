@@ -315,7 +315,7 @@ class Trainer:
     """A run's data, model, optimizer and jitted step, bound once; knows no folder and no log."""
 
     config: Config
-    records: Records | sidecars.Targeted
+    records: Records
     evaluator: Evaluator
     optimizer: optax.GradientTransformation
     schedule: Callable[[Any], Any]  # step to learning rate
@@ -376,7 +376,7 @@ class Trainer:
         if self.warm_start is not None:
             frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
             lines.append(self.warm_start.text + frozen)
-        if isinstance(self.records, sidecars.Targeted):
+        if self.records.note:
             lines.append(self.records.note)
         return "\n".join(lines)
 
@@ -388,7 +388,7 @@ class Trainer:
             "image": jax.ShapeDtypeStruct((batch, size, size, self.records.channels), jnp.uint8),
             "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
         }
-        if isinstance(self.records, sidecars.Targeted):
+        if self.records.targets is not None:
             shapes["target"] = jax.ShapeDtypeStruct((batch, len(labels.LABELS)), jnp.float32)
         memory = self.train_step.lower(state, shapes).compile().memory_analysis()
         if memory is None:

@@ -110,7 +110,7 @@ def test_relabelled_copies_are_conflicts(audits):
     _, done = audits
     relabelled = {str(91000 + i) for i in range(PLANTED)}
     listed = (done["planted"]["folder"] / "exclude_conflicts.txt").read_text().split()
-    named = {image["key"] for group in done["planted"]["conflicts"] for image in group["images"]}
+    named = {image["key"] for group in done["planted"]["conflicts"] for image in group}
     assert relabelled <= set(listed)
     assert relabelled <= named
     new = len(done["planted"]["conflicts"]) - len(done["clean"]["conflicts"])
@@ -164,7 +164,7 @@ def small(tmp_path) -> Path:
 def test_unreadable_and_blank_images_are_listed(small, tmp_path):
     found = audit(small, tmp_path / "a")
     assert [row["file"] for row in found["unreadable"]] == ["images/train/sad/99.png"]
-    assert [image["key"] for image in found["blank"]] == ["00040"]
+    assert [[image["key"] for image in group] for group in found["blank"]] == [["00040"]]
     assert found["leaks"]["exact"]["validation"] == 1
     assert (tmp_path / "a" / "exclude_exact_copies_of_validation.txt").read_text() == "00000\n"
 
@@ -265,7 +265,7 @@ def test_a_sitter_making_two_faces_is_no_conflict(tmp_path, monkeypatch):
     found = audit(folder / "data", tmp_path / "a")
     assert len(found["near_copies"]) >= 5
     [conflict] = found["conflicts"]
-    assert [image["key"] for image in conflict["images"]] == ["disgust/s12_a.png", "sad/s12_c.png"]
+    assert [image["key"] for image in conflict] == ["disgust/s12_a.png", "sad/s12_c.png"]
     assert "100% of the images have a near copy, as frames of films" in found["printed"]
 
 

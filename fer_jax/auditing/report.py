@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from fer_jax.auditing import conventions
-from fer_jax.auditing.copies import TRAIN, Copies, Pool, find_copies, gather, leaking
-from fer_jax.auditing.near_duplicates import NEAR, Pairs
+from fer_jax.auditing.copies import NEAR, TRAIN, Pool, find_copies, gather, leaking
 from fer_jax.data.records import Dataset, fingerprint
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots
@@ -22,14 +21,14 @@ from fer_jax.labels import LABELS
 
 AUDIT_FILE = "audit.json"
 PICTURES = {
-    "exact_copies.png": "Exact copies, in pairs",
-    "near_copies.png": "Near copies, in pairs, from the nearest to the farthest",
-    "mirrored_copies.png": "Mirrored copies, in pairs, from the nearest to the farthest",
-    "conflicts.png": "One photograph, two labels, in pairs",
-    "blank.png": "Blank images",
-    "no_face.png": "No face, or none upright, to most of FER+'s voters",
+    "exact_copies": "Exact copies, in pairs",
+    "near_copies": "Near copies, in pairs, from the nearest to the farthest",
+    "mirrored_copies": "Mirrored copies, in pairs, from the nearest to the farthest",
+    "conflicts": "One photograph, two labels, in pairs",
+    "blank": "Blank images",
+    "no_face": "No face, or none upright, to most of FER+'s voters",
 }
-OWN = re.compile(r"audit\.json|report\.md|exclude_\w+\.txt|" + "|".join(PICTURES))
+OWN = re.compile(rf"audit\.json|report\.md|exclude_\w+\.txt|({'|'.join(PICTURES)})\.png")
 SHOWN = 24  # images of a picture
 SEQUENCES = 0.25  # share with a near copy from which on they are frames of films; FER2013: 0.11
 NOTES = f"""\
@@ -41,18 +40,18 @@ one scene. Crops that differ much are not among them. Two labels are only claime
 the face moves. Lists hold keys of train for `data.exclude`, never of held-out images."""
 
 Facts = dict[str, Any]
-Places = np.ndarray  # int [n], in the pool
+Groups = Sequence[np.ndarray]  # int [n] each, places in the pool
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, in the three forms in which it is written."""
+    """What was found, in the forms in which it is written."""
 
+    described: str  # how the data were read
     facts: Facts  # what audit.json holds
     lists: dict[str, list[str]]  # file name -> keys of train that one may want to train without
-    shown: dict[str, np.ndarray]  # picture -> places in `pool`, int [groups, images side by side]
     pool: Pool
-    described: str  # how the data were read
+    groups: Mapping[str, Groups]  # kind of finding -> images that belong together
 
 
 def examine(
@@ -63,34 +62,50 @@ def examine(
     `ferplus` are the votes int [rows, 10], if at hand.
     """
     pool = gather(dataset)
-    votes, no_face = None, np.zeros(0, int)
-    if ferplus is not None:
-        mask, votes = conventions.judge(ferplus, pool)
-        no_face = np.flatnonzero(mask)
-        votes["no_face"] = pool.names(no_face)
+    splits = {split: pool.within(split) for split in dict.fromkeys(pool.splits)}
+    no_face, votes = (None, None) if ferplus is None else conventions.judge(ferplus, pool)
     say(f"comparing {len(pool):,} images with each other")
-    copies, blank = find_copies(pool), pool.blank()
-    conflicts = [found for found in copies.unchanged if len(set(pool.labels[found])) > 1]
+    copies = find_copies(pool)
     kinds = {"exact": copies.exact, "near": copies.photographs, "mirrored": copies.with_mirrored}
-    leaks = {kind: np.flatnonzero(leaking(pool, found)) for kind, found in kinds.items()}
+    leaks = {kind: leaking(pool, found) for kind, found in kinds.items()}
+    groups: dict[str, Groups] = {
+        "exact_copies": copies.exact,
+        "near_copies": [*copies.near.members],
+        "mirrored_copies": [*copies.mirrored.members],
+        "copies_by_name": [*copies.named],
+        "photographs": copies.photographs,
+        "conflicts": [found for found in copies.unchanged if len(set(pool.labels[found])) > 1],
+        "blank": [*np.flatnonzero(pool.blank())[:, None]],
+    } | ({} if no_face is None else {"no_face": [*np.flatnonzero(no_face)[:, None]]})
 
-    listed = {
-        "exclude_exact_copies_of_validation.txt": leaks["exact"],
-        "exclude_copies_of_validation.txt": leaks["mirrored"],
-        "exclude_copies_by_name.txt": copies.named[:, 1],
-        "exclude_conflicts.txt": np.concatenate([np.zeros(0, int), *conflicts]),
-        "exclude_blank.txt": np.flatnonzero(blank),
-    } | ({} if votes is None else {"exclude_no_face.txt": no_face})
-    lists = {name: sorted(set(pool.keys_in(TRAIN, places))) for name, places in listed.items()}
-    shown: dict[str, Sequence[Any] | np.ndarray] = {
-        "exact_copies.png": [(found[0], found[-1]) for found in copies.exact],
-        "near_copies.png": copies.near.members,
-        "mirrored_copies.png": copies.mirrored.members,
-        "conflicts.png": [_two_labels(pool, found) for found in conflicts],
-        "blank.png": np.flatnonzero(blank)[:, None],
-        "no_face.png": no_face[:, None],
+    listed: dict[str, Groups] = {
+        "exact_copies_of_validation": [np.flatnonzero(leaks["exact"])],
+        "copies_of_validation": [np.flatnonzero(leaks["mirrored"])],
+        "copies_by_name": [copies.named[:, 1]],
+        **{name: groups[name] for name in ("conflicts", "blank", "no_face") if name in groups},
     }
-    facts = {
+    lists = {
+        f"exclude_{name}.txt": sorted({k for part in found for k in pool.keys_in(TRAIN, part)})
+        for name, found in listed.items()
+    }
+    facts = _of_dataset(dataset, data) | {
+        "names": _compare_names(pool, splits),
+        "ferplus": votes,
+        "leaks": {
+            kind: {split: int((mask & inside).sum()) for split, inside in splits.items()}
+            for kind, mask in leaks.items()
+        },
+        "leaking": {
+            split: pool.keys_in(split, np.flatnonzero(leaks["mirrored"])) for split in splits
+        },
+        "lists": {name: len(keys) for name, keys in lists.items()},
+        **{name: [pool.names(members) for members in found] for name, found in groups.items()},
+    }
+    return Findings(dataset.describe(), facts, lists, pool, groups)
+
+
+def _of_dataset(dataset: Dataset, data: str) -> Facts:
+    return {
         "made_by": "fer_jax.audit",
         "data": data,
         "layout": dataset.layout,
@@ -100,48 +115,14 @@ def examine(
         "ignored": dataset.ignored,
         "notes": list(dataset.notes),
         "unreadable": [{"file": name, "reason": why} for name, why in dataset.unreadable],
-        "blank": pool.names(np.flatnonzero(blank)),
-        "names": _compare_names(pool, blank),
-        "ferplus": votes,
-        "lists": {name: len(keys) for name, keys in lists.items()},
-        **_of_copies(pool, copies, conflicts, leaks),
-    }
-    pictures = {name: np.array(found) for name, found in shown.items() if len(found)}
-    return Findings(facts, lists, pictures, pool, dataset.describe())
-
-
-def _of_copies(
-    pool: Pool, copies: Copies, conflicts: Sequence[Places], leaks: Mapping[str, Places]
-) -> Facts:
-    def pairs(found: Pairs) -> list[Facts]:
-        named = [pool.names(members) for members in found.members]
-        return [
-            {"first": first, "second": second, "distance": round(distance, 5)}
-            for (first, second), distance in zip(named, found.distances.tolist(), strict=True)
-        ]
-
-    splits = list(dict.fromkeys(pool.splits))
-    return {
-        "exact_copies": [pool.names(members) for members in copies.exact],
-        "near_copies": pairs(copies.near),
-        "mirrored_copies": pairs(copies.mirrored),
-        "copies_by_name": [pool.names(pair) for pair in copies.named],
-        "photographs": [pool.names(members) for members in copies.photographs],
-        "conflicts": [
-            {"exact": len(set(pool.copies[found])) == 1, "images": pool.names(found)}
-            for found in conflicts
-        ],
-        "leaks": {
-            kind: {split: len(pool.keys_in(split, places)) for split in splits}
-            for kind, places in leaks.items()
-        },
-        "leaking": {split: pool.keys_in(split, leaks["mirrored"]) for split in splits},
     }
 
 
-def _compare_names(pool: Pool, blank: np.ndarray) -> dict[str, conventions.Fit | None]:
+def _compare_names(
+    pool: Pool, splits: Mapping[str, np.ndarray]
+) -> dict[str, conventions.Fit | None]:
     """Split other than train -> how its class names fit those of train; empty without train."""
-    parts = {split: pool.within(split) & ~blank for split in dict.fromkeys(pool.splits)}
+    parts = {split: inside & ~pool.blank() for split, inside in splits.items()}
     train = parts.pop(TRAIN, None)
     if train is None:
         return {}
@@ -150,12 +131,6 @@ def _compare_names(pool: Pool, blank: np.ndarray) -> dict[str, conventions.Fit |
         split: conventions.compare(*learned, pool.images[part], pool.labels[part])
         for split, part in parts.items()
     }
-
-
-def _two_labels(pool: Pool, members: Places) -> tuple[int, int]:
-    """The first image of a group and the first that is called otherwise."""
-    labels = pool.labels[members]
-    return members[0], members[(labels != labels[0]).argmax()]
 
 
 def check_output(path: str) -> Path:
@@ -178,25 +153,26 @@ def write(findings: Findings, output: Path) -> list[str]:
     UserError where it cannot be written.
     """
     facts, lines = findings.facts, _verdicts(findings.facts)
-    texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in findings.lists.items()}
-    texts[AUDIT_FILE] = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    shown = [name for name in PICTURES if findings.groups.get(name)]
     parts = [
         f"# Audit of `{facts['data']}`",
         "\n".join(f"- {line}" for line in lines),
         f"```\n{findings.described}\n```",
         "\n".join(f"- `{name}`: {count:,} keys" for name, count in facts["lists"].items()),
         NOTES,
-        *(f"![{PICTURES[name]}]({name})" for name in findings.shown),
+        *(f"![{PICTURES[name]}]({name}.png)" for name in shown),
     ]
+    texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in findings.lists.items()}
     texts["report.md"] = "\n\n".join(parts) + "\n"
+    texts[AUDIT_FILE] = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{output.name}-unfinished-"
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=prefix) as name:
             new = Path(name) / "new"
             new.mkdir()
-            for picture, groups in findings.shown.items():
-                _draw(findings.pool, groups, new / picture)
+            for picture in shown:
+                _draw(findings.pool, findings.groups[picture], PICTURES[picture], new / picture)
             for file, text in texts.items():
                 (new / file).write_text(text, encoding="utf-8")
             if output.exists():
@@ -208,15 +184,20 @@ def write(findings: Findings, output: Path) -> list[str]:
     return lines
 
 
-def _draw(pool: Pool, groups: np.ndarray, path: Path) -> None:
-    """Groups of images, evenly spaced among all, with split, class and the end of the name."""
-    spread = np.linspace(0, len(groups) - 1, min(SHOWN // len(groups[0]), len(groups)))
-    indices = groups[spread.round().astype(int)].ravel()
+def _draw(pool: Pool, groups: Groups, heading: str, path: Path) -> None:
+    """Groups, evenly spaced among all: one image, or two, of different labels if there are such."""
+    columns = min(2, len(groups[0]))
+    spread = np.linspace(0, len(groups) - 1, min(SHOWN // columns, len(groups))).round().astype(int)
+    indices = []
+    for members in (groups[i] for i in spread):
+        by_label = members[np.argsort(pool.labels[members], kind="stable")]
+        indices += [by_label[0], by_label[-1]][:columns]
     titles = [
         f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{pool.keys[i].rsplit('/')[-1][-20:]}"
         for i in indices
     ]
-    plots.contact_sheet(pool.images[indices], titles, path, columns=6, heading=PICTURES[path.name])
+    place = path.with_suffix(".png")
+    plots.contact_sheet(pool.images[indices], titles, place, columns=6, heading=heading)
 
 
 def _verdicts(facts: Facts) -> list[str]:
@@ -231,11 +212,10 @@ def _verdicts(facts: Facts) -> list[str]:
         if fit and fit["exchanged"]
     ]
     total = {name: sum(n) for name, *n in zip(LABELS, *counts.values(), strict=True)}
-    present = {name: n for name, n in total.items() if n}
-    fewest, most = min(present, key=present.__getitem__), max(present, key=present.__getitem__)
+    by_size = sorted(filter(total.get, LABELS), key=total.__getitem__)
+    fewest, most, absent = by_size[0], by_size[-1], [name for name in LABELS if not total[name]]
     balance = f"{most} has {total[most] / total[fewest]:.1f} times the images of {fewest}"
-    absent = ", ".join(name for name in total if name not in present)
-    lines.append(balance + (f"; there is no image of {absent}" if absent else ""))
+    lines.append(balance + (f"; there is no image of {', '.join(absent)}" if absent else ""))
     lines += [
         f"{leaks['exact'][split]:,} of {sum(counts[split]):,} images of {split} have an exact copy "
         f"in train, {leaks['near'][split]:,} an exact or near one, {leaks['mirrored'][split]:,} if "
@@ -243,43 +223,34 @@ def _verdicts(facts: Facts) -> list[str]:
         for split in counts
         if split != TRAIN and TRAIN in counts
     ]
+
     n = {name: f"{len(found):,}" for name, found in facts.items() if isinstance(found, list)}
-    exact = sum(map(len, facts["exact_copies"]))
-    return [
-        *lines,
-        f"{n['exact_copies']} groups of exact copies ({exact:,} images), "
-        f"{n['near_copies']} near pairs beside them, {n['mirrored_copies']} mirrored",
-        *_kinds_of_data(facts),
-        f"{n['conflicts']} photographs have copies with two labels",
-        f"{n['unreadable']} unreadable files, {n['blank']} blank images",
-        *([_voted(votes)] if votes else []),
-    ]
-
-
-def _kinds_of_data(facts: Facts) -> list[str]:
-    """Frames of films, and classes padded with altered copies."""
-    lines, named = [], facts["copies_by_name"]
-    near = {(p[i]["split"], p[i]["key"]) for p in facts["near_copies"] for i in ("first", "second")}
-    share = len(near) / sum(map(sum, facts["counts"].values()))
+    exact, near = (facts[name] for name in ("exact_copies", "near_copies"))
+    lines.append(
+        f"{n['exact_copies']} groups of exact copies ({sum(map(len, exact)):,} images), "
+        f"{n['near_copies']} near pairs beside them, {n['mirrored_copies']} mirrored"
+    )
+    share = len({(i["split"], i["key"]) for pair in near for i in pair}) / sum(total.values())
     if share > SEQUENCES:
-        lines.append(
-            f"{share:.0%} of the images have a near copy, as frames of films: split them by person"
-        )
-    if named:
+        films = "have a near copy, as frames of films: split them by person"
+        lines.append(f"{share:.0%} of the images {films}")
+    if named := facts["copies_by_name"]:
         classes = Counter(made["label"] for _, made in named).most_common()
         where = ", ".join(f"{label} {count:,}" for label, count in classes)
+        example = f"such as {named[0][1]['key']}"
         lines.append(
-            f"{len(named):,} images are made of others, as their names say ({where}), "
-            f"such as {named[0][1]['key']}"
+            f"{len(named):,} images are made of others, as their names say ({where}), {example}"
         )
-    return lines
+    lines.append(f"{n['conflicts']} photographs have copies with two labels")
+    lines.append(f"{n['unreadable']} unreadable files, {n['blank']} blank images")
+    return [*lines, *([_voted(votes, n["no_face"])] if votes else [])]
 
 
-def _voted(votes: Facts) -> str:
+def _voted(votes: Facts, no_face: str) -> str:
     if not votes["images"]:
         return "FER+ cannot be joined: the rows of fer2013.csv are not known in this layout"
     share = votes["label_among_most_voted"] / max(votes["judged"], 1)
     return (
-        f"FER+: {len(votes['no_face']):,} of {votes['images']:,} images show no face; the label is "
+        f"FER+: {no_face} of {votes['images']:,} images show no face; the label is "
         f"among the most voted for {share:.1%} of the others"
     )

@@ -7,13 +7,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
 
 from fer_jax.data.augment import DRAWS, AugmentConfig, augment, resize
-from fer_jax.data.records import ReadOptions
+from fer_jax.data.records import ReadOptions, Records
 from fer_jax.errors import UserError
 from fer_jax.sections import key
 
@@ -48,24 +48,8 @@ class Shard:
     count: int
 
 
-class Source(Protocol):
-    """What the pipeline needs of records: each has `image` uint8 [H, W, 1 or 3] and `label`.
-
-    All or none have a `target`, float32 [K].
-    """
-
-    @property
-    def channels(self) -> int:
-        """C of the batches: 1 where every image is grey, else 3."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
-
-
 def train_batches(
-    records: Source,
+    records: Records,
     *,
     image_size: int,
     batch_size: int,
@@ -98,7 +82,7 @@ def train_batches(
 
 
 def eval_batches(
-    records: Source, *, image_size: int, batch_size: int, shard: Shard
+    records: Records, *, image_size: int, batch_size: int, shard: Shard
 ) -> Iterator[Batch]:
     """Every record once, in order, in batches of one size; the last global batch ends in zeros.
 
@@ -126,7 +110,7 @@ def _rows_per_process(batch_size: int, shard: Shard) -> int:
 class _TrainBatch:
     """Number of the batch -> batch."""
 
-    records: Source
+    records: Records
     size: int
     rows: int
     augmentation: AugmentConfig | None
@@ -174,7 +158,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 class _EvalBatch:
     """Number of the batch -> batch."""
 
-    records: Source
+    records: Records
     size: int
     rows: int
 

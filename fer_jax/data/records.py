@@ -1,5 +1,6 @@
 """Images in memory as a random-access source of {image, label, key, row}; the data set of them."""
 
+import copy
 import hashlib
 import operator
 import os
@@ -91,6 +92,8 @@ class Records:
         self.rows = np.array([entry.row for entry in entries], np.int32)
         self.keys = tuple(entry.key for entry in entries)
         self.digests, self.channels = digests, channels
+        self.targets: np.ndarray | None = None  # float32 [N, 7], to learn from beside the labels
+        self.note = ""  # of the targets
         self._entries, self._images = entries, images
         self._loader = loader if any(image is None for image in images) else None
 
@@ -105,7 +108,8 @@ class Records:
     def __getitem__(self, index: int, /) -> dict[str, Any]:
         i = range(len(self))[operator.index(index)]
         values = self.image(i), self.labels[i], self.keys[i], self.rows[i]
-        return dict(zip(("image", "label", "key", "row"), values, strict=True))
+        record = dict(zip(("image", "label", "key", "row"), values, strict=True))
+        return record if self.targets is None else {**record, "target": self.targets[i]}
 
     def image(self, index: int) -> np.ndarray:
         """uint8 [H, W, C], C = 1 if grey; read-only."""
@@ -129,7 +133,14 @@ class Records:
         chosen = [int(i) for i in indices]
         entries = [self._entries[i] for i in chosen]
         images = [self._images[i] for i in chosen]
-        return Records(entries, images, self.digests[chosen], self._loader, self.channels)
+        part = Records(entries, images, self.digests[chosen], self._loader, self.channels)
+        return part if self.targets is None else part.with_targets(self.targets[chosen], self.note)
+
+    def with_targets(self, targets: np.ndarray, note: str) -> "Records":
+        """The same records, each with its `target` of float32 [N, 7]."""
+        same = copy.copy(self)
+        same.targets, same.note = targets, note
+        return same
 
     @classmethod
     def joined(cls, parts: Sequence["Records"]) -> "Records":

@@ -4,7 +4,6 @@ import csv
 import os
 import zlib
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,25 +29,7 @@ HINT = f"it needs key [N] and probabilities [N, {len(LABELS)}], as predictions.n
 TOLERANCE = 1e-3  # of a row's sum, which is then made 1
 
 
-class Targeted:
-    """Records of which each has a `target`, float32 [7], beside its `label`."""
-
-    def __init__(self, records: Records, targets: np.ndarray, note: str) -> None:
-        self.records, self.targets, self.note = records, targets, note
-        self.channels = records.channels
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]:
-        return {**self.records[index], "target": self.targets[index]}
-
-    def counts(self) -> np.ndarray:
-        """Images per class by their labels, int [7]."""
-        return self.records.counts()
-
-
-def attach(records: Records, path: str) -> Targeted:
+def attach(records: Records, path: str) -> Records:
     """`records` with the targets of the file; an image without one has its label as target.
 
     UserError where the file has no image of them; `note` says how many have one.
@@ -66,7 +47,7 @@ def attach(records: Records, path: str) -> Targeted:
     targets[known] = probabilities[found[known]]
     count = f"{known.sum():,} of {len(records):,} training images"
     left = f"; the other {(~known).sum():,} keep their labels" if not known.all() else ""
-    return Targeted(records, targets, f"targets: {count} have soft targets in {path}{left}")
+    return records.with_targets(targets, f"targets: {count} have soft targets in {path}{left}")
 
 
 def read_targets(path: str) -> tuple[tuple[str, ...], np.ndarray]:

@@ -20,9 +20,7 @@ from fer_jax.data.records import (
     Listing,
     Loader,
     ReadOptions,
-    Records,
     copy_groups,
-    digest,
     fingerprint,
     load,
     offenders,
@@ -166,15 +164,13 @@ def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> F
 def _synthetic() -> Dataset:
     from fer_jax.data import synthetic
 
-    roles = {}
+    entries, faces = [], {}
     for role in ("train", "validation"):
-        pixels, labels = synthetic.faces(role)
-        faces = list(pixels[..., None])
-        entries = [
-            Entry("", role, int(label), f"{role}/{i:05d}", -1) for i, label in enumerate(labels)
-        ]
-        joined = np.frombuffer(b"".join(map(digest, faces)), np.uint8).reshape(-1, 32)
-        roles[role] = Records(entries, faces, joined, None, channels=1)
+        for i, (face, label) in enumerate(zip(*synthetic.faces(role), strict=True)):
+            key = f"{role}/{i:05d}"
+            entries.append(Entry(key, role, int(label), key, -1))
+            faces[key] = face[..., None]
+    roles, _ = load(entries, faces.__getitem__, cache_mib=2**10)
     return Dataset("synthetic", roles, {}, (), ())
 
 
