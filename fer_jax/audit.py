@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     dataset = read_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
     found = report.examine(dataset, DATA.value, ferplus, lambda line: print(line, flush=True))
-    print("\n".join([*report.write(found, output), f"report {output}/report.md"]))
+    print("\n".join([*report.write(*found, output), f"report {output}/report.md"]))
 
 
 if __name__ == "__main__":

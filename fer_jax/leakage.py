@@ -81,6 +81,6 @@ def _by_data(path: str, config: DataConfig, data: Dataset, records: Records) -> 
         data = read_dataset(path, dataclasses.replace(config, exclude=""))  # all of train counts
     train = data.split(TRAIN)
     pool = gather(Dataset("", {TRAIN: train, "evaluated": records}, {}, (), ()))
-    leaks = leaking(pool, find_copies(pool).with_mirrored)
+    leaks = leaking(pool, find_copies(pool)["with_mirrored"])
     text = f"exact, near and mirrored copies of the {len(train):,} training images in {path}"
     return Copied(leaks[len(train) :], text)

@@ -82,10 +82,6 @@ class Pool:
         """Bool [N]: the images of one split."""
         return np.array([name == split for name in self.splits], bool)
 
-    def blank(self) -> np.ndarray:
-        """Bool [N]: images that are nearly of one grey."""
-        return np.array([image.std() < BLANK for image in self.images], bool)
-
     def names(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """{"split", "key", "label"} of each image, as audit.json has it."""
         return [
@@ -93,9 +89,10 @@ class Pool:
             for i in indices
         ]
 
-    def keys_in(self, split: str, places: np.ndarray) -> list[str]:
-        """Keys of those of `places` int [n] that lie in the split."""
-        return [self.keys[i] for i in places if self.splits[i] == split]
+    def keys_in(self, split: str, groups: Iterable[np.ndarray]) -> list[str]:
+        """Keys, sorted, of the members of `groups` that lie in the split."""
+        places = {i for members in groups for i in members.tolist() if self.splits[i] == split}
+        return sorted(self.keys[i] for i in places)
 
 
 class Pairs(NamedTuple):
@@ -104,22 +101,6 @@ class Pairs(NamedTuple):
     members: np.ndarray  # int [P, 2], the smaller index first
     distances: np.ndarray  # float [P]: 1 - correlation after alignment, 0 for the same pixels
     changes: np.ndarray  # float [P]: the largest mean squared difference, see UNCHANGED
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Every copy in a pool, by kind; near and mirrored pairs name the first of exact copies.
-
-    Groups are of two or more, each int [n], ascending.
-    """
-
-    exact: list[np.ndarray]  # groups with the very same pixels
-    near: Pairs
-    mirrored: Pairs
-    named: np.ndarray  # int [P, 2]: an image, and one that is called after it
-    photographs: list[np.ndarray]  # groups joined by exact and near copies and by names
-    with_mirrored: list[np.ndarray]  # the same, joined further by mirrored copies
-    unchanged: list[np.ndarray]  # joined by exact copies and by near ones whose face does not move
 
 
 def gather(dataset: Dataset) -> Pool:
@@ -136,12 +117,16 @@ def gather(dataset: Dataset) -> Pool:
     )
 
 
-def find_copies(pool: Pool) -> Copies:
-    """Exact, near and mirrored copies over all splits."""
+def find_copies(pool: Pool) -> dict[str, list[np.ndarray]]:
+    """Kind -> groups of images over all splits, places in the pool int [n] each.
+
+    Near and mirrored pairs, nearest first, name the first of exact copies.
+    """
+    blank = np.array([image.std() < BLANK for image in pool.images], bool)
     firsts, numbers = np.unique(pool.copies, return_index=True, return_inverse=True)[1:]
     exact = np.stack([firsts[numbers], np.arange(len(pool))], axis=1)
     distinct = np.sort(firsts)
-    chosen = distinct[~pool.blank()[distinct]]
+    chosen = distinct[~blank[distinct]]
     near, mirrored = (find_pairs(pool.images, chosen, turned) for turned in (False, True))
     unchanged, named = near.members[near.changes <= UNCHANGED], pairs_by_name(pool)
 
@@ -151,15 +136,17 @@ def find_copies(pool: Pool) -> Copies:
         graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(len(pool), len(pool)))
         return groups(connected_components(graph, directed=False)[1])
 
-    return Copies(
-        exact=groups(pool.copies),
-        near=near,
-        mirrored=mirrored,
-        named=named,
-        photographs=joined(exact, near.members, named),
-        with_mirrored=joined(exact, near.members, named, mirrored.members),
-        unchanged=joined(exact, unchanged),
-    )
+    same_face = joined(exact, unchanged)
+    return {
+        "exact_copies": groups(pool.copies),
+        "near_copies": [*near.members],
+        "mirrored_copies": [*mirrored.members],
+        "copies_by_name": [*named],
+        "photographs": joined(exact, near.members, named),
+        "with_mirrored": joined(exact, near.members, named, mirrored.members),
+        "conflicts": [found for found in same_face if len(set(pool.labels[found])) > 1],
+        "blank": [*np.flatnonzero(blank)[:, None]],
+    }
 
 
 def pairs_by_name(pool: Pool) -> np.ndarray:

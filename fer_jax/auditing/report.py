@@ -5,8 +5,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,97 +39,57 @@ one scene. Crops that differ much are not among them. Two labels are only claime
 the face moves. Lists hold keys of train for `data.exclude`, never of held-out images."""
 
 Facts = dict[str, Any]
-Groups = Sequence[np.ndarray]  # int [n] each, places in the pool
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What was found, in the forms in which it is written."""
-
-    described: str  # how the data were read
-    facts: Facts  # what audit.json holds
-    lists: dict[str, list[str]]  # file name -> keys of train that one may want to train without
-    pool: Pool
-    groups: Mapping[str, Groups]  # kind of finding -> images that belong together
+Groups = Mapping[str, list[np.ndarray]]  # kind of finding -> places in the pool, int [n] each
 
 
 def examine(
     dataset: Dataset, data: str, ferplus: np.ndarray | None, say: Callable[[str], None]
-) -> Findings:
+) -> tuple[Facts, Pool, Groups]:
     """Look at every image of `dataset`, read from the path `data`.
 
+    -> what audit.json holds, all images, and groups of them by what was found.
     `ferplus` are the votes int [rows, 10], if at hand.
     """
     pool = gather(dataset)
-    splits = {split: pool.within(split) for split in dict.fromkeys(pool.splits)}
     no_face, votes = (None, None) if ferplus is None else conventions.judge(ferplus, pool)
     say(f"comparing {len(pool):,} images with each other")
-    copies = find_copies(pool)
-    kinds = {"exact": copies.exact, "near": copies.photographs, "mirrored": copies.with_mirrored}
-    leaks = {kind: leaking(pool, found) for kind, found in kinds.items()}
-    groups: dict[str, Groups] = {
-        "exact_copies": copies.exact,
-        "near_copies": [*copies.near.members],
-        "mirrored_copies": [*copies.mirrored.members],
-        "copies_by_name": [*copies.named],
-        "photographs": copies.photographs,
-        "conflicts": [found for found in copies.unchanged if len(set(pool.labels[found])) > 1],
-        "blank": [*np.flatnonzero(pool.blank())[:, None]],
-    } | ({} if no_face is None else {"no_face": [*np.flatnonzero(no_face)[:, None]]})
-
-    listed: dict[str, Groups] = {
-        "exact_copies_of_validation": [np.flatnonzero(leaks["exact"])],
-        "copies_of_validation": [np.flatnonzero(leaks["mirrored"])],
-        "copies_by_name": [copies.named[:, 1]],
+    groups = find_copies(pool)
+    if no_face is not None:
+        groups["no_face"] = [*np.flatnonzero(no_face)[:, None]]
+    kinds = {"exact": "exact_copies", "near": "photographs", "mirrored": "with_mirrored"}
+    leaks = {kind: [np.flatnonzero(leaking(pool, groups[name]))] for kind, name in kinds.items()}
+    listed: Groups = {
+        "exact_copies_of_validation": leaks["exact"],
+        "copies_of_validation": leaks["mirrored"],
+        "copies_by_name": [made[1:] for made in groups["copies_by_name"]],
         **{name: groups[name] for name in ("conflicts", "blank", "no_face") if name in groups},
     }
-    lists = {
-        f"exclude_{name}.txt": sorted({k for part in found for k in pool.keys_in(TRAIN, part)})
-        for name, found in listed.items()
-    }
-    facts = _of_dataset(dataset, data) | {
-        "names": _compare_names(pool, splits),
+    shown = ~np.isin(np.arange(len(pool)), groups["blank"])
+    parts = {split: pool.within(split) & shown for split in dataset.roles}
+    train = pool.within(TRAIN) & shown
+    facts: Facts = {
+        "data": data,
+        "described": dataset.describe(),
+        "fingerprints": fingerprint(dataset),
+        "counts": {split: part.counts().tolist() for split, part in dataset.roles.items()},
+        "unreadable": [{"file": name, "reason": why} for name, why in dataset.unreadable],
+        "names": {
+            split: conventions.compare(
+                pool.images[train], pool.labels[train], pool.images[part], pool.labels[part]
+            )
+            for split, part in parts.items()
+            if split != TRAIN and TRAIN in parts
+        },
         "ferplus": votes,
         "leaks": {
-            kind: {split: int((mask & inside).sum()) for split, inside in splits.items()}
-            for kind, mask in leaks.items()
+            kind: {split: len(pool.keys_in(split, found)) for split in parts}
+            for kind, found in leaks.items()
         },
-        "leaking": {
-            split: pool.keys_in(split, np.flatnonzero(leaks["mirrored"])) for split in splits
-        },
-        "lists": {name: len(keys) for name, keys in lists.items()},
-        **{name: [pool.names(members) for members in found] for name, found in groups.items()},
+        "leaking": {split: pool.keys_in(split, leaks["mirrored"]) for split in parts},
+        "lists": {f"exclude_{n}.txt": pool.keys_in(TRAIN, found) for n, found in listed.items()},
     }
-    return Findings(dataset.describe(), facts, lists, pool, groups)
-
-
-def _of_dataset(dataset: Dataset, data: str) -> Facts:
-    return {
-        "made_by": "fer_jax.audit",
-        "data": data,
-        "layout": dataset.layout,
-        "fingerprints": fingerprint(dataset),
-        "label_names": list(LABELS),
-        "counts": {role: part.counts().tolist() for role, part in dataset.roles.items()},
-        "ignored": dataset.ignored,
-        "notes": list(dataset.notes),
-        "unreadable": [{"file": name, "reason": why} for name, why in dataset.unreadable],
-    }
-
-
-def _compare_names(
-    pool: Pool, splits: Mapping[str, np.ndarray]
-) -> dict[str, conventions.Fit | None]:
-    """Split other than train -> how its class names fit those of train; empty without train."""
-    parts = {split: inside & ~pool.blank() for split, inside in splits.items()}
-    train = parts.pop(TRAIN, None)
-    if train is None:
-        return {}
-    learned = pool.images[train], pool.labels[train]
-    return {
-        split: conventions.compare(*learned, pool.images[part], pool.labels[part])
-        for split, part in parts.items()
-    }
+    facts |= {name: [pool.names(members) for members in found] for name, found in groups.items()}
+    return facts, pool, groups
 
 
 def check_output(path: str) -> Path:
@@ -147,22 +106,21 @@ def check_output(path: str) -> Path:
     return output
 
 
-def write(findings: Findings, output: Path) -> list[str]:
+def write(facts: Facts, pool: Pool, groups: Groups, output: Path) -> list[str]:
     """Writes all files, in place of an earlier audit's or not at all -> what to know, in lines.
 
     UserError where it cannot be written.
     """
-    facts, lines = findings.facts, _verdicts(findings.facts)
-    shown = [name for name in PICTURES if findings.groups.get(name)]
+    lines, shown = _verdicts(facts), [name for name in PICTURES if groups.get(name)]
     parts = [
         f"# Audit of `{facts['data']}`",
         "\n".join(f"- {line}" for line in lines),
-        f"```\n{findings.described}\n```",
-        "\n".join(f"- `{name}`: {count:,} keys" for name, count in facts["lists"].items()),
+        f"```\n{facts['described']}\n```",
+        "\n".join(f"- `{name}`: {len(keys):,} keys" for name, keys in facts["lists"].items()),
         NOTES,
         *(f"![{PICTURES[name]}]({name}.png)" for name in shown),
     ]
-    texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in findings.lists.items()}
+    texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in facts["lists"].items()}
     texts["report.md"] = "\n\n".join(parts) + "\n"
     texts[AUDIT_FILE] = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     try:
@@ -172,7 +130,7 @@ def write(findings: Findings, output: Path) -> list[str]:
             new = Path(name) / "new"
             new.mkdir()
             for picture in shown:
-                _draw(findings.pool, findings.groups[picture], PICTURES[picture], new / picture)
+                _draw(pool, groups[picture], PICTURES[picture], new / f"{picture}.png")
             for file, text in texts.items():
                 (new / file).write_text(text, encoding="utf-8")
             if output.exists():
@@ -184,7 +142,7 @@ def write(findings: Findings, output: Path) -> list[str]:
     return lines
 
 
-def _draw(pool: Pool, groups: Groups, heading: str, path: Path) -> None:
+def _draw(pool: Pool, groups: list[np.ndarray], heading: str, path: Path) -> None:
     """Groups, evenly spaced among all: one image, or two, of different labels if there are such."""
     columns = min(2, len(groups[0]))
     spread = np.linspace(0, len(groups) - 1, min(SHOWN // columns, len(groups))).round().astype(int)
@@ -196,8 +154,7 @@ def _draw(pool: Pool, groups: Groups, heading: str, path: Path) -> None:
         f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{pool.keys[i].rsplit('/')[-1][-20:]}"
         for i in indices
     ]
-    place = path.with_suffix(".png")
-    plots.contact_sheet(pool.images[indices], titles, place, columns=6, heading=heading)
+    plots.contact_sheet(pool.images[indices], titles, path, columns=6, heading=heading)
 
 
 def _verdicts(facts: Facts) -> list[str]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS, canonical, parse_order
@@ -11,28 +10,31 @@ NONE = "none"
 _NUMBER = re.compile(r"(\d{1,3})(\.0*)?", re.ASCII)  # tables of floats write 3.0
 
 
-@dataclass(frozen=True)
 class Classes:
     """How names and numbers of classes are to be read."""
 
-    order: tuple[str, ...]  # what `first`, `first` + 1, ... mean; () if nobody said so
-    first: int
-    mapped: dict[str, str]  # lower-case name or number -> one of LABELS, or NONE to leave out
-    prefix: str  # of options in messages: "data." or "--"
-
-    @classmethod
-    def parse(cls, order: str, mapped: str, prefix: str, default: Sequence[str] = ()) -> "Classes":
+    def __init__(self, order: str, mapped: str, prefix: str, default: Sequence[str] = ()) -> None:
         """From `"1:surprise,fear,..."` (without `1:` numbers start at 0) and `"contempt:none,..."`.
 
-        `default` is what the numbers 0, 1, ... of the layout mean where `order` is "".
+        `default` is what the numbers 0, 1, ... of the layout mean where `order` is ""; `prefix`
+        stands before options in messages: "data." or "--".
         """
         first, colon, names = order.rpartition(":")
         if colon and not _NUMBER.fullmatch(first):
             raise UserError(f"{prefix}label_order={order}: a first number stands before the colon")
-        found = parse_order(names) if order else tuple(default)
-        return cls(
-            found, int(_plain(first) or 0), _parse_map(mapped, f"{prefix}map={mapped}"), prefix
-        )
+        self.first, self.prefix = int(_plain(first) or 0), prefix
+        self.order = parse_order(names) if order else tuple(default)  # () if nobody said it
+
+        option = f"{prefix}map={mapped}"
+        self.mapped: dict[str, str] = {}  # name or number -> one of LABELS, or NONE to leave out
+        for pair in filter(None, map(str.strip, mapped.lower().split(","))):
+            name, _, meant = (part.strip() for part in pair.partition(":"))
+            if not (name and meant) or name in self.mapped:
+                raise UserError(f"{option}: give each name once, as in contempt:none,joy:happy")
+            try:
+                self.mapped[name] = meant if meant == NONE else canonical(meant)
+            except UserError as error:
+                raise UserError(f"{option}: {error}") from None
 
     def label(self, given: str) -> int | None:
         """`"Happiness"`, `"3"`, `"3.0"` -> 0..6, None to leave out; UserError if it is unknown."""
@@ -83,16 +85,3 @@ def _plain(name: str) -> str:
     """`" Happy"` -> `"happy"`, `"3.0"` -> `"3"`."""
     number = _NUMBER.fullmatch(name.strip())
     return number[1] if number else name.strip().lower()
-
-
-def _parse_map(text: str, option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in filter(None, map(str.strip, text.lower().split(","))):
-        name, _, meant = (part.strip() for part in pair.partition(":"))
-        if not (name and meant) or name in found:
-            raise UserError(f"{option}: give each name once, as in contempt:none,joy:happy")
-        try:
-            found[name] = meant if meant == NONE else canonical(meant)
-        except UserError as error:
-            raise UserError(f"{option}: {error}") from None
-    return found

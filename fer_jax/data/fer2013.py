@@ -18,7 +18,6 @@ from fer_jax.data.records import ROLES, Entry, Listing, Loader, Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, index
 
-BLOCK = 512  # records read at a time
 DESCRIPTION = "Faces with one of seven expressions, pixels lossless, in the split of their source."
 
 
@@ -81,12 +80,10 @@ def read(path: Path, max_pixels: int) -> tuple[Listing, Loader]:
         entries = []
         for role in (role for role in ROLES if role in info.splits):
             source = _source(path, role, os.getpid())
-            blocks = range(0, len(source), BLOCK)
-            for start in tqdm(blocks, f"reading {role}", disable=None, leave=False):
-                block = range(start, min(start + BLOCK, len(source)))
-                for i, record in zip(block, source.__getitems__(block), strict=True):
-                    label, key, row = names[record["label"]], record["key"].decode(), record["row"]
-                    entries.append(Entry(f"{role} {i}", role, label, key, int(row)))
+            for i in tqdm(range(len(source)), f"reading {role}", disable=None, leave=False):
+                record = source[i]
+                label, key, row = names[record["label"]], record["key"].decode(), record["row"]
+                entries.append(Entry(f"{role} {i}", role, label, key, int(row)))
         prints = dict(info.metadata["fingerprints"])
     except UserError:
         raise

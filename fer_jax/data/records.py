@@ -47,7 +47,7 @@ class ReadOptions(Section):
 
     def classes(self, default: Sequence[str] = ()) -> Classes:
         """How to read class names; numbers mean `default` unless `label_order` says otherwise."""
-        return Classes.parse(self.label_order, self.map, self.prefix, default)
+        return Classes(self.label_order, self.map, self.prefix, default)
 
 
 @dataclass(frozen=True)

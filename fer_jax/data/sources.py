@@ -66,7 +66,11 @@ def open_dataset(
     if trained_on is not None and "validation" not in dataset.roles:
         held_out = fingerprint(whole).get("validation", "")
         if held_out not in [prints.get("validation") for prints in trained_on]:
-            whole = _as_one_split(dataset)
+            whole = dataset
+    if trained_on is not None and list(whole.roles) == ["train"]:
+        every = whole.split("all")
+        note = f"no splits: all {len(every)} images are one split, all"
+        return replace(whole, roles={"all": every}, notes=(*whole.notes, note))
     if not options.exclude or "train" not in whole.roles:
         return whole
     part = _without_excluded(whole, frozenset(dataset.roles["train"].keys), options.exclude)
@@ -207,15 +211,6 @@ def _with_validation(dataset: Dataset, options: ReadOptions) -> Dataset:
     )
     roles = {role: (dataset.roles | made)[role] for role in ROLES if role in dataset.roles | made}
     return replace(dataset, roles=roles, notes=(*dataset.notes, note))
-
-
-def _as_one_split(dataset: Dataset) -> Dataset:
-    """Data that no model held a part out of: evaluation has no use for holding out."""
-    if set(dataset.roles) != {"train"}:
-        return dataset
-    every = dataset.split("all")
-    note = f"no splits: all {len(every)} images are one split, all"
-    return replace(dataset, roles={"all": every}, notes=(*dataset.notes, note))
 
 
 def _without_excluded(dataset: Dataset, known: frozenset[str], path: str) -> Dataset:
