@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fer_jax.data import images
 from fer_jax.data.files import printable
-from fer_jax.data.records import ROLES, Entry, Listing, Loader, Records
+from fer_jax.data.records import ROLES, Entry, Found, Listing, Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, index
 
@@ -71,7 +71,7 @@ def write(records: Mapping[str, Records], directory: Path) -> Path:
     return Path(builder.data_dir)
 
 
-def read(path: Path, max_pixels: int) -> tuple[Listing, Loader]:
+def read(path: Path, max_pixels: int) -> Found:
     """The entries of a directory that `write` made; UserError where files are missing or broken."""
     try:
         _source.cache_clear()  # another directory may have had this path

@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import threading
 import unicodedata
+import weakref
 import zipfile
 import zlib
 from collections import Counter
@@ -70,7 +71,7 @@ class Tree:
             if os.getpid() not in self._found:
                 find = {"folder": _files, "zip": _zip_members, "tar": _tar_members}[self.kind]
                 try:
-                    members = list(find(self.path))
+                    members = list(find(self))
                 except BROKEN as error:
                     raise UserError(f"{self.path} {_diagnosis(error)}") from None
                 for name, count in Counter(name for name, _ in members).most_common(1):
@@ -157,10 +158,10 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _files(root: Path) -> Iterator[tuple[str, Opener]]:
+def _files(tree: Tree) -> Iterator[tuple[str, Opener]]:
     """All files below, links followed, loops not."""
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
+    for folder, folders, files in os.walk(tree.path, onerror=_refuse, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -168,7 +169,7 @@ def _files(root: Path) -> Iterator[tuple[str, Opener]]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         for place in (Path(folder) / name for name in files):
-            yield place.relative_to(root).as_posix(), functools.partial(_open_file, place)
+            yield place.relative_to(tree.path).as_posix(), functools.partial(_open_file, place)
 
 
 def _open_file(place: Path) -> IO[bytes]:
@@ -179,16 +180,17 @@ def _refuse(error: OSError) -> None:
     raise UserError(f"cannot list {error.filename}: {error.strerror}") from None
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, Opener]]:
-    archive = zipfile.ZipFile(path)
+def _zip_members(tree: Tree) -> Iterator[tuple[str, Opener]]:
+    archive = zipfile.ZipFile(tree.path)
+    weakref.finalize(tree, archive.close)  # its own finalizer may come too late in a cycle
     for info in archive.infolist():
         if not info.is_dir():
             yield info.filename, functools.partial(archive.open, info)
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, Opener]]:
+def _tar_members(tree: Tree) -> Iterator[tuple[str, Opener]]:
     """TarError where the end is missing, also if it is cut off between two members."""
-    with tarfile.open(path) as packed, tempfile.TemporaryFile() as unpacked:
+    with tarfile.open(tree.path) as packed, tempfile.TemporaryFile() as unpacked:
         whole: Any = packed.fileobj
         if not isinstance(whole, io.BufferedReader):  # it is compressed
             whole.seek(0)

@@ -73,6 +73,10 @@ class Listing:
     fingerprints: Mapping[str, str] | None = None  # what roles must be, where the layout tells
 
 
+Found = tuple[Listing, Loader]
+"""What lies at a path, and what reads an image of it."""
+
+
 class Records:
     """One role: a random-access source for Grain, picklable, ordered by key."""
 

@@ -17,8 +17,7 @@ from fer_jax.data.records import (
     ROLES,
     Dataset,
     Entry,
-    Listing,
-    Loader,
+    Found,
     ReadOptions,
     copy_groups,
     fingerprint,
@@ -41,9 +40,6 @@ WHERE = (
 )
 INFO_FILE = "dataset_info.json"  # TFDS writes it beside the records
 HEADER_BYTES = 2**20
-
-Found = tuple[Listing, Loader]
-"""What lies there, and what reads an image of it."""
 
 
 def open_dataset(

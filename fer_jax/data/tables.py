@@ -19,7 +19,7 @@ from fer_jax.data import files, images
 from fer_jax.data.files import printable
 from fer_jax.data.images import UnreadableImage
 from fer_jax.data.layouts import ROLE_NAMES, labelled, role_of, row_key
-from fer_jax.data.records import Entry, Listing, Loader, ReadOptions
+from fer_jax.data.records import Entry, Found, ReadOptions
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import FER2013_CSV_ORDER
 
@@ -55,9 +55,7 @@ class Row(NamedTuple):
     pixels: bytes
 
 
-def find_csv(
-    tree: files.Tree, names: Sequence[str], options: ReadOptions
-) -> tuple[Listing, Loader] | None:
+def find_csv(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
     """fer2013.csv, else icml_face_data.csv, else other CSV of such a kind, a split each.
 
     UserError where a header lacks a column or the numbers of the classes are ambiguous.
@@ -248,9 +246,7 @@ def _level(value: str) -> int:
 # ---- Parquet -----------------------------------------------------------------------------------
 
 
-def find_parquet(
-    tree: files.Tree, names: Sequence[str], options: ReadOptions
-) -> tuple[Listing, Loader] | None:
+def find_parquet(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
     """Every row of {image: {bytes}, label}; the split is what a file's name tells."""
     tables = [name for name in names if name.lower().endswith(".parquet")]
     if not tables:
