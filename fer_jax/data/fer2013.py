@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def read(path: Path, max_pixels: int) -> Found:
         names = [index(name) for name in info.features["label"].names]
         entries = []
         for role in (role for role in ROLES if role in info.splits):
-            source = _source(path, role, os.getpid())
+            source = _source(path, role)
             for i in tqdm(range(len(source)), f"reading {role}", disable=None, leave=False):
                 record = source[i]
                 label, key, row = names[record["label"]], record["key"].decode(), record["row"]
@@ -97,11 +96,11 @@ def read(path: Path, max_pixels: int) -> Found:
 def _image(path: Path, max_pixels: int, ref: str) -> np.ndarray:
     """Ref `"train 17"` -> uint8 [H, W, C] of that record; UnreadableImage for a damaged one."""
     role, number = ref.split()
-    return images.decode(_source(path, role, os.getpid())[int(number)]["image"], max_pixels)
+    return images.decode(_source(path, role)[int(number)]["image"], max_pixels)
 
 
 @functools.lru_cache(8)
-def _source(path: Path, role: str, _process: int) -> Any:
-    """One role's records as bytes; opened anew in each process, which would share its position."""
+def _source(path: Path, role: str) -> Any:
+    """One role's records, their images still encoded; opened once in each process."""
     builder = tfds.builder_from_directory(path)
     return builder.as_data_source(split=role, decoders={"image": tfds.decode.SkipDecoding()})

@@ -9,7 +9,6 @@ import os
 import shutil
 import tarfile
 import tempfile
-import threading
 import unicodedata
 import weakref
 import zipfile
@@ -50,36 +49,32 @@ class Tree:
     def __init__(self, path: Path, kind: str) -> None:
         """`kind` is "folder", "zip" or "tar"."""
         self.path, self.kind = path, kind
-        self._found: dict[int, dict[str, Opener]] = {}  # by process: forks would share positions
-        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tree, (self.path, self.kind)
 
     def names(self) -> list[str]:
         """The name of every file, `/` between its parts, sorted; UserError for a broken archive."""
-        return sorted(self._openers())
+        return sorted(self._openers)
 
     def open(self, name: str) -> IO[bytes]:
         """One file's bytes as a stream; raises one of BROKEN."""
         if self.kind == "folder":  # a worker need not list it again
             return _open_file(self.path / name)
-        return self._openers()[name]()
+        return self._openers[name]()
 
+    @functools.cached_property
     def _openers(self) -> dict[str, Opener]:
-        with self._lock:
-            if os.getpid() not in self._found:
-                find = {"folder": _files, "zip": _zip_members, "tar": _tar_members}[self.kind]
-                try:
-                    members = list(find(self))
-                except BROKEN as error:
-                    raise UserError(f"{self.path} {_diagnosis(error)}") from None
-                for name, count in Counter(name for name, _ in members).most_common(1):
-                    if count > 1:
-                        name = printable(name)
-                        raise UserError(f"{self.path} holds {name} {count} times; pack it anew")
-                self._found = {os.getpid(): dict(members)}
-            return self._found[os.getpid()]
+        find = {"folder": _files, "zip": _zip_members, "tar": _tar_members}[self.kind]
+        try:
+            members = list(find(self))
+        except BROKEN as error:
+            raise UserError(f"{self.path} {_diagnosis(error)}") from None
+        for name, count in Counter(name for name, _ in members).most_common(1):
+            if count > 1:
+                text = f"{self.path} holds {printable(name)} {count} times"
+                raise UserError(f"{text}; pack it anew")
+        return dict(members)
 
 
 def open_archive(path: Path) -> Tree | None:
