@@ -155,8 +155,12 @@ def printable(name: str) -> str:
 
 def _files(tree: Tree) -> Iterator[tuple[str, Opener]]:
     """All files below, links followed, loops not."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot list {error.filename}: {error.strerror}") from None
+
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(tree.path, onerror=_refuse, followlinks=True):
+    for folder, folders, files in os.walk(tree.path, onerror=refuse, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -169,10 +173,6 @@ def _files(tree: Tree) -> Iterator[tuple[str, Opener]]:
 
 def _open_file(place: Path) -> IO[bytes]:
     return place.open("rb")
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"cannot list {error.filename}: {error.strerror}") from None
 
 
 def _zip_members(tree: Tree) -> Iterator[tuple[str, Opener]]:

@@ -109,11 +109,12 @@ def find_images(names: Sequence[str], here: str, classes: Classes) -> Listing | 
         name: tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
         for name in names
     }
-    places, stray = _in_role_folders(parts)
-    if places:
-        _check_no_other_split(parts, places, classes)
-    else:
+    places, stray = _in_role_folders(parts, classes)
+    folders, official = {p.folder_role for p in places}, any(p.prefix_role for p in places)
+    layout = "seed folders" if "validation" in folders and not official else "Kaggle folders"
+    if not places:
         places = _in_class_folders(parts, ROLE_NAMES.get(here.lower(), "train"), classes)
+        layout = "class folders"
     if not places:
         return None
 
@@ -128,36 +129,35 @@ def find_images(names: Sequence[str], here: str, classes: Classes) -> Listing | 
     moved = sum(a != b and (a, b) != ("test", "validation") for a, b in roles)
     if moved:
         notes.append(f"{moved} files are placed by their name's prefix, against their folder")
-    return labelled(_layout_name(places), found, classes, stray, ignored, notes)
+    return labelled(layout, found, classes, stray, ignored, notes)
 
 
-def _in_role_folders(parts: Mapping[str, Parts]) -> tuple[list[_Place], list[tuple[str, str]]]:
-    """Files at ROOT/role/class/..., and images that lie in a role but in no class."""
-    places, stray = [], []
+def _in_role_folders(
+    parts: Mapping[str, Parts], classes: Classes
+) -> tuple[list[_Place], list[tuple[str, str]]]:
+    """Files at ROOT/role/class/..., and images that lie in a role but in no class.
+
+    UserError for class folders beside the known splits, in a folder of another name.
+    """
+    places, stray, others = [], [], []
     for name, path in parts.items():
         depth = next((i for i, part in enumerate(path[:-1]) if part.lower() in ROLE_NAMES), None)
-        if depth is None:
-            continue
-        if len(path) > depth + 2:
+        if depth is not None and len(path) > depth + 2:
             role = ROLE_NAMES[path[depth].lower()]
             places.append(_Place(name, path[:depth], path[depth:], role, path[depth + 1]))
-        elif path[-1].lower().endswith(SUFFIXES):
-            stray.append((printable(name), "lies in no class folder"))
-    return places, stray if places else []
-
-
-def _check_no_other_split(
-    parts: Mapping[str, Parts], places: Sequence[_Place], classes: Classes
-) -> None:
-    """UserError for class folders beside the known splits, in a folder of another name."""
-    roots, used = {place.root for place in places}, {place.name for place in places}
-    for name, path in parts.items():
-        beside = name not in used and len(path) > 2 and path[:-3] in roots
-        if beside and path[-1].lower().endswith(SUFFIXES) and _is_class(path[-2], classes):
+        elif path and path[-1].lower().endswith(SUFFIXES):
+            if depth is None:
+                others.append(path)
+            else:
+                stray.append((printable(name), "lies in no class folder"))
+    roots = {place.root for place in places}
+    for path in others:
+        if len(path) > 2 and path[:-3] in roots and _is_class(path[-2], classes):
             raise UserError(
                 f"{printable('/'.join(path[:-2]))} holds class folders, but no split is called so: "
                 f"rename it to one of {', '.join(ROLE_NAMES)}, or move it away"
             )
+    return places, stray if places else []
 
 
 def _in_class_folders(parts: Mapping[str, Parts], role: str, classes: Classes) -> list[_Place]:
@@ -210,14 +210,6 @@ def _entries(places: Sequence[_Place]) -> list[Entry]:
         Entry(place.name, place.prefix_role or place.folder_role, -1, key, row)
         for place, key, row in zip(places, keys, rows, strict=True)
     ]
-
-
-def _layout_name(places: Sequence[_Place]) -> str:
-    if all(place.folder == place.inside[0] for place in places):
-        return "class folders"
-    official = any(place.prefix_role for place in places)
-    seed = not official and "validation" in {place.folder_role for place in places}
-    return "seed folders" if seed else "Kaggle folders"
 
 
 # ---- RAF-DB ------------------------------------------------------------------------------------
