@@ -29,9 +29,9 @@ from absl import flags
 
 from fer_jax import cache, cli, labels, model_file, train
 from fer_jax.config import fill, load_config
-from fer_jax.data import targets as soft_targets
-from fer_jax.data.duplicates import short_hashes
+from fer_jax.data import sidecars
 from fer_jax.data.pipeline import Shard, train_batches
+from fer_jax.data.records import short_hashes
 from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation import metrics
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
@@ -273,13 +273,13 @@ class Sweep:
     def _targeted(self, run: dict[str, Any]) -> Any:
         """Training records with targets: a file's, earlier runs' answers, or their labels."""
         if run.get("targets"):
-            return soft_targets.attach(self.train, run["targets"])
+            return sidecars.attach(self.train, run["targets"])
         teachers = [self.finished[name] for name in run.get("teachers", ())]
         probabilities = np.eye(len(labels.LABELS), dtype=np.float32)[self.train.labels]
         if teachers:
             answers = [self._predict(one, self.train, "flip") for one in teachers]
             probabilities = np.float32(np.mean([a.probabilities for a in answers], axis=0))
-        return soft_targets.Targeted(self.train, probabilities, "")
+        return self.train.with_targets(probabilities, "")
 
     def _predict(self, variables: Any, records: Any, tta: str) -> Predictions:
         return self.program.evaluator.predict(variables, records, progress=False, tta=tta)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from fer_jax import cli, reading
+from fer_jax.data.sidecars import read_votes
 from fer_jax.data.sources import read_dataset
-from fer_jax.data.votes import read as read_votes
 
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string(
@@ -23,14 +23,14 @@ READING = reading.define(on_corrupt="skip")
 def main(argv: Sequence[str]) -> None:
     """Read --data and --ferplus, examine every image, write --output."""
     del argv
-    from fer_jax.auditing import findings, report  # scikit-learn: refusals of flags first
+    from fer_jax.auditing import report  # scikit-learn: refusals of flags first
 
     output = report.check_output(OUTPUT.value)
     ferplus = read_votes(FERPLUS.value) if FERPLUS.value else None
     dataset = read_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
-    found = findings.examine(dataset, DATA.value, ferplus, lambda line: print(line, flush=True))
-    print("\n".join([*report.write(found, output), f"report {output}/report.md"]))
+    found = report.examine(dataset, DATA.value, ferplus, lambda line: print(line, flush=True))
+    print("\n".join([*report.write(*found, output), f"report {output}/report.md"]))
 
 
 if __name__ == "__main__":

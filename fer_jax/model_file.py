@@ -68,7 +68,7 @@ class ModelFile:
 
     about: About
     variables: dict[str, Any]
-    train_hashes: np.ndarray | None = None  # uint64 [M], data.duplicates.short_hashes
+    train_hashes: np.ndarray | None = None  # uint64 [M], data.records.short_hashes
 
     def model(self, dtype: Any = jnp.float32) -> Classifier:
         """The Linen module that takes the variables, computing in `dtype`."""

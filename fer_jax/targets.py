@@ -9,8 +9,7 @@ import numpy as np
 from absl import flags
 
 from fer_jax import cli, reading
-from fer_jax.data import targets, votes
-from fer_jax.data.records import Records
+from fer_jax.data import sidecars
 from fer_jax.data.sources import read_dataset
 from fer_jax.errors import UserError
 
@@ -22,28 +21,20 @@ READING = reading.define()
 
 
 def main(argv: Sequence[str]) -> None:
-    """Read --ferplus and --data, join them by row, write --output."""
+    """Each image's shares of the votes for the seven classes; images without such are left out."""
     del argv
     if not OUTPUT.value.endswith(".npz"):
         raise UserError(f"--output={OUTPUT.value}: targets end in .npz")
-    counts = votes.read(FERPLUS.value)
+    votes = sidecars.read_votes(FERPLUS.value)
     records = read_dataset(DATA.value, READING()).split(SPLIT.value)
-    keys, probabilities = convert(counts, records)
-    targets.write(OUTPUT.value, keys, probabilities)
-    print(f"wrote {OUTPUT.value}: {len(keys):,} of {len(records):,} images of {SPLIT.value}")
-
-
-def convert(counts: np.ndarray, records: Records) -> tuple[tuple[str, ...], np.ndarray]:
-    """Votes [R, 10] -> keys of the images with a vote for one of the 7 classes, and their shares.
-
-    Votes for contempt, unknown and no face are left out, and images that have no other.
-    """
-    emotions = votes.join(counts, records.rows)[:, votes.CLASSES]
+    emotions = sidecars.join_votes(votes, records.rows)[:, sidecars.CLASSES]
     total = emotions.sum(axis=1)
-    if not total.any():
+    known = np.flatnonzero(total)
+    if not len(known):
         raise UserError("no image's row of fer2013.csv is known: FER+'s votes cannot be joined")
-    keys = tuple(key for key, count in zip(records.keys, total, strict=True) if count)
-    return keys, (emotions[total > 0] / total[total > 0, None]).astype(np.float32)
+    shares = (emotions[known] / total[known, None]).astype(np.float32)
+    sidecars.write_targets(OUTPUT.value, tuple(records.keys[i] for i in known), shares)
+    print(f"wrote {OUTPUT.value}: {len(known):,} of {len(records):,} images of {SPLIT.value}")
 
 
 if __name__ == "__main__":

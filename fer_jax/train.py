@@ -19,11 +19,10 @@ import optax
 
 from fer_jax import config as configs
 from fer_jax import labels, trained, workdir
-from fer_jax.data import targets
+from fer_jax.data import sidecars
 from fer_jax.data.augment import AugmentConfig
-from fer_jax.data.duplicates import short_hashes
 from fer_jax.data.pipeline import LARGEST_IMAGE, DataConfig, Shard, train_batches
-from fer_jax.data.records import Dataset, Records
+from fer_jax.data.records import Dataset, Records, short_hashes
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
@@ -296,7 +295,7 @@ class Trainer:
     """A run's data, model, optimizer and jitted step, bound once; knows no folder and no log."""
 
     config: Config
-    records: Records | targets.Targeted
+    records: Records
     evaluator: Evaluator
     optimizer: optax.GradientTransformation
     schedule: Callable[[Any], Any]  # step to learning rate
@@ -349,8 +348,7 @@ class Trainer:
         """
         frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
         start = self.warm_start.text + frozen if self.warm_start is not None else ""
-        note = self.records.note if isinstance(self.records, targets.Targeted) else ""
-        return "\n".join(filter(None, [start, note]))
+        return "\n".join(filter(None, [start, self.records.note]))
 
     def describe(self) -> str:
         """Parameters, steps, and the step's memory as XLA plans it; compiles the step."""
@@ -360,7 +358,7 @@ class Trainer:
             "image": jax.ShapeDtypeStruct((batch, size, size, self.records.channels), jnp.uint8),
             "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
         }
-        if isinstance(self.records, targets.Targeted):
+        if self.records.targets is not None:
             shapes["target"] = jax.ShapeDtypeStruct((batch, len(labels.LABELS)), jnp.float32)
         memory = self.train_step.lower(state, shapes).compile().memory_analysis()
         if memory is None:
@@ -415,7 +413,7 @@ def make_trainer(config: Config, records: Records) -> Trainer:
     quick = COMPILED_ONCE if jax.default_backend() == "cpu" else None
     return Trainer(
         config=config,
-        records=targets.attach(records, soft) if soft else records,
+        records=sidecars.attach(records, soft) if soft else records,
         evaluator=evaluator,
         optimizer=optimizer,
         schedule=schedule,

@@ -119,7 +119,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndarray) -> None:
     """Write what the run is into its folder; UserError where it cannot be written.
 
-    `train_hashes` are the `duplicates.short_hashes` of its training images.
+    `train_hashes` are the `records.short_hashes` of its training images.
     """
     temporary = workdir / "claim.tmp"
     with _writing(workdir):

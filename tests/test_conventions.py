@@ -1,10 +1,10 @@
-"""Exchanged class names are found by pictures, counts and votes, and only where they are."""
+"""Exchanged class names are found by pictures and votes, and only where they are."""
 
 import numpy as np
 import pytest
 from made_data import some_faces
 
-from fer_jax.auditing import conventions, known
+from fer_jax.auditing import conventions
 from fer_jax.labels import LABELS
 
 HAPPY, SAD, SURPRISE = (LABELS.index(name) for name in ("happy", "sad", "surprise"))
@@ -70,46 +70,3 @@ def test_folders_exchanged_in_either_part_are_found(drawn, cycle):
 def test_too_few_images_say_nothing(drawn):
     images, labels, others, other_labels = drawn
     assert conventions.compare(images, labels, others[:3], other_labels[:3]) is None
-
-
-OFFICIAL = known.KNOWN["FER2013"]
-
-
-@pytest.mark.parametrize("name", known.KNOWN)
-def test_known_counts_are_recognised(name):
-    found = known.recognise(known.KNOWN[name])
-    assert found["name"] == name
-    assert not any(map(any, found["differences"].values()))
-    assert found["missing"] == []
-    assert found["exchanged"] == {}
-
-
-def test_the_known_counts_add_up():
-    sums = [sum(int(part.sum()) for part in splits.values()) for splits in known.KNOWN.values()]
-    assert sums == [35887] * 3
-    assert [int(part.sum()) for part in OFFICIAL.values()] == [28709, 3589, 3589]
-
-
-def test_a_missing_split_is_named():
-    found = known.recognise({split: OFFICIAL[split] for split in ("train", "validation")})
-    assert (found["name"], found["missing"]) == ("FER2013", ["test"])
-
-
-def test_differences_are_told_by_class():
-    found = known.recognise({**OFFICIAL, "train": OFFICIAL["train"] + [10, 0, 0, -1, 0, 0, 0]})
-    assert found["name"] == "FER2013"
-    assert found["differences"]["train"] == [10, 0, 0, -1, 0, 0, 0]
-    assert not any(found["differences"]["test"])
-    assert found["exchanged"] == {}
-
-
-def test_exchanged_counts_are_found_though_some_images_are_missing():
-    counts = OFFICIAL["train"][exchanged(np.arange(7), 0, 1)] - [3, 0, 0, 0, 0, 0, 0]
-    found = known.recognise({**OFFICIAL, "train": counts})
-    assert found["name"] == "FER2013"
-    assert found["exchanged"] == {"train": {"angry": "disgust", "disgust": "angry"}}
-
-
-def test_other_data_are_no_known_set():
-    found = known.recognise({"train": np.full(7, 4000), "validation": np.full(7, 500)})
-    assert found["name"] is None

@@ -15,11 +15,11 @@ from made_data import (
     write_folder,
 )
 
-from fer_jax.data import csv_rows
+from fer_jax.data import tables
 from fer_jax.labels import FER2013_CSV_ORDER
 
 ROWS = make_rows()
-HEADER = csv_rows.Header(",", emotion=0, usage=2, pixels=(1,))
+HEADER = tables.Header(",", emotion=0, usage=2, pixels=(1,))
 BLACK = " ".join(["0"] * 2304)
 
 
@@ -56,7 +56,7 @@ def test_a_bad_row_is_named(tmp_path, line, reason):
 @settings(max_examples=30, deadline=None)
 def test_any_pixels_come_back(values, gap):
     line = f"6,{gap.join(map(str, values))},PrivateTest"
-    row = csv_rows.parse_row(line, HEADER, "train")
+    row = tables.parse_row(line, HEADER, "train")
     assert (row.role, row.emotion) == ("test", "6")
     np.testing.assert_array_equal(np.frombuffer(row.pixels, np.uint8), values)
 
@@ -65,7 +65,7 @@ def test_any_pixels_come_back(values, gap):
 @settings(max_examples=200, deadline=None)
 def test_any_line_gives_a_row_or_a_reason(text):
     line = f"0,{BLACK[: -2 * 10]}{text},Training"
-    (row,) = csv_rows._parsed(iter([line]), lambda line: csv_rows.parse_row(line, HEADER, "train"))
+    (row,) = tables._parsed(iter([line]), lambda line: tables.parse_row(line, HEADER, "train"))
     assert row if isinstance(row, str) else len(row.pixels) == 2304
 
 

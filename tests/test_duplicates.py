@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_data import OPTIONS, SKIP, make_rows, opened, seed_files, write_folder
 
-from fer_jax.data import duplicates
+from fer_jax.data import records
 from fer_jax.data.records import digest
 from fer_jax.data.sources import open_dataset
 
@@ -25,7 +25,7 @@ def dataset(tmp_path):
 @given(st.lists(st.integers(0, 3), max_size=20))
 def test_groups_are_equal_where_digests_are(values):
     digests = np.array([[value] * 32 for value in values], np.uint8).reshape(-1, 32)
-    groups = duplicates.copy_groups(digests)
+    groups = records.copy_groups(digests)
     for i, first in enumerate(values):
         for j, second in enumerate(values):
             assert (groups[i] == groups[j]) == (first == second)
@@ -39,24 +39,24 @@ def test_a_digest_tells_shapes_apart():
 
 def test_short_hashes_tell_copies_as_digests_do(dataset):
     roles = dataset.roles
-    hashes = duplicates.short_hashes(roles["train"].digests)
+    hashes = records.short_hashes(roles["train"].digests)
     assert hashes.dtype == np.uint64
     assert (np.diff(hashes.astype(object)) > 0).all()
     assert len(hashes) == len(roles["train"]) - 1  # two of them are copies
     for role in ("train", "validation", "test"):
         train = {digest.tobytes() for digest in roles["train"].digests}
         expected = [digest.tobytes() in train for digest in roles[role].digests]
-        found = duplicates.has_hash_in(roles[role].digests, hashes)
+        found = records.has_hash_in(roles[role].digests, hashes)
         assert found.tolist() == expected
         assert found.sum() == {"train": 14, "validation": 1, "test": 0}[role]
 
 
 def test_a_short_hash_is_the_first_eight_bytes_little_endian():
     digests = np.arange(32, dtype=np.uint8)[None]
-    assert duplicates.short_hashes(digests).tolist() == [0x0706050403020100]
+    assert records.short_hashes(digests).tolist() == [0x0706050403020100]
 
 
 def test_short_hashes_find_the_280_known_copies_in_public_test(fer2013):
     roles = opened(fer2013, SKIP).roles
-    hashes = duplicates.short_hashes(roles["train"].digests)
-    assert duplicates.has_hash_in(roles["validation"].digests, hashes).sum() == 280
+    hashes = records.short_hashes(roles["train"].digests)
+    assert records.has_hash_in(roles["validation"].digests, hashes).sum() == 280

@@ -10,7 +10,7 @@ from support import call, read_data, small_config, small_rows
 
 from fer_jax import leakage, trained, workdir
 from fer_jax.auditing.report import AUDIT_FILE
-from fer_jax.data.duplicates import has_hash_in
+from fer_jax.data.records import has_hash_in
 from fer_jax.data.synthetic import faces
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS

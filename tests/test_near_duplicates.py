@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from made_data import recompressed, some_faces
 
-from fer_jax.auditing import near_duplicates
-from fer_jax.auditing.near_duplicates import (
+from fer_jax.auditing import copies
+from fer_jax.auditing.copies import (
     NEAR,
     UNCHANGED,
     aligned_distance,
@@ -41,8 +41,8 @@ PLACES = (5, 9, 18, 27, 33, 40)
 
 
 def test_changed_copies_are_the_only_near_ones(drawn):
-    copies = [change(drawn[i]) for i, change in zip(PLACES, CHANGES.values(), strict=True)]
-    images = np.concatenate([drawn, copies])
+    changed = [change(drawn[i]) for i, change in zip(PLACES, CHANGES.values(), strict=True)]
+    images = np.concatenate([drawn, changed])
     found = find_pairs(images, np.arange(len(images)), mirrored=False).members.tolist()
     assert sorted(found) == [[5, 70], [9, 71], [18, 72], [27, 73], [33, 74], [40, 75]]
 
@@ -86,12 +86,12 @@ def test_pairs_come_nearest_first(drawn):
 
 def test_mirroring_changes_only_signs_of_the_spectrum(drawn):
     turned = spectra(np.ascontiguousarray(drawn[:, :, ::-1]))
-    np.testing.assert_allclose(turned, spectra(drawn) * near_duplicates.MIRROR_SIGNS, atol=1e-5)
+    np.testing.assert_allclose(turned, spectra(drawn) * copies.MIRROR_SIGNS, atol=1e-5)
 
 
 def test_too_many_candidates_leave_the_nearest(monkeypatch, drawn):
     features = spectra(np.concatenate([drawn, drawn[:3]]))
     assert len(candidates(features, mirrored=False)) > 3
-    monkeypatch.setattr(near_duplicates, "MOST", 3)
+    monkeypatch.setattr(copies, "MOST", 3)
     left = candidates(features, mirrored=False)
     assert sorted(left.tolist()) == [[0, 70], [1, 71], [2, 72]]

@@ -13,7 +13,7 @@ from made_data import Memory, csv_text, seed_files, write_folder
 from support import small_config, small_evaluator
 
 from fer_jax import train
-from fer_jax.data import csv_rows, pipeline
+from fer_jax.data import pipeline, tables
 from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation import inference
 from fer_jax.labels import LABELS
@@ -169,7 +169,7 @@ def plant_scaling_in_the_pipeline(patch):
 
 
 def plant_alphabetical_csv_labels(patch):
-    patch.setattr(csv_rows, "FER2013_CSV_ORDER", LABELS)
+    patch.setattr(tables, "FER2013_CSV_ORDER", LABELS)
 
 
 def plant_labels_of_the_neighbour(patch):

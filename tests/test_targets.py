@@ -10,10 +10,10 @@ import pytest
 from made_data import SKIP, csv_text, make_rows, opened
 from support import call, logged, read_data, small_config, small_run
 
-from fer_jax.data import targets, votes
+from fer_jax.data import sidecars
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.records import fingerprint
-from fer_jax.data.targets import attach, read
+from fer_jax.data.sidecars import attach, read_targets
 from fer_jax.errors import UserError
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.labels import LABELS
@@ -38,13 +38,13 @@ def half(records, tmp_path_factory):
     """A file with targets of every second training image, in another order, and of strangers."""
     path = tmp_path_factory.mktemp("targets") / "half.npz"
     keys = (*reversed(records.keys[::2]), "stranger")
-    targets.write(path, keys, soft(len(keys)))
+    sidecars.write_targets(path, keys, soft(len(keys)))
     return path
 
 
 def test_targets_join_by_key_and_the_others_keep_their_labels(records, half):
     joined = attach(records, str(half))
-    keys, probabilities = read(str(half))
+    keys, probabilities = read_targets(str(half))
     for i, key in enumerate(records.keys):
         example = joined[i]
         assert example["key"] == key
@@ -146,7 +146,7 @@ def test_a_file_that_is_none_is_refused_in_one_line(change, word, tmp_path):
     path = tmp_path / "t.npz"
     np.savez(path, **change(GOOD))
     with pytest.raises(UserError, match=word) as caught:
-        read(str(path))
+        read_targets(str(path))
     assert "predictions.npz" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -157,11 +157,11 @@ def test_no_npz_is_refused(data, tmp_path):
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(UserError, match=r"cannot read data\.targets"):
-        read(str(path))
+        read_targets(str(path))
 
 
 def test_targets_of_other_data_are_refused(records, tmp_path):
-    targets.write(tmp_path / "t.npz", ("elsewhere/1",), soft(1))
+    sidecars.write_targets(tmp_path / "t.npz", ("elsewhere/1",), soft(1))
     with pytest.raises(UserError, match="none of the 83 training images: its first key is"):
         attach(records, str(tmp_path / "t.npz"))
 
@@ -175,14 +175,14 @@ ROWS = make_rows(84)
 def ferplus(tmp_path):
     """Data and votes: 6 for the own class, 2 for neutral, 2 for what counts as no class."""
     (tmp_path / "fer2013.csv").write_text(csv_text(ROWS))
-    lines = [",".join(votes.COLUMNS)]
+    lines = [",".join(sidecars.COLUMNS)]
     for number, (_, name, _) in enumerate(ROWS):
-        counts = dict.fromkeys(votes.COLUMNS, 0) | {"contempt": 1, "unknown": 1}
+        counts = dict.fromkeys(sidecars.COLUMNS, 0) | {"contempt": 1, "unknown": 1}
         counts[FERPLUS_NAMES[LABELS.index(name)]] += 6
         counts["neutral"] += 2
         if number == 0:
-            counts = dict.fromkeys(votes.COLUMNS, 0) | {"NF": 9, "contempt": 1}
-        lines.append(",".join(str(counts[column]) for column in votes.COLUMNS))
+            counts = dict.fromkeys(sidecars.COLUMNS, 0) | {"NF": 9, "contempt": 1}
+        lines.append(",".join(str(counts[column]) for column in sidecars.COLUMNS))
     (tmp_path / "fer2013new.csv").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -230,7 +230,7 @@ def test_a_run_is_of_its_targets_content_wherever_the_file_lies(half, small_csv,
     moved = tmp_path / "moved.npz"
     shutil.copy(half, moved)
     assert "already finished" in call("main", flags_of(small_csv, workdir, moved)).out
-    targets.write(moved, ("00000",), soft(1))
+    sidecars.write_targets(moved, ("00000",), soft(1))
     assert "fingerprint.targets: " in call("main", flags_of(small_csv, workdir, moved)).refusal()
     assert "fingerprint.targets: " in call("main", flags_of(small_csv, workdir, "")).refusal()
     gone = tmp_path / "gone.npz"

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from made_data import SKIP, csv_text, make_rows, opened
 
-from fer_jax.auditing.pool import gather
-from fer_jax.auditing.votes import judge
-from fer_jax.data import votes
+from fer_jax.auditing.conventions import judge
+from fer_jax.auditing.copies import gather
+from fer_jax.data import sidecars
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 
 ROWS = make_rows(84)
-HEAD = ("Usage", "Image name", *votes.COLUMNS)
+HEAD = ("Usage", "Image name", *sidecars.COLUMNS)
 OWN = dict(
     zip(
         LABELS,
@@ -26,7 +26,7 @@ OWN = dict(
 def ballot(name: str, **counts: int) -> list[str]:
     """One line: six votes for the class `name` unless `counts` say otherwise."""
     counts = counts or {OWN[name]: 6, "contempt": 2, "unknown": 2}
-    return ["Training", "", *(str(counts.get(column, 0)) for column in votes.COLUMNS)]
+    return ["Training", "", *(str(counts.get(column, 0)) for column in sidecars.COLUMNS)]
 
 
 def write(path, lines, head=HEAD):
@@ -51,13 +51,13 @@ def ferplus(tmp_path):
 def test_columns_are_found_by_name(pool, tmp_path):
     backwards = [list(reversed(ballot(name))) for _, name, _ in ROWS]
     path = write(tmp_path / "votes.csv", backwards, tuple(reversed(HEAD)))
-    no_face, facts = judge(votes.read(path), pool)
+    no_face, facts = judge(sidecars.read_votes(path), pool)
     assert facts["images"] == facts["judged"] == facts["label_among_most_voted"] == len(ROWS)
     assert not no_face.any()
 
 
 def test_no_face_is_a_majority(pool, ferplus):
-    no_face, _ = judge(votes.read(ferplus), pool)
+    no_face, _ = judge(sidecars.read_votes(ferplus), pool)
     assert [int(pool.rows[i]) for i in np.flatnonzero(no_face)] == [3]
 
 
@@ -66,9 +66,9 @@ def test_exchanged_names_show_in_the_split_where_they_are(pool, ferplus):
     validation = pool.within("validation")
     labels[validation & (pool.labels == 3)] = 5
     labels[validation & (pool.labels == 5)] = 3
-    _, facts = judge(votes.read(ferplus), replace(pool, labels=labels))
+    _, facts = judge(sidecars.read_votes(ferplus), replace(pool, labels=labels))
     assert facts["names"]["validation"] is None  # four images of a class are too few to say
-    _, facts = judge(votes.read(ferplus), gather_twice(replace(pool, labels=labels)))
+    _, facts = judge(sidecars.read_votes(ferplus), gather_twice(replace(pool, labels=labels)))
     assert facts["names"]["validation"]["exchanged"]
     assert facts["names"]["validation"]["looks_like"] == {"happy": "sad", "sad": "happy"}
     assert facts["names"]["train"]["looks_like"] == {}
@@ -89,7 +89,7 @@ def gather_twice(pool):
 
 def test_unknown_rows_are_not_joined(pool, ferplus):
     unknown = replace(pool, rows=np.full(len(pool), -1, np.int32))
-    no_face, facts = judge(votes.read(ferplus), unknown)
+    no_face, facts = judge(sidecars.read_votes(ferplus), unknown)
     assert facts["images"] == 0
     assert not no_face.any()
     assert not any(facts["names"].values())
@@ -98,11 +98,11 @@ def test_unknown_rows_are_not_joined(pool, ferplus):
 def test_refusals(pool, tmp_path):
     lines = [ballot(name) for _, name, _ in ROWS]
     with pytest.raises(UserError, match="has 83 rows and the data a row 83"):
-        judge(votes.read(write(tmp_path / "short.csv", lines[:-1])), pool)
+        judge(sidecars.read_votes(write(tmp_path / "short.csv", lines[:-1])), pool)
     with pytest.raises(UserError, match="lacks the column 'NF'"):
-        votes.read(write(tmp_path / "cut.csv", [line[:-1] for line in lines], HEAD[:-1]))
+        sidecars.read_votes(write(tmp_path / "cut.csv", [line[:-1] for line in lines], HEAD[:-1]))
     lines[2][3] = "many"
     with pytest.raises(UserError, match="line 4: a vote is no whole number"):
-        votes.read(write(tmp_path / "words.csv", lines))
+        sidecars.read_votes(write(tmp_path / "words.csv", lines))
     with pytest.raises(UserError, match="cannot read --ferplus"):
-        votes.read(str(tmp_path / "nothing.csv"))
+        sidecars.read_votes(str(tmp_path / "nothing.csv"))

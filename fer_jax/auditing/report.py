@@ -1,45 +1,95 @@
-"""Writes an audit: report.md and pictures for people, audit.json and lists of keys for programs."""
+"""Examines a data set and writes what was found: report.md and pictures, audit.json, key lists."""
 
 import json
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_jax.auditing.findings import Findings
-from fer_jax.auditing.near_duplicates import NEAR
-from fer_jax.auditing.photographs import TRAIN
+from fer_jax.auditing import conventions
+from fer_jax.auditing.copies import NEAR, TRAIN, Pool, find_copies, gather, leaking
+from fer_jax.data.records import Dataset, fingerprint
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots
 from fer_jax.labels import LABELS
 
 AUDIT_FILE = "audit.json"
 PICTURES = {
-    "exact_copies.png": "Exact copies, in pairs",
-    "near_copies.png": "Near copies, in pairs, from the nearest to the farthest",
-    "mirrored_copies.png": "Mirrored copies, in pairs, from the nearest to the farthest",
-    "conflicts.png": "One photograph, two labels, in pairs",
-    "blank.png": "Blank images",
-    "no_face.png": "No face, or none upright, to most of FER+'s voters",
+    "exact_copies": "Exact copies, in pairs",
+    "near_copies": "Near copies, in pairs, from the nearest to the farthest",
+    "mirrored_copies": "Mirrored copies, in pairs, from the nearest to the farthest",
+    "conflicts": "One photograph, two labels, in pairs",
+    "blank": "Blank images",
+    "no_face": "No face, or none upright, to most of FER+'s voters",
 }
-OWN = re.compile(r"audit\.json|report\.md|distances\.png|exclude_\w+\.txt|" + "|".join(PICTURES))
+OWN = re.compile(rf"audit\.json|report\.md|exclude_\w+\.txt|({'|'.join(PICTURES)})\.png")
 SHOWN = 24  # images of a picture
-ROWS = 12  # of a table; audit.json has all
-SEQUENCES = 0.25
-"""Share of images with a near copy from which on they are frames of films; FER2013: 0.11."""
+SEQUENCES = 0.25  # share with a near copy from which on they are frames of films; FER2013: 0.11
 NOTES = f"""\
 Names are compared by a linear classifier of train. Folders exchanged alike in every split show only
-in the counts and by FER+.
+by FER+.
 
 Near copies correlate by {1 - NEAR:g} or more after alignment: one photograph altered, or frames of
 one scene. Crops that differ much are not among them. Two labels are only claimed where no part of
 the face moves. Lists hold keys of train for `data.exclude`, never of held-out images."""
-Facts = Mapping[str, Any]
+
+Facts = dict[str, Any]
+Groups = Mapping[str, list[np.ndarray]]  # kind of finding -> places in the pool, int [n] each
+
+
+def examine(
+    dataset: Dataset, data: str, ferplus: np.ndarray | None, say: Callable[[str], None]
+) -> tuple[Facts, Pool, Groups]:
+    """Look at every image of `dataset`, read from the path `data`.
+
+    -> what audit.json holds, all images, and groups of them by what was found.
+    `ferplus` are the votes int [rows, 10], if at hand.
+    """
+    pool = gather(dataset)
+    no_face, votes = (None, None) if ferplus is None else conventions.judge(ferplus, pool)
+    say(f"comparing {len(pool):,} images with each other")
+    groups = find_copies(pool)
+    if no_face is not None:
+        groups["no_face"] = [*np.flatnonzero(no_face)[:, None]]
+    kinds = {"exact": "exact_copies", "near": "photographs", "mirrored": "with_mirrored"}
+    leaks = {kind: [np.flatnonzero(leaking(pool, groups[name]))] for kind, name in kinds.items()}
+    listed: Groups = {
+        "exact_copies_of_validation": leaks["exact"],
+        "copies_of_validation": leaks["mirrored"],
+        "copies_by_name": [made[1:] for made in groups["copies_by_name"]],
+        **{name: groups[name] for name in ("conflicts", "blank", "no_face") if name in groups},
+    }
+    shown = ~np.isin(np.arange(len(pool)), groups["blank"])
+    parts = {split: pool.within(split) & shown for split in dataset.roles}
+    train = pool.within(TRAIN) & shown
+    facts: Facts = {
+        "data": data,
+        "described": dataset.describe(),
+        "fingerprints": fingerprint(dataset),
+        "counts": {split: part.counts().tolist() for split, part in dataset.roles.items()},
+        "unreadable": [{"file": name, "reason": why} for name, why in dataset.unreadable],
+        "names": {
+            split: conventions.compare(
+                pool.images[train], pool.labels[train], pool.images[part], pool.labels[part]
+            )
+            for split, part in parts.items()
+            if split != TRAIN and TRAIN in parts
+        },
+        "ferplus": votes,
+        "leaks": {
+            kind: {split: len(pool.keys_in(split, found)) for split in parts}
+            for kind, found in leaks.items()
+        },
+        "leaking": {split: pool.keys_in(split, leaks["mirrored"]) for split in parts},
+        "lists": {f"exclude_{n}.txt": pool.keys_in(TRAIN, found) for n, found in listed.items()},
+    }
+    facts |= {name: [pool.names(members) for members in found] for name, found in groups.items()}
+    return facts, pool, groups
 
 
 def check_output(path: str) -> Path:
@@ -56,19 +106,33 @@ def check_output(path: str) -> Path:
     return output
 
 
-def write(findings: Findings, output: Path) -> list[str]:
+def write(facts: Facts, pool: Pool, groups: Groups, output: Path) -> list[str]:
     """Writes all files, in place of an earlier audit's or not at all -> what to know, in lines.
 
     UserError where it cannot be written.
     """
-    lines = _verdicts(findings.facts)
+    lines, shown = _verdicts(facts), [name for name in PICTURES if groups.get(name)]
+    parts = [
+        f"# Audit of `{facts['data']}`",
+        "\n".join(f"- {line}" for line in lines),
+        f"```\n{facts['described']}\n```",
+        "\n".join(f"- `{name}`: {len(keys):,} keys" for name, keys in facts["lists"].items()),
+        NOTES,
+        *(f"![{PICTURES[name]}]({name}.png)" for name in shown),
+    ]
+    texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in facts["lists"].items()}
+    texts["report.md"] = "\n\n".join(parts) + "\n"
+    texts[AUDIT_FILE] = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{output.name}-unfinished-"
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=prefix) as name:
             new = Path(name) / "new"
             new.mkdir()
-            _write_files(findings, lines, new)
+            for picture in shown:
+                _draw(pool, groups[picture], PICTURES[picture], new / f"{picture}.png")
+            for file, text in texts.items():
+                (new / file).write_text(text, encoding="utf-8")
             if output.exists():
                 check_output(str(output))  # nobody may have put something there meanwhile
                 output.rename(Path(name) / "old")
@@ -78,157 +142,72 @@ def write(findings: Findings, output: Path) -> list[str]:
     return lines
 
 
-def _write_files(findings: Findings, lines: Sequence[str], folder: Path) -> None:
-    for name, groups in findings.shown.items():
-        _draw(findings, groups, folder / name)
-    texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in findings.lists.items()}
-    texts["report.md"] = _markdown(findings, lines)
-    texts[AUDIT_FILE] = json.dumps(findings.facts, indent=1, ensure_ascii=False) + "\n"
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _draw(findings: Findings, groups: np.ndarray, path: Path) -> None:
-    """Groups of images, evenly spaced among all, with split, class and the end of the name."""
-    pool = findings.pool
-    spread = np.linspace(0, len(groups) - 1, min(SHOWN // len(groups[0]), len(groups)))
-    indices = groups[spread.round().astype(int)].ravel()
-    names = [pool.keys[i].rsplit("/")[-1][-20:] for i in indices]
+def _draw(pool: Pool, groups: list[np.ndarray], heading: str, path: Path) -> None:
+    """Groups, evenly spaced among all: one image, or two, of different labels if there are such."""
+    columns = min(2, len(groups[0]))
+    spread = np.linspace(0, len(groups) - 1, min(SHOWN // columns, len(groups))).round().astype(int)
+    indices = []
+    for members in (groups[i] for i in spread):
+        by_label = members[np.argsort(pool.labels[members], kind="stable")]
+        indices += [by_label[0], by_label[-1]][:columns]
     titles = [
-        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{name}"
-        for i, name in zip(indices, names, strict=True)
+        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{pool.keys[i].rsplit('/')[-1][-20:]}"
+        for i in indices
     ]
-    plots.contact_sheet(pool.images[indices], titles, path, columns=6, heading=PICTURES[path.name])
-
-
-# ---- in words ----------------------------------------------------------------------------------
+    plots.contact_sheet(pool.images[indices][..., None], titles, path, columns=6, heading=heading)
 
 
 def _verdicts(facts: Facts) -> list[str]:
     """What to know, one line each, mistakes first."""
-    count = {name: f"{len(found):,}" for name, found in facts.items() if isinstance(found, list)}
-    exact = sum(map(len, facts["exact_copies"]))
-    return [
-        *_exchanged(facts),
-        *_classes(facts),
-        *_leaked(facts),
-        f"{count['exact_copies']} groups of exact copies ({exact:,} images), "
-        f"{count['near_copies']} near pairs beside them, {count['mirrored_copies']} mirrored",
-        *_sequences(facts),
-        f"{count['conflicts']} photographs have copies with two labels",
-        f"{count['unreadable']} unreadable files, {count['blank']} blank images",
-        *_voted(facts["ferplus"]),
-    ]
-
-
-def _exchanged(facts: Facts) -> list[str]:
-    """Everything that says that names are exchanged: pictures, votes, counts."""
-    votes, known = facts["ferplus"] or {"names": {}}, facts["known"]
-    found = [
-        (split, by, fit["looks_like"])
-        for by, fits in (("a classifier of train", facts["names"]), ("FER+", votes["names"]))
-        for split, fit in fits.items()
+    votes, leaks, counts = facts["ferplus"], facts["leaks"], facts["counts"]
+    fits = {"a classifier of train": facts["names"]} | ({"FER+": votes["names"]} if votes else {})
+    lines = [
+        f"EXCHANGED NAMES in {split}, by {by}: "
+        + ", ".join(f"what is called {a} is {b}" for a, b in fit["looks_like"].items())
+        for by, found in fits.items()
+        for split, fit in found.items()
         if fit and fit["exchanged"]
     ]
-    found += [
-        (s, f"the counts of {known['name']}", names) for s, names in known["exchanged"].items()
-    ]
-    return [
-        f"EXCHANGED NAMES in {split}, by {by}: "
-        + ", ".join(f"what is called {called} is {other}" for called, other in names.items())
-        for split, by, names in found
-    ]
-
-
-def _classes(facts: Facts) -> list[str]:
-    """The known data set, if it is one, and the balance of the classes."""
-    known, total = facts["known"], np.sum([*facts["counts"].values()], axis=0)
-    apart = sum(abs(n) for part in known["differences"].values() for n in part)
-    name = f"like {known['name']}" if apart else known["name"] or "no data set that is known"
-    name += f", without its {', '.join(known['missing'])}" if known["missing"] else ""
-    name += f", but {apart:,} images more or fewer" if apart else ""
-
-    order = [int(i) for i in np.argsort(total, kind="stable") if total[i]]
-    fewest, most = order[0], order[-1]
-    absent = ", ".join(LABELS[i] for i in np.flatnonzero(total == 0))
-    return [
-        f"by its counts {name}",
-        f"{LABELS[most]} has {total[most] / total[fewest]:.1f} times the images of {LABELS[fewest]}"
-        + (f"; there is no image of {absent}" if absent else ""),
-    ]
-
-
-def _leaked(facts: Facts) -> list[str]:
-    """Held-out images that training sees."""
-    leaks = facts["leaks"]
-    return [
-        f"{leaks['exact'][split]:,} of {sum(counts):,} images of {split} have an exact copy in "
-        f"train, {leaks['near'][split]:,} an exact or near one, {leaks['mirrored'][split]:,} if "
+    total = {name: sum(n) for name, *n in zip(LABELS, *counts.values(), strict=True)}
+    by_size = sorted(filter(total.get, LABELS), key=total.__getitem__)
+    fewest, most, absent = by_size[0], by_size[-1], [name for name in LABELS if not total[name]]
+    balance = f"{most} has {total[most] / total[fewest]:.1f} times the images of {fewest}"
+    lines.append(balance + (f"; there is no image of {', '.join(absent)}" if absent else ""))
+    lines += [
+        f"{leaks['exact'][split]:,} of {sum(counts[split]):,} images of {split} have an exact copy "
+        f"in train, {leaks['near'][split]:,} an exact or near one, {leaks['mirrored'][split]:,} if "
         "mirrored ones count"
-        for split, counts in facts["counts"].items()
-        if split != TRAIN and TRAIN in facts["counts"]
+        for split in counts
+        if split != TRAIN and TRAIN in counts
     ]
 
-
-def _sequences(facts: Facts) -> list[str]:
-    """Copies by kind of data: frames of films, classes padded with altered copies."""
-    lines, named = [], facts["copies_by_name"]
-    near = {(p[i]["split"], p[i]["key"]) for p in facts["near_copies"] for i in ("first", "second")}
-    share = len(near) / sum(map(sum, facts["counts"].values()))
+    n = {name: f"{len(found):,}" for name, found in facts.items() if isinstance(found, list)}
+    exact, near = (facts[name] for name in ("exact_copies", "near_copies"))
+    lines.append(
+        f"{n['exact_copies']} groups of exact copies ({sum(map(len, exact)):,} images), "
+        f"{n['near_copies']} near pairs beside them, {n['mirrored_copies']} mirrored"
+    )
+    share = len({(i["split"], i["key"]) for pair in near for i in pair}) / sum(total.values())
     if share > SEQUENCES:
+        films = "have a near copy, as frames of films: split them by person"
+        lines.append(f"{share:.0%} of the images {films}")
+    if named := facts["copies_by_name"]:
+        classes = Counter(made["label"] for _, made in named).most_common()
+        where = ", ".join(f"{label} {count:,}" for label, count in classes)
+        example = f"such as {named[0][1]['key']}"
         lines.append(
-            f"{share:.0%} of the images have a near copy, as frames of films: split them by person"
+            f"{len(named):,} images are made of others, as their names say ({where}), {example}"
         )
-    if named:
-        classes = Counter(made["label"] for _, made in named)
-        where = ", ".join(f"{label} {count:,}" for label, count in classes.most_common())
-        lines.append(
-            f"{len(named):,} images are made of others, as their names say ({where}), "
-            f"such as {named[0][1]['key']}"
-        )
-    return lines
+    lines.append(f"{n['conflicts']} photographs have copies with two labels")
+    lines.append(f"{n['unreadable']} unreadable files, {n['blank']} blank images")
+    return [*lines, *([_voted(votes, n["no_face"])] if votes else [])]
 
 
-def _voted(votes: Facts | None) -> list[str]:
-    if votes is None:
-        return []
-    if votes["images"] == 0:
-        return ["FER+ cannot be joined: the rows of fer2013.csv are not known in this layout"]
+def _voted(votes: Facts, no_face: str) -> str:
+    if not votes["images"]:
+        return "FER+ cannot be joined: the rows of fer2013.csv are not known in this layout"
     share = votes["label_among_most_voted"] / max(votes["judged"], 1)
-    return [
-        f"FER+: {len(votes['no_face']):,} of {votes['images']:,} images show no face; the label is "
+    return (
+        f"FER+: {no_face} of {votes['images']:,} images show no face; the label is "
         f"among the most voted for {share:.1%} of the others"
-    ]
-
-
-def _markdown(findings: Findings, lines: Sequence[str]) -> str:
-    """The report, with the pictures beside it."""
-    facts = findings.facts
-    numbers = [(split, *counts, sum(counts)) for split, counts in facts["counts"].items()]
-    odd = [("unreadable", f"`{row['file']}`: {row['reason']}") for row in facts["unreadable"]]
-    odd += [("blank", _image(image)) for image in facts["blank"]]
-    odd += [("labels", ", ".join(map(_image, found["images"]))) for found in facts["conflicts"]]
-    parts = [
-        f"# Audit of `{facts['data']}`",
-        "\n".join(f"- {line}" for line in lines),
-        _table("Images per class", ("split", *facts["label_names"], "all"), numbers),
-        _table("Unreadable, blank, two labels", ("what", "which"), odd),
-        _table("Lists", ("file", "keys"), [*facts["lists"].items()]),
-        NOTES,
-        *(f"![{PICTURES[name]}]({name})" for name in findings.shown),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _image(image: Facts) -> str:
-    return f"{image['split']} `{image['key']}` {image['label']}"
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A section with the first rows, or that there is none."""
-    if not rows:
-        return f"## {title}\n\nNone."
-    cells = [[f"{c:,}" if isinstance(c, int) else str(c) for c in row] for row in rows[:ROWS]]
-    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
-    more = f"\n\nand {len(rows) - ROWS:,} more in {AUDIT_FILE}" if len(rows) > ROWS else ""
-    return f"## {title}\n\n" + "\n".join(lines) + more
+    )

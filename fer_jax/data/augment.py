@@ -59,27 +59,32 @@ def augment(
 ) -> Iterator[np.ndarray]:
     """uint8 [H, W, C] -> uint8 [size, size, C] each, moved by its draws: [n, DRAWS] in [0, 1)."""
     draws = np.ascontiguousarray(draws.T)
-    zoom, crop = 1 + settings.zoom * _signed(draws[2]), _crop(settings.crop_area, draws[12:16])
-    images = _shrink(images, size / zoom / crop.height, size / zoom / crop.width)
-    source = _sides(images)
+    signed = 2 * draws - 1  # [-1, 1)
+    zoom, crop = 1 + settings.zoom * signed[2], _crop(settings.crop_area, draws[12:16])
+    # Averaged down to the sides that will be seen, for the warp would alias.
+    seen = np.broadcast_arrays(size / zoom / crop.height, size / zoom / crop.width)
+    sides = np.maximum(1, np.rint(np.stack(seen, axis=1))).astype(int).tolist()
+    images = [_shrunk(image, *side) for image, side in zip(images, sides, strict=True)]
+    height, width = np.array([image.shape[:2] for image in images], float).reshape(-1, 2).T
+    source = height, width
+
     matrices = warp_matrix(
         size=size,
         source=source,
         flip=settings.flip & (draws[0] < 0.5),
-        turn=settings.rotation * _signed(draws[1]),
+        turn=settings.rotation * signed[1],
         zoom=zoom,
-        shift=(settings.translation * _signed(draws[3]), settings.translation * _signed(draws[4])),
+        shift=(settings.translation * signed[3], settings.translation * signed[4]),
         crop=crop,
     )
     matrices, margins = _mirrored(matrices, source, size)
-    gains = 1 + settings.contrast * _signed(draws[5])
-    offsets = 255 * settings.brightness * _signed(draws[6])
+    gains, offsets = 1 + settings.contrast * signed[5], 255 * settings.brightness * signed[6]
     erased = draws[7] < settings.erasing
     numbers = (values.tolist() for values in (margins, gains, offsets, erased))
     each = zip(images, matrices, *numbers, strict=True)
     for i, (image, matrix, margin, gain, offset, erasing) in enumerate(each):
-        if settings.brightness or settings.contrast:
-            image = _tone(image, gain, offset)
+        if settings.brightness or settings.contrast:  # around the mean over all channels
+            image = cv2.addWeighted(image, gain, image, 0, offset + (1 - gain) * _mean(image))
         image = _warp(image, matrix, margin, size)
         if erasing:
             _erase(image, draws[8:12, i].tolist())
@@ -127,11 +132,6 @@ def warp_matrix(
     return np.stack(values, axis=-1).reshape(*values[0].shape, 2, 3)
 
 
-def _signed(uniform: np.ndarray) -> np.ndarray:
-    """[0, 1) -> [-1, 1)."""
-    return 2 * uniform - 1
-
-
 def _crop(smallest: float, draws: np.ndarray) -> Crop:
     """Random parts; where one would be wider or higher than its image it ends at the borders."""
     if smallest == 1:
@@ -143,30 +143,11 @@ def _crop(smallest: float, draws: np.ndarray) -> Crop:
     return Crop(draws[2] * (1 - width), draws[3] * (1 - height), width, height)
 
 
-def _sides(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths, float64 [n] each."""
-    height, width = np.array([image.shape[:2] for image in images], float).reshape(-1, 2).T
-    return height, width
-
-
-def _shrink(
-    images: Iterable[np.ndarray], heights: np.ndarray, widths: np.ndarray
-) -> list[np.ndarray]:
-    """Averages areas down to the sides where an image is larger: the warp cannot alias then."""
-    sides = (np.maximum(1, np.rint(side)).astype(int).tolist() for side in (heights, widths))
-    return [_shrunk(image, *side) for image, *side in zip(images, *sides, strict=True)]
-
-
 def _shrunk(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
     rows, columns = min(rows, image.shape[0]), min(columns, image.shape[1])
     if (rows, columns) == image.shape[:2]:
         return image
     return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-
-
-def _tone(image: np.ndarray, gain: float, offset: float) -> np.ndarray:
-    """Brightness and contrast around the image's mean over all channels; clips to 0..255."""
-    return cv2.addWeighted(image, gain, image, 0, offset + (1 - gain) * _mean(image))
 
 
 def _mean(image: np.ndarray) -> float:

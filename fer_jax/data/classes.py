@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS, canonical, parse_order
@@ -11,38 +10,40 @@ NONE = "none"
 _NUMBER = re.compile(r"(\d{1,3})(\.0*)?", re.ASCII)  # tables of floats write 3.0
 
 
-@dataclass(frozen=True)
 class Classes:
     """How names and numbers of classes are to be read."""
 
-    order: tuple[str, ...]
-    """What `first`, `first` + 1, ... mean; () if nobody said so."""
-    first: int
-    mapped: dict[str, str]
-    """Lower-case name or number -> one of LABELS, or NONE to leave its images out."""
-    prefix: str
-    """How messages call options: "data." or "--"."""
-
-    @classmethod
-    def parse(cls, order: str, mapped: str, prefix: str, default: Sequence[str] = ()) -> "Classes":
+    def __init__(self, order: str, mapped: str, prefix: str, default: Sequence[str] = ()) -> None:
         """From `"1:surprise,fear,..."` (without `1:` numbers start at 0) and `"contempt:none,..."`.
 
-        `default` is what the numbers 0, 1, ... of the layout mean where `order` is "".
+        `default` is what the numbers 0, 1, ... of the layout mean where `order` is ""; `prefix`
+        stands before options in messages: "data." or "--".
         """
         first, colon, names = order.rpartition(":")
         if colon and not _NUMBER.fullmatch(first):
             raise UserError(f"{prefix}label_order={order}: a first number stands before the colon")
-        found = parse_order(names) if order else tuple(default)
-        return cls(found, int(first or 0), _parse_map(mapped, f"{prefix}map={mapped}"), prefix)
+        self.first, self.prefix = int(_plain(first) or 0), prefix
+        self.order = parse_order(names) if order else tuple(default)  # () if nobody said it
+
+        option = f"{prefix}map={mapped}"
+        self.mapped: dict[str, str] = {}  # name or number -> one of LABELS, or NONE to leave out
+        for pair in filter(None, map(str.strip, mapped.lower().split(","))):
+            name, _, meant = (part.strip() for part in pair.partition(":"))
+            if not (name and meant) or name in self.mapped:
+                raise UserError(f"{option}: give each name once, as in contempt:none,joy:happy")
+            try:
+                self.mapped[name] = meant if meant == NONE else canonical(meant)
+            except UserError as error:
+                raise UserError(f"{option}: {error}") from None
 
     def label(self, given: str) -> int | None:
         """`"Happiness"`, `"3"`, `"3.0"` -> 0..6, None to leave out; UserError if it is unknown."""
-        name, number = _plain(given), _number(given)
+        name = _plain(given)
         if name in self.mapped:
             meant = self.mapped[name]
             return None if meant == NONE else LABELS.index(meant)
-        if number is not None:
-            return self._numbered(number)
+        if _NUMBER.fullmatch(name):
+            return self._numbered(int(name))
         try:
             return LABELS.index(canonical(given[:40]))
         except UserError as error:
@@ -54,8 +55,8 @@ class Classes:
 
         Or where nobody said what they mean.
         """
-        numbers = {_number(name) for name in set(given) if _plain(name) not in self.mapped}
-        used = sorted(number for number in numbers if number is not None)
+        names = set(map(_plain, set(given))) - self.mapped.keys()
+        used = sorted(int(name) for name in names if _NUMBER.fullmatch(name))
         if used and not self.order:
             self._numbered(used[0])
         if self.first or not used or used[0] != 1:
@@ -81,23 +82,6 @@ class Classes:
 
 
 def _plain(name: str) -> str:
+    """`" Happy"` -> `"happy"`, `"3.0"` -> `"3"`."""
     number = _NUMBER.fullmatch(name.strip())
     return number[1] if number else name.strip().lower()
-
-
-def _number(name: str) -> int | None:
-    plain = _plain(name)
-    return int(plain) if _NUMBER.fullmatch(plain) else None
-
-
-def _parse_map(text: str, option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        name, _, meant = (part.strip().lower() for part in pair.partition(":"))
-        if not (name and meant) or name in found:
-            raise UserError(f"{option}: give each name once, as in contempt:none,joy:happy")
-        try:
-            found[name] = meant if meant == NONE else canonical(meant)
-        except UserError as error:
-            raise UserError(f"{option}: {error}") from None
-    return found

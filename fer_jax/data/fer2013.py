@@ -3,9 +3,7 @@
 import contextlib
 import functools
 import io
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,10 @@ from tqdm import tqdm
 
 from fer_jax.data import images
 from fer_jax.data.files import printable
-from fer_jax.data.records import ROLES, Entry, Listing, Records
+from fer_jax.data.records import ROLES, Entry, Found, Listing, Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, index
 
-BLOCK = 512  # records read at a time
 DESCRIPTION = "Faces with one of seven expressions, pixels lossless, in the split of their source."
 
 
@@ -32,7 +29,7 @@ class Fer2013(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     def __init__(self, *, records: Mapping[str, Records], data_dir: str) -> None:
         """`records` by role; files come to lie under `data_dir/fer2013/1.0.0`."""
         self._records = records
-        self._channels = 1 if all(map(_all_grey, records.values())) else 3  # one number for all
+        self._channels = max(part.channels for part in records.values())  # one number for all
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -64,46 +61,6 @@ class Fer2013(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             yield record["key"], record
 
 
-@dataclass
-class PreparedImages:
-    """Ref `"train 17"` -> the pixels of that record."""
-
-    path: Path
-    max_pixels: int
-    _encoded: dict[str, bytes] = field(default_factory=dict, repr=False)
-
-    def __call__(self, ref: str) -> np.ndarray:
-        """uint8 [H, W, C]; UnreadableImage for a damaged one."""
-        data = self._encoded.pop(ref, None)
-        if data is None:
-            role, number = ref.split()
-            data = _source(self.path, role, os.getpid())[int(number)]["image"]
-        return images.decode(data, self.max_pixels)
-
-    def read_entries(self, role: str, names: Sequence[str], keep_bytes: int) -> Iterator[Entry]:
-        """A role's entries; keeps up to `keep_bytes` of PNGs: decoding them reads no file again."""
-        source = _source(self.path, role, os.getpid())
-        bar = tqdm(range(0, len(source), BLOCK), f"reading {role}", disable=None, leave=False)
-        for start in bar:
-            block = range(start, min(start + BLOCK, len(source)))
-            for i, record in zip(block, source.__getitems__(block), strict=True):
-                label, key = index(names[record["label"]]), record["key"].decode()
-                keep_bytes -= len(record["image"])
-                if keep_bytes >= 0:
-                    self._encoded[f"{role} {i}"] = record["image"]
-                yield Entry(f"{role} {i}", role, label, key, int(record["row"]))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "max_pixels": self.max_pixels, "_encoded": {}}
-
-
-@functools.lru_cache(8)
-def _source(path: Path, role: str, _process: int) -> Any:
-    """One role's records as bytes; opened anew in each process, which would share its position."""
-    builder = tfds.builder_from_directory(path)
-    return builder.as_data_source(split=role, decoders={"image": tfds.decode.SkipDecoding()})
-
-
 def write(records: Mapping[str, Records], directory: Path) -> Path:
     """Write all roles somewhere under `directory` -> the folder that holds the finished files."""
     tfds.disable_progress_bar()
@@ -113,23 +70,37 @@ def write(records: Mapping[str, Records], directory: Path) -> Path:
     return Path(builder.data_dir)
 
 
-def _all_grey(records: Records) -> bool:
-    return all(records.image(i).shape[-1] == 1 for i in range(len(records)))
-
-
-def read(path: Path, max_pixels: int, cache_mib: int) -> tuple[Listing, PreparedImages]:
+def read(path: Path, max_pixels: int) -> Found:
     """The entries of a directory that `write` made; UserError where files are missing or broken."""
-    loader = PreparedImages(path, max_pixels)
     try:
         _source.cache_clear()  # another directory may have had this path
         info = tfds.builder_from_directory(path).info
-        names, splits = info.features["label"].names, [r for r in ROLES if r in info.splits]
-        room = cache_mib * 2**20
-        entries = [e for role in splits for e in loader.read_entries(role, names, room)]
+        names = [index(name) for name in info.features["label"].names]
+        entries = []
+        for role in (role for role in ROLES if role in info.splits):
+            source = _source(path, role)
+            for i in tqdm(range(len(source)), f"reading {role}", disable=None, leave=False):
+                record = source[i]
+                label, key, row = names[record["label"]], record["key"].decode(), record["row"]
+                entries.append(Entry(f"{role} {i}", role, label, key, int(row)))
         prints = dict(info.metadata["fingerprints"])
-        return Listing("prepared", entries, fingerprints=prints), loader
     except UserError:
         raise
     except Exception as error:  # protobuf, array_record and TFDS each raise their own kinds
         reason = printable(one_line(error))
         raise UserError(f"no whole prepared directory ({reason}); prepare it anew") from None
+    listing = Listing("prepared", entries, fingerprints=prints)
+    return listing, functools.partial(_image, path, max_pixels)
+
+
+def _image(path: Path, max_pixels: int, ref: str) -> np.ndarray:
+    """Ref `"train 17"` -> uint8 [H, W, C] of that record; UnreadableImage for a damaged one."""
+    role, number = ref.split()
+    return images.decode(_source(path, role)[int(number)]["image"], max_pixels)
+
+
+@functools.lru_cache(8)
+def _source(path: Path, role: str) -> Any:
+    """One role's records, their images still encoded; opened once in each process."""
+    builder = tfds.builder_from_directory(path)
+    return builder.as_data_source(split=role, decoders={"image": tfds.decode.SkipDecoding()})

@@ -1,8 +1,6 @@
-"""A folder or an archive as one flat list of named files; junk set aside and counted."""
+"""A folder or an archive as named files, each opened as a stream; what is junk among them."""
 
-import bz2
 import functools
-import gzip
 import hashlib
 import io
 import lzma
@@ -11,15 +9,15 @@ import os
 import shutil
 import tarfile
 import tempfile
-import threading
 import unicodedata
+import weakref
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from fer_jax.data.images import UnreadableImage
 from fer_jax.errors import UserError, one_line
@@ -30,15 +28,19 @@ BROKEN = (
 )
 """What reading a damaged, encrypted or oddly packed file raises."""
 
-JUNK_NAMES = {".ds_store": ".DS_Store", "thumbs.db": "Thumbs.db", "desktop.ini": "desktop.ini"}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-CUT = ("unexpected end of data", "seek out of range", "truncated", "File is not a zip file")
+CUT = (
+    "unexpected end of data",
+    "seek out of range",
+    "truncated",
+    "empty file",
+    "File is not a zip file",
+)
 """How their libraries call archives that break off; a zip's list of members is at its end."""
-MOST_UNPACKED = 64 * 2**30  # bytes of a compressed tar
+JUNK_NAMES = {".ds_store": ".DS_Store", "thumbs.db": "Thumbs.db", "desktop.ini": "desktop.ini"}
+MOST_UNPACKED = 64 * 2**30  # bytes
 
-Member = tuple[Callable[[], int], Callable[[], Any]]
-"""What tells its bytes, unpacked, and what opens it."""
+Opener = Callable[[], IO[bytes]]
 
 
 class Tree:
@@ -47,58 +49,43 @@ class Tree:
     def __init__(self, path: Path, kind: str) -> None:
         """`kind` is "folder", "zip" or "tar"."""
         self.path, self.kind = path, kind
-        self._members: dict[str, Member] = {}
-        self._process = -1
-        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tree, (self.path, self.kind)
 
     def names(self) -> list[str]:
-        """The name of every file, `/` between its parts; sorted."""
-        return sorted(self._open())
+        """The name of every file, `/` between its parts, sorted; UserError for a broken archive."""
+        return sorted(self._openers)
 
-    def size(self, name: str) -> int:
-        """Bytes of one file, unpacked; a member that lies about it ends in an error."""
-        return self._member(name)[0]()
-
-    def open(self, name: str) -> BinaryIO:
-        """One file's bytes as a stream."""
-        return self._member(name)[1]()
-
-    def _member(self, name: str) -> Member:
+    def open(self, name: str) -> IO[bytes]:
+        """One file's bytes as a stream; raises one of BROKEN."""
         if self.kind == "folder":  # a worker need not list it again
-            return _file(self.path / name)
-        return self._open()[name]
+            return _open_file(self.path / name)
+        return self._openers[name]()
 
-    def _open(self) -> dict[str, Member]:
-        """The members, found once per process: a forked file position would be shared."""
-        with self._lock:
-            if self._process != os.getpid():
-                find = {"folder": _files, "zip": _zip_members, "tar": _tar_members}[self.kind]
-                try:
-                    members = list(find(self.path))
-                except BROKEN as error:
-                    raise UserError(f"{self.path} {_diagnosis(error)}") from None
-                for name, count in Counter(name for name, _ in members).most_common(1):
-                    if count > 1:
-                        text = f"{self.path} holds {printable(name)} {count} times"
-                        raise UserError(f"{text}; pack it anew")
-                self._members, self._process = dict(members), os.getpid()
-            return self._members
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "kind": self.kind}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    @functools.cached_property
+    def _openers(self) -> dict[str, Opener]:
+        find = {"folder": _files, "zip": _zip_members, "tar": _tar_members}[self.kind]
+        try:
+            members = list(find(self))
+        except BROKEN as error:
+            raise UserError(f"{self.path} {_diagnosis(error)}") from None
+        for name, count in Counter(name for name, _ in members).most_common(1):
+            if count > 1:
+                text = f"{self.path} holds {printable(name)} {count} times"
+                raise UserError(f"{text}; pack it anew")
+        return dict(members)
 
 
 def open_archive(path: Path) -> Tree | None:
     """The zip or tar at `path`, also one cut off; None if it is neither."""
+    name = path.name.lower()
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\3\4"
-    if zipped or zipfile.is_zipfile(path):
+    if zipped or name.endswith(".zip") or zipfile.is_zipfile(path):
         return Tree(path, "zip")
     with suppress(*BROKEN):
-        if path.name.lower().endswith(ARCHIVES) or tarfile.is_tarfile(path):
+        if name.endswith(ARCHIVES) or tarfile.is_tarfile(path):
             return Tree(path, "tar")
     return None
 
@@ -106,17 +93,17 @@ def open_archive(path: Path) -> Tree | None:
 def read(tree: Tree, name: str, limit: int) -> bytes:
     """One file's bytes; UnreadableImage where it is larger than `limit` bytes or broken."""
     try:
-        size = tree.size(name)
-        if size <= limit:
-            with tree.open(name) as stream:
-                return stream.read(limit + 1)
+        with tree.open(name) as stream:
+            data = stream.read(limit + 1)
     except BROKEN as error:
         raise UnreadableImage(one_line(error)) from error
-    raise UnreadableImage(f"{size} bytes, more than an image of the allowed size needs")
+    if len(data) > limit:
+        raise UnreadableImage(f"more than {limit:,} bytes, which no image of allowed size needs")
+    return data
 
 
 @contextmanager
-def opened(tree: Tree, name: str) -> Iterator[BinaryIO]:
+def opened(tree: Tree, name: str) -> Iterator[IO[bytes]]:
     """A stream over one file; UserError where it cannot be opened or breaks off."""
     try:
         with tree.open(name) as stream:
@@ -129,12 +116,10 @@ def unpack(tree: Tree, names: Sequence[str]) -> Path:
     """These files in a new temporary folder, which is the caller's to remove."""
     place = Path(tempfile.mkdtemp(prefix="fer_jax-"))
     try:
-        if sum(map(tree.size, names)) > MOST_UNPACKED:
-            raise UserError(f"it unpacks to more than {MOST_UNPACKED} bytes: unpack it yourself")
         for name in names:
             target = place / PurePosixPath(name).name
             with opened(tree, name) as stream, target.open("wb") as file:
-                shutil.copyfileobj(stream, file)
+                _copy(stream, file)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
@@ -150,9 +135,9 @@ def sha256(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def split_junk(names: list[str]) -> tuple[list[str], Counter[str]]:
+def split_junk(names: Sequence[str]) -> tuple[list[str], Counter[str]]:
     """Names -> (those that may matter, how many of each kind of junk)."""
-    junk = {name: _junk_kind(name.replace("\\", "/").split("/")) for name in names}
+    junk = {name: _junk_kind(name) for name in names}
     return [name for name in names if not junk[name]], Counter(filter(None, junk.values()))
 
 
@@ -165,15 +150,17 @@ def kinds(names: Iterable[str]) -> Counter[str]:
 def printable(name: str) -> str:
     """A file name in NFC on one line: what cannot be shown or stored as UTF-8 is escaped."""
     text = unicodedata.normalize("NFC", name)
-    if text.isprintable():
-        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _files(root: Path) -> Iterator[tuple[str, Member]]:
+def _files(tree: Tree) -> Iterator[tuple[str, Opener]]:
     """All files below, links followed, loops not."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot list {error.filename}: {error.strerror}") from None
+
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
+    for folder, folders, files in os.walk(tree.path, onerror=refuse, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -181,52 +168,51 @@ def _files(root: Path) -> Iterator[tuple[str, Member]]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         for place in (Path(folder) / name for name in files):
-            yield place.relative_to(root).as_posix(), _file(place)
+            yield place.relative_to(tree.path).as_posix(), functools.partial(_open_file, place)
 
 
-def _file(place: Path) -> Member:
-    return lambda: place.stat().st_size, lambda: place.open("rb")
+def _open_file(place: Path) -> IO[bytes]:
+    return place.open("rb")
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, Member]]:
-    archive = zipfile.ZipFile(path)
+def _zip_members(tree: Tree) -> Iterator[tuple[str, Opener]]:
+    archive = zipfile.ZipFile(tree.path)
+    weakref.finalize(tree, archive.close)  # its own finalizer may come too late in a cycle
     for info in archive.infolist():
         if not info.is_dir():
-            size = functools.partial(getattr, info, "file_size")
-            yield info.filename, (size, functools.partial(archive.open, info))
+            yield info.filename, functools.partial(archive.open, info)
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, Member]]:
+def _tar_members(tree: Tree) -> Iterator[tuple[str, Opener]]:
     """TarError where the end is missing, also if it is cut off between two members."""
-    with path.open("rb") as file:
-        start = file.read(6)
-    unpack = next((opener for magic, opener in PACKED.items() if start.startswith(magic)), None)
-    with path.open("rb") if unpack is None else tempfile.TemporaryFile() as whole:
-        if unpack is not None:
-            _unpack(unpack(path, "rb"), whole)
+    with tarfile.open(tree.path) as packed, tempfile.TemporaryFile() as unpacked:
+        whole: Any = packed.fileobj
+        if not isinstance(whole, io.BufferedReader):  # it is compressed
+            whole.seek(0)
+            _copy(whole, unpacked)
+            whole = unpacked
         data = mmap.mmap(whole.fileno(), 0, access=mmap.ACCESS_READ)  # threads share no position
     with tarfile.open(fileobj=data, mode="r:") as archive:
-        members = [info for info in archive.getmembers() if not info.isdir()]
+        members = archive.getmembers()
     if any(data[-tarfile.BLOCKSIZE :]):
         raise tarfile.ReadError(CUT[0])
     for info in members:
-        size = functools.partial(getattr, info, "size")
-        yield info.name, (size, functools.partial(_tar_member, data, info))
+        if not info.isdir():
+            yield info.name, functools.partial(_tar_member, data, info)
 
 
-def _tar_member(data: mmap.mmap, info: tarfile.TarInfo) -> BinaryIO:
+def _tar_member(data: mmap.mmap, info: tarfile.TarInfo) -> IO[bytes]:
     if not info.isreg() or info.issparse():
         raise tarfile.TarError("a link, a device or a sparse file")
     return io.BytesIO(data[info.offset_data : info.offset_data + info.size])
 
 
-def _unpack(packed: IO[bytes], whole: IO[bytes]) -> None:
-    with packed:
-        while chunk := packed.read(2**20):
-            whole.write(chunk)
-            if whole.tell() > MOST_UNPACKED:
-                raise tarfile.TarError(f"it has more than {MOST_UNPACKED} bytes: unpack it")
-    whole.flush()
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    while chunk := source.read(2**20):
+        target.write(chunk)
+        if target.tell() > MOST_UNPACKED:
+            raise tarfile.TarError(f"it has more than {MOST_UNPACKED} bytes: unpack it yourself")
+    target.flush()
 
 
 def _diagnosis(error: Exception) -> str:
@@ -238,20 +224,16 @@ def _diagnosis(error: Exception) -> str:
     return f"is damaged ({text}): fetch it again"
 
 
-def _junk_kind(parts: list[str]) -> str:
-    base = parts[-1]
-    if any(part.upper() == "__MACOSX" for part in parts):
+def _junk_kind(name: str) -> str:
+    """What kind of junk a file of this name is, "" if it may matter."""
+    *folders, base = name.replace("\\", "/").split("/")
+    if any(part.upper() == "__MACOSX" for part in (*folders, base)):
         return "__MACOSX/"
     if base.lower() in JUNK_NAMES:
         return JUNK_NAMES[base.lower()]
     if base.startswith("._"):
         return "._*"
-    if ".." in parts or base in ("", "."):
+    if ".." in (*folders, base) or base in ("", "."):
         return "paths with .."
-    if any(part.startswith(".") and part != "." for part in parts):
-        return "hidden files"
-    return ""
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"cannot list {error.filename}: {error.strerror}") from None
+    hidden = any(part.startswith(".") and part != "." for part in (*folders, base))
+    return "hidden files" if hidden else ""

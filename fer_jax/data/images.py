@@ -13,9 +13,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from fer_jax.errors import one_line
 
+# What Pillow may try: pixels only, no formats that start other programs (EPS).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-"""What Pillow may try: pixels only, no formats that start other programs (EPS)."""
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 """Names that promise an image; inside class folders the content decides, not the name."""
 
@@ -59,14 +58,30 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
             return from_pillow(image, max_pixels)
     except (UnreadableImage, MemoryError):
         raise
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImage("not an image of a known format") from error
     except Exception as error:  # Pillow's decoders raise almost any type on broken files
-        raise UnreadableImage(_reason(error)) from error
+        raise UnreadableImage(one_line(error)) from error
 
 
 def from_pillow(image: Image.Image, max_pixels: int) -> np.ndarray:
     """An open Pillow image -> as `decode` gives it; raises also what Pillow's decoders raise."""
     _check_size(*image.size, max_pixels)
-    return _drop_equal_channels(_visible(image))
+    image.load()  # only then is EXIF behind the pixels known
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
+    mode = upright.mode
+    if mode == "F" or (mode == "I" and image.format not in ("PNG", "PPM")):
+        raise UnreadableImage("32-bit pixels have no agreed range")
+    if mode == "I" or mode.startswith("I;16"):  # 0..65535; the value called transparent is white
+        values = np.asarray(upright).astype(np.uint32)
+        scaled = ((values + 128) // 257).astype(np.uint8)
+        transparent = upright.info.get("transparency")
+        return _drop_equal_channels(np.where(values == transparent, np.uint8(255), scaled))
+    if upright.has_transparency_data:
+        paper = Image.new("RGBA", upright.size, WHITE)
+        upright = Image.alpha_composite(paper, upright.convert("RGBA"))
+    return _drop_equal_channels(np.asarray(upright.convert("L" if mode in ("1", "L") else "RGB")))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -82,28 +97,25 @@ def _png_chunks(data: bytes) -> dict[bytes, bytes]:
     By hand: Pillow's `verify` takes twice the time and lets missing rows pass, which `load` and
     OpenCV leave black.
     """
-    position = len(PNG_SIGNATURE)
-    chunks: dict[bytes, bytes] = {}
+    position, chunks = len(PNG_SIGNATURE), dict[bytes, bytes]()
     while position + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        end = position + 12 + length
-        if end > len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        start, end = position + 8, position + 8 + length
+        if end + 4 > len(data):
             break
-        (checksum,) = struct.unpack_from(">I", data, end - 4)
-        if zlib.crc32(data[position + 4 : end - 4]) != checksum:
+        if zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise UnreadableImage("damaged PNG (wrong checksum)")
-        kind = data[position + 4 : position + 8]
-        chunks[kind] = chunks.get(kind, b"") + data[position + 8 : end - 4]
+        chunks[kind] = chunks.get(kind, b"") + data[start:end]
         if kind == b"IEND":
             return chunks
-        position = end
+        position = end + 4
     raise UnreadableImage("truncated PNG")
 
 
 def _plain_png(data: bytes, chunks: dict[bytes, bytes], max_pixels: int) -> np.ndarray | None:
     """8-bit grey or RGB with nothing else to heed, by OpenCV: the same pixels, sooner.
 
-    None where Pillow has to look at it.
+    None where Pillow has to look at it. UnreadableImage where packed rows are missing.
     """
     if len(chunks.get(b"IHDR", b"")) != 13:
         return None
@@ -111,62 +123,22 @@ def _plain_png(data: bytes, chunks: dict[bytes, bytes], max_pixels: int) -> np.n
     _check_size(width, height, max_pixels)
     if interlaced or colour not in PNG_CHANNELS:
         return None
-    _check_rows(chunks.get(b"IDAT", b""), height, (width * depth * PNG_CHANNELS[colour] + 7) // 8)
+    size = height * (1 + (width * depth * PNG_CHANNELS[colour] + 7) // 8)
+    try:
+        rows = zlib.decompressobj().decompress(chunks.get(b"IDAT", b""), size + 1)
+    except zlib.error:
+        raise UnreadableImage("damaged PNG (cannot be unpacked)") from None
+    if len(rows) < size:
+        raise UnreadableImage("truncated PNG (fewer pixels than its header says)")
     if depth != 8 or colour not in (0, 2) or not PLAIN_CHUNKS.issuperset(chunks):
         return None
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return pixels if pixels is None or pixels.ndim == 2 else pixels[..., ::-1]
 
 
-def _check_rows(packed: bytes, height: int, row_bytes: int) -> None:
-    """Packed rows must be all there: OpenCV and Pillow leave missing ones black, unasked."""
-    size = height * (1 + row_bytes)
-    try:
-        rows = zlib.decompressobj().decompress(packed, size + 1)
-    except zlib.error:
-        raise UnreadableImage("damaged PNG (cannot be unpacked)") from None
-    if len(rows) < size:
-        raise UnreadableImage("truncated PNG (fewer pixels than its header says)")
-
-
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise UnreadableImage(f"{width}x{height} pixels, more than max_pixels={max_pixels}")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image of a known format"
-    return one_line(error)
-
-
-def _visible(image: Image.Image) -> np.ndarray:
-    """An open image -> uint8 [H, W] or [H, W, 3]."""
-    image.load()  # only then is EXIF behind the pixels known
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright = ImageOps.exif_transpose(image) if turned else image
-    if upright.mode.startswith("I;16") or upright.mode == "I":
-        return _from_16_bits(upright, image.format)
-    if upright.mode == "F":
-        raise UnreadableImage("floating-point pixels have no agreed range")
-    if upright.has_transparency_data:
-        return _on_white(upright.convert("RGBA"))
-    return np.asarray(upright.convert("L" if upright.mode in ("1", "L") else "RGB"))
-
-
-def _from_16_bits(image: Image.Image, file_format: str | None) -> np.ndarray:
-    """0..65535 -> 0..255, rounded; the value that PNG calls transparent becomes white."""
-    if image.mode == "I" and file_format not in ("PNG", "PPM"):
-        raise UnreadableImage("32-bit pixels have no agreed range")
-    values = np.asarray(image).astype(np.uint32)
-    scaled = ((values + 128) // 257).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    return scaled if transparent is None else np.where(values == transparent, 255, scaled)
-
-
-def _on_white(image: Image.Image) -> np.ndarray:
-    paper = Image.new("RGBA", image.size, WHITE)
-    return np.asarray(Image.alpha_composite(paper, image).convert("RGB"))
 
 
 def _drop_equal_channels(pixels: np.ndarray) -> np.ndarray:

@@ -2,19 +2,18 @@
 
 import collections
 import functools
-import math
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
 
 from fer_jax.data.augment import DRAWS, AugmentConfig, augment, resize
-from fer_jax.data.records import ReadOptions
+from fer_jax.data.records import ReadOptions, Records
 from fer_jax.errors import UserError
 from fer_jax.sections import key
 
@@ -49,24 +48,8 @@ class Shard:
     count: int
 
 
-class Source(Protocol):
-    """What the pipeline needs of records: each has `image` uint8 [H, W, 1 or 3] and `label`.
-
-    All or none have a `target`, float32 [K].
-    """
-
-    @property
-    def channels(self) -> int:
-        """C of the batches: 1 where every image is grey, else 3."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
-
-
 def train_batches(
-    records: Source,
+    records: Records,
     *,
     image_size: int,
     batch_size: int,
@@ -90,21 +73,25 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed} must lie between 0 and {2**32 - 1}")
     maker = _TrainBatch(records, image_size, rows, augmentation, seed)
-    batches = _deal(grain.MapDataset.range(_ENDLESS * shard.count).map(maker), shard)[start_step:]
-    return _by_workers(batches, workers, math.prod(_shape(maker))) if workers else _ahead(batches)
+    # Process p's blocks of rows: the global batch k is the batches k * P to (k + 1) * P.
+    batches = grain.MapDataset.range(_ENDLESS * shard.count).map(maker)
+    batches = batches[shard.index :: shard.count][start_step:]
+    if not workers:
+        return _ahead(batches)
+    return _by_workers(batches, workers, rows * image_size**2 * records.channels)
 
 
 def eval_batches(
-    records: Source, *, image_size: int, batch_size: int, shard: Shard
+    records: Records, *, image_size: int, batch_size: int, shard: Shard
 ) -> Iterator[Batch]:
     """Every record once, in order, in batches of one size; the last global batch ends in zeros.
 
     image uint8 [b, S, S, C], label int32 [b]; b = batch_size / processes.
     """
-    rows = _rows_per_process(batch_size, shard)
+    maker = _EvalBatch(records, image_size, _rows_per_process(batch_size, shard))
     steps = -(-len(records) // batch_size)
-    batches = grain.MapDataset.range(steps * shard.count).map(_EvalBatch(records, image_size, rows))
-    return _ahead(_deal(batches, shard))
+    batches = grain.MapDataset.range(steps * shard.count).map(maker)
+    return _ahead(batches[shard.index :: shard.count])
 
 
 def _rows_per_process(batch_size: int, shard: Shard) -> int:
@@ -117,55 +104,48 @@ def _rows_per_process(batch_size: int, shard: Shard) -> int:
     return batch_size // shard.count
 
 
-def _deal(batches: grain.MapDataset[Batch], shard: Shard) -> grain.MapDataset[Batch]:
-    """Process p's blocks of rows: the global batch k is the batches k * P to (k + 1) * P."""
-    return batches[shard.index :: shard.count]
-
-
 # Only numbers of batches pass through Grain: its bookkeeping per element costs as much as half of
 # the augmentation.
 @dataclass(frozen=True)
 class _TrainBatch:
     """Number of the batch -> batch."""
 
-    records: Source
+    records: Records
     size: int
     rows: int
     augmentation: AugmentConfig | None
     seed: int
 
     def __call__(self, number: int) -> Batch:
-        first = number * self.rows
-        rest: list[dict[str, Any]] = []
-        images = np.empty(_shape(self), np.uint8)
-        for row, image in enumerate(self._moved(self._read(first, rest), first)):
-            images[row] = image
-        labels = np.array([record["label"] for record in rest], np.int32)
-        soft = [record["target"] for record in rest if "target" in record]
-        targets = {"target": np.stack(soft)} if soft else {}
-        return {"image": images, "label": labels, **targets}
-
-    def _read(self, first: int, rest: list[dict[str, Any]]) -> Iterator[np.ndarray]:
-        """Images one by one, for large ones would not fit together; labels go to `rest`."""
-        for place in self._places(first):
-            record = self.records[place]
-            rest.append({name: record[name] for name in ("label", "target") if name in record})
-            yield record["image"]
-
-    def _places(self, first: int) -> list[int]:
-        """Of the records at the batch's positions in the run."""
-        count, places = len(self.records), []
+        # Which records stand at the batch's positions in the run.
+        first, count, places = number * self.rows, len(self.records), []
         epochs, within = np.divmod(np.arange(first, first + self.rows), count)
         for epoch in range(epochs[0], epochs[-1] + 1):
             places += _order(count, self.seed, epoch)[within[epochs == epoch]].tolist()
-        return places
 
-    def _moved(self, images: Iterator[np.ndarray], first: int) -> Iterator[np.ndarray]:
-        """Augmented, or only of the right size."""
+        # Images pass one by one, for large ones would not fit together; what is beside them stays.
+        rest: list[dict[str, Any]] = []
+
+        def read() -> Iterator[np.ndarray]:
+            for place in places:
+                record = self.records[place]
+                rest.append({name: record[name] for name in ("label", "target") if name in record})
+                yield record["image"]
+
         if self.augmentation is None:
-            return (resize(image, self.size) for image in images)
-        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=first * _COUNTS))
-        return augment(images, rng.random((self.rows, DRAWS)), self.size, self.augmentation)
+            moved = iter([resize(image, self.size) for image in read()])
+        else:
+            rng = np.random.Generator(np.random.Philox(key=self.seed, counter=first * _COUNTS))
+            draws = rng.random((self.rows, DRAWS))
+            moved = augment(read(), draws, self.size, self.augmentation)
+        images = np.empty((self.rows, self.size, self.size, self.records.channels), np.uint8)
+        for row, image in enumerate(moved):
+            images[row] = image
+
+        labels = np.array([one["label"] for one in rest], np.int32)
+        soft = [one["target"] for one in rest if "target" in one]
+        targets = {"target": np.stack(soft)} if soft else {}
+        return {"image": images, "label": labels, **targets}
 
 
 @functools.lru_cache(maxsize=2)
@@ -178,23 +158,18 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 class _EvalBatch:
     """Number of the batch -> batch."""
 
-    records: Source
+    records: Records
     size: int
     rows: int
 
     def __call__(self, number: int) -> Batch:
-        images = np.zeros(_shape(self), np.uint8)
+        images = np.zeros((self.rows, self.size, self.size, self.records.channels), np.uint8)
         labels = np.zeros(self.rows, np.int32)
         first = number * self.rows
         for row in range(min(self.rows, len(self.records) - first)):
             record = self.records[first + row]
             images[row], labels[row] = resize(record["image"], self.size), record["label"]
         return {"image": images, "label": labels}
-
-
-def _shape(maker: _TrainBatch | _EvalBatch) -> tuple[int, int, int, int]:
-    """Of a batch's images."""
-    return maker.rows, maker.size, maker.size, maker.records.channels
 
 
 class _Stream(Iterator[Batch]):
@@ -233,25 +208,20 @@ def _by_workers(
     They need parsed absl flags and a main module guarded by `__name__`.
     """
     chunk = max(1, min(_CHUNK, _CHUNK_BYTES // batch_bytes))
-    _check_room((3 * workers * _CHUNKS + 1) * chunk * batch_bytes, workers)  # as Grain keeps them
-    directly = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    chunks = batches.batch(chunk).to_iter_dataset(directly)
-    options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_CHUNKS)
-    return _Stream(chunks.mp_prefetch(options), _unstacked)
-
-
-def _check_room(needed: int, workers: int) -> None:
-    """A process that finds none would be killed by a bus error."""
-    if not SHARED_MEMORY.is_dir():
-        return
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if free < needed:
+    needed = (3 * workers * _CHUNKS + 1) * chunk * batch_bytes  # as Grain keeps them
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
+    if free < needed:  # a process that finds none would be killed by a bus error
         raise UserError(
             f"data.workers={workers} needs {needed / 2**20:.0f} MiB in {SHARED_MEMORY}, which has "
             f"{free / 2**20:.0f}: use fewer workers or give it more (docker run --shm-size=1g)"
         )
-
-
-def _unstacked(chunk: Batch) -> list[Batch]:
-    """[n, b, ...] -> n times [b, ...]."""
-    return [{name: a[i] for name, a in chunk.items()} for i in range(len(chunk["label"]))]
+    directly = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    chunks = batches.batch(chunk).to_iter_dataset(directly)
+    options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_CHUNKS)
+    return _Stream(
+        chunks.mp_prefetch(options),
+        lambda stacked: [
+            {name: values[i] for name, values in stacked.items()}
+            for i in range(len(stacked["label"]))
+        ],
+    )

@@ -21,7 +21,6 @@ IDENTITIES = {"train": range(1000), "validation": range(1_000_000, 1_000_160)}
 
 _SCALE = 4  # drawn this much larger, then averaged down
 _SHIFT = 4  # bits behind the binary point in OpenCV's coordinates
-_IDENTITY_STREAM, _PICTURE_STREAM = 1, 2  # keep a person's draws apart from a picture's
 
 Values = Mapping[str, float]
 
@@ -85,13 +84,12 @@ def faces(role: str) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_face(expression: str, identity: int, seed: int) -> np.ndarray:
     """uint8 [48, 48]: person `identity` with `expression`, seen in the view number `seed`."""
-    person = _choose(PERSON, np.random.default_rng([_IDENTITY_STREAM, identity]))
-    label = LABELS.index(expression)
-    rng = np.random.default_rng([_PICTURE_STREAM, identity, label, seed])
+    # The two streams keep a person's draws apart from a picture's.
+    person = _choose(PERSON, np.random.default_rng([1, identity]))
+    rng = np.random.default_rng([2, identity, LABELS.index(expression), seed])
     view = _choose(VIEW, rng)
-    shown = EXPRESSIONS[expression]
     face = {
-        name: value + view["intensity"] * (shown[name] - value)
+        name: value + view["intensity"] * (EXPRESSIONS[expression][name] - value)
         for name, value in EXPRESSIONS["neutral"].items()
     }
     canvas = _Canvas()
@@ -106,11 +104,8 @@ def draw_face(expression: str, identity: int, seed: int) -> np.ndarray:
 
 def _choose(ranges: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> Values:
     """One value of each range. Only `random` is drawn from: its stream is fixed by NumPy."""
-    draws = rng.random(len(ranges)).tolist()
-    return {
-        name: low + (high - low) * u
-        for (name, (low, high)), u in zip(ranges.items(), draws, strict=True)
-    }
+    draws = iter(rng.random(len(ranges)).tolist())
+    return {name: low + (high - low) * next(draws) for name, (low, high) in ranges.items()}
 
 
 class _Canvas:
@@ -129,23 +124,11 @@ class _Canvas:
         """uint8 [4 * 48, 4 * 48]: the shapes in the order of their coming."""
         side = SIDE * _SCALE
         unit = view["height"] * side / 2
-        picture = np.full((side, side), view["background"], np.uint8)
-        styles = (style for *_, style in self._shapes)
-        for pixels, (tone, thickness, closed) in zip(
-            self._pixels(view, unit, side), styles, strict=True
-        ):
-            if thickness:
-                width = max(1, round(thickness * unit))
-                cv2.polylines(picture, [pixels], closed, tone, width, cv2.LINE_8, _SHIFT)
-            else:
-                cv2.fillPoly(picture, [pixels], tone, cv2.LINE_8, _SHIFT)
-        return picture
-
-    def _pixels(self, view: Values, unit: float, side: int) -> list[np.ndarray]:
-        """int32 [n, 2] for each shape. The face's own turn with it, as on an upright cylinder."""
-        given, turning, _ = zip(*self._shapes, strict=True)
+        given, turning, styles = zip(*self._shapes, strict=True)
         sizes = [len(points) for points in given]
         points, on_face = np.concatenate(given), np.repeat(turning, sizes)
+
+        # What is on the face turns with it, as on an upright cylinder.
         turned = np.sin(np.arcsin(np.clip(points.real, -1, 1)) + view["yaw"])
         x = view["stretch"] * np.where(on_face, turned, points.real)
         y = points.imag + view["nod"] * on_face
@@ -153,7 +136,16 @@ class _Canvas:
         centre = side / 2 * complex(1 + view["right"], 1 + view["down"])
         pixels = (1 << _SHIFT) * ((x + 1j * y) * turn + centre)
         whole = np.rint(pixels.view(np.float64).reshape(-1, 2)).astype(np.int32)
-        return np.split(whole, np.cumsum(sizes[:-1]))
+
+        picture = np.full((side, side), view["background"], np.uint8)
+        outlines = np.split(whole, np.cumsum(sizes[:-1]))
+        for outline, (tone, thickness, closed) in zip(outlines, styles, strict=True):
+            if thickness:
+                width = max(1, round(thickness * unit))
+                cv2.polylines(picture, [outline], closed, tone, width, cv2.LINE_8, _SHIFT)
+            else:
+                cv2.fillPoly(picture, [outline], tone, cv2.LINE_8, _SHIFT)
+        return picture
 
 
 def _ellipse(x: float, y: float, width: float, height: float) -> np.ndarray:
@@ -222,11 +214,11 @@ def _draw_nose(canvas: _Canvas, person: Values, face: Values) -> None:
             canvas.line(0.13 * _T + 1j * (y + 0.06 * _T**2), 0.5 * skin, 0.03)
 
 
-def _draw_mouth(canvas: _Canvas, person: Values, face: Values, side: float) -> None:
+def _draw_mouth(canvas: _Canvas, person: Values, face: Values, sneering: float) -> None:
     x = face["mouth_width"] * person["mouth_size"] * _T
     opening = face["mouth_open"] * (1 - np.abs(_T) ** (2 + 6 * face["mouth_square"]))
     middle = person["mouth_height"] - face["mouth_smile"] * (_T**2 - 0.4)
-    sneer = face["sneer"] * np.exp(-(((_T - 0.5 * side) / 0.35) ** 2))
+    sneer = face["sneer"] * np.exp(-(((_T - 0.5 * sneering) / 0.35) ** 2))
     upper, lower = middle - opening - sneer, middle + opening - 0.2 * sneer
     lip = person["lip"] * (1 - 0.8 * _T**2)
     dark = 0.15 * person["skin"]
@@ -236,14 +228,10 @@ def _draw_mouth(canvas: _Canvas, person: Values, face: Values, side: float) -> N
         canvas.fill(_band(0.95 * x, upper, upper + face["teeth"] * (lower - upper)), 245)
     canvas.line(x + 1j * upper, dark, 0.03)
     if face["folds"] > 0:
-        _draw_folds(canvas, person, x[-1])
-
-
-def _draw_folds(canvas: _Canvas, person: Values, corner: float) -> None:
-    for side in (-1, 1):
-        start = side * (person["nose_width"] + 0.06) + 1j * (person["nose_tip"] - 0.05)
-        end = side * (corner + 0.1) + 1j * (person["mouth_height"] - 0.02)
-        canvas.line(np.array([start, end]), 0.6 * person["skin"], 0.03)
+        for side in (-1, 1):
+            start = side * (person["nose_width"] + 0.06) + 1j * (person["nose_tip"] - 0.05)
+            end = side * (x[-1] + 0.1) + 1j * (person["mouth_height"] - 0.02)
+            canvas.line(np.array([start, end]), 0.6 * person["skin"], 0.03)
 
 
 def _draw_glasses(canvas: _Canvas, person: Values) -> None:

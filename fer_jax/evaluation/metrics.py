@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fer_jax.data.duplicates import has_hash_in
+from fer_jax.data.records import has_hash_in
 from fer_jax.errors import UserError
 from fer_jax.evaluation.calibration import calibration_error, reliability
 from fer_jax.evaluation.predictions import Predictions

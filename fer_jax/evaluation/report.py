@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.data.duplicates import copy_groups
-from fer_jax.data.records import Records
+from fer_jax.data.records import Records, copy_groups
 from fer_jax.errors import writing
 from fer_jax.evaluation.calibration import (
     Scaled,

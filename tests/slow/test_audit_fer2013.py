@@ -9,7 +9,7 @@ from made_data import SKIP, opened
 from support import call
 
 from fer_jax.auditing import conventions
-from fer_jax.auditing.pool import gather
+from fer_jax.auditing.copies import gather
 
 
 @pytest.mark.timeout(900)
@@ -21,11 +21,11 @@ def test_training_and_public_test(fer2013, tmp_path):
     leaks = {kind: splits["validation"] for kind, splits in found["leaks"].items()}
     assert (leaks["exact"], leaks["near"]) == (280, 633)
     assert "EXCHANGED" not in outcome.out
-    assert sum(conflict["exact"] for conflict in found["conflicts"]) > 20
+    assert len(found["conflicts"]) > 200
     votes = found["ferplus"]
     assert votes["images"] == 28_709 + 3_589
     assert 0.6 < votes["label_among_most_voted"] / votes["judged"] < 0.7  # else rows have drifted
-    assert {i["key"] for i in found["blank"]} <= {i["key"] for i in votes["no_face"]}
+    assert {i["key"] for [i] in found["blank"]} <= {i["key"] for [i] in found["no_face"]}
 
 
 def test_exchanged_folders(fer2013):
