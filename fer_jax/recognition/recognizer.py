@@ -23,6 +23,7 @@ from fer_jax.errors import UserError
 from fer_jax.evaluation import tta as augmented
 from fer_jax.labels import LABELS
 from fer_jax.model_file import temperature_of
+from fer_jax.models import folded
 from fer_jax.models.pieces import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
@@ -97,8 +98,8 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
 
 
 def inference(model: Any) -> Callable[[Any, Any], jax.Array]:
-    """Jitted: variables, uint8 [B, S, S, 3] -> float32 logits [B, K]."""
-    return jax.jit(lambda v, x: in_pieces(functools.partial(model.apply, v, train=False), x))
+    """Jitted: `folded.fold`'s arrays, uint8 [B, S, S, 3] -> float32 logits [B, K]."""
+    return jax.jit(lambda a, x: in_pieces(functools.partial(folded.logits, model, a), x))
 
 
 class Recognizer:
@@ -110,6 +111,7 @@ class Recognizer:
         self.temperature = temperature_of(model.about)
         self.detector, self._thread = detector, threading.local()
         self._infer = inference(model.evaluator.model)
+        self._arrays = jax.device_put(folded.fold(model.evaluator.model, model.variables))
         self._views = jax.jit(augmented.views, static_argnames="kind")
         if detector not in ("auto", "none"):
             self._detect()
@@ -214,7 +216,7 @@ class Recognizer:
             batch = np.zeros((rows, *part[0].shape), np.uint8)
             batch[: len(part)] = part
             views = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
-            outputs.append([self._infer(self.model.variables, view) for view in views])
+            outputs.append([self._infer(self._arrays, view) for view in views])
         if not outputs:
             return np.empty((0, len(LABELS)))
         views = np.concatenate([np.asarray(out, np.float64) for out in outputs], axis=1)
