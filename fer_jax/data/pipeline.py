@@ -206,7 +206,9 @@ class _Stream(Iterator[Batch]):
     At exit means while the interpreter is still whole: Grain's own clean-up fails later than that.
     """
 
-    def __init__(self, chunks: "grain.IterDataset[Any]", split: Callable[[Any], list[Batch]]) -> None:
+    def __init__(
+        self, chunks: "grain.IterDataset[Any]", split: Callable[[Any], list[Batch]]
+    ) -> None:
         self._split = split
         self._open, self._left = [iter(chunks)], collections.deque[Batch]()
         weakref.finalize(self, _close, self._open, self._left)
