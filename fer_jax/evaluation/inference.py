@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -16,7 +17,7 @@ from fer_jax.data.records import Records
 from fer_jax.evaluation import tta as augmented
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.models import folded
-from fer_jax.models.classifier import Classifier
+from fer_jax.models.classifier import Classifier, variable_shapes
 from fer_jax.sections import Section, key
 from fer_jax.training import mesh as meshes
 from fer_jax.training.state import Variables
@@ -78,10 +79,12 @@ class Evaluator:
 
     def template(self) -> Variables:
         """Shapes, dtypes and shardings of the model's variables, to restore onto."""
-        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.uint8)
-        init = functools.partial(self.model.init, train=False)
-        shapes = jax.eval_shape(init, jax.random.key(0), images)
-        return dict(meshes.abstract(shapes, meshes.replicated(self.mesh)))
+        sharding = meshes.replicated(self.mesh)
+        flat = {
+            name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+            for name, shape in variable_shapes(self.model).items()
+        }
+        return unflatten_dict(flat, sep="/")
 
 
 def make_evaluator(
