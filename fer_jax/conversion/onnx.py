@@ -18,7 +18,7 @@ from fer_jax import model_file
 from fer_jax.errors import UserError
 from fer_jax.model_file import ModelFile, temperature_of
 from fer_jax.models import folded
-from fer_jax.models.windows import Padding, explicit_pads, outputs
+from fer_jax.models.convolution import Padding, explicit_pads, outputs
 
 OPSET, IR_VERSION = 17, 8  # old enough for most runtimes
 PRECISIONS = ("float32", "float16", "int8")  # each narrower than the one before

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fer_jax.models.convolution import at_least_float32
 from fer_jax.models.efficientnet import (
     Conv,
     EfficientNet,
@@ -16,7 +17,6 @@ from fer_jax.models.efficientnet import (
     end_filters,
     feature_size,
 )
-from fer_jax.models.precision import at_least_float32
 
 HEAD_KERNEL = 3
 NORM_VECTORS = (

@@ -13,12 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.convolution import conv
-from fer_jax.models.depthwise import depthwise_conv
+from fer_jax.models.convolution import (
+    Padding,
+    at_least_float32,
+    conv,
+    depthwise_conv,
+    pointwise_conv,
+)
 from fer_jax.models.normalization import Activation, batch_norm, normalize
-from fer_jax.models.pointwise import pointwise_conv
-from fer_jax.models.precision import at_least_float32
-from fer_jax.models.windows import Padding
 
 Border = Literal["same", "symmetric"]
 

@@ -24,7 +24,7 @@ from fer_jax.evaluation import tta as augmented
 from fer_jax.labels import LABELS
 from fer_jax.model_file import temperature_of
 from fer_jax.models import folded
-from fer_jax.models.pieces import PIECE, in_pieces
+from fer_jax.models.folded import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
 

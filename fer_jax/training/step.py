@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fer_jax.models.pieces import in_pieces
+from fer_jax.models.folded import in_pieces
 from fer_jax.training.losses import Objective, cross_entropy
 from fer_jax.training.mixing import MixingConfig, mix
 from fer_jax.training.optimizers import sam_perturb
