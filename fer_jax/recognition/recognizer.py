@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
-from scipy.special import log_softmax, logsumexp, softmax
 
 from fer_jax import cache, packaged, trained
 from fer_jax.data.augment import resize
@@ -24,6 +23,7 @@ from fer_jax.evaluation import tta as augmented
 from fer_jax.labels import LABELS
 from fer_jax.model_file import temperature_of
 from fer_jax.models import folded
+from fer_jax.models.classifier import describe
 from fer_jax.models.folded import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
@@ -97,9 +97,14 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
     return Recognizer(trained.load(place), detector)
 
 
-def inference(model: Any) -> Callable[[Any, Any], jax.Array]:
-    """Jitted: `folded.fold`'s arrays, uint8 [B, S, S, 3] -> float32 logits [B, K]."""
-    return jax.jit(lambda a, x: in_pieces(functools.partial(folded.logits, model, a), x))
+def inference(model: Any, arrays: Any, shape: tuple[int, ...]) -> Callable[[Any], jax.Array]:
+    """Jitted, by `folded.fold`'s arrays: uint8 [B, S, S, 3] = `shape` -> float32 logits [B, K]."""
+
+    def infer(arrays: Any, images: jax.Array) -> jax.Array:
+        return in_pieces(functools.partial(folded.logits, model, arrays), images)
+
+    images = jax.ShapeDtypeStruct(shape, np.uint8)
+    return functools.partial(cache.traced(infer, str(describe(model)), arrays, images), arrays)
 
 
 class Recognizer:
@@ -110,8 +115,9 @@ class Recognizer:
         self.model, self.size = model, model.about.image_size
         self.temperature = temperature_of(model.about)
         self.detector, self._thread = detector, threading.local()
-        self._infer = inference(model.evaluator.model)
-        self._arrays = jax.device_put(folded.fold(model.evaluator.model, model.variables))
+        network = model.evaluator.model
+        arrays = jax.device_put(folded.fold(network, model.variables))
+        self._program = functools.cache(functools.partial(inference, network, arrays))
         self._views = jax.jit(augmented.views, static_argnames="kind")
         if detector not in ("auto", "none"):
             self._detect()
@@ -216,13 +222,16 @@ class Recognizer:
             batch = np.zeros((rows, *part[0].shape), np.uint8)
             batch[: len(part)] = part
             views = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
-            outputs.append([self._infer(self._arrays, view) for view in views])
+            outputs.append([self._program(view.shape)(view) for view in views])
         if not outputs:
             return np.empty((0, len(LABELS)))
         views = np.concatenate([np.asarray(out, np.float64) for out in outputs], axis=1)
         views = views[:, : len(images)]  # only the last batch is padded
-        means = logsumexp(log_softmax(views, axis=-1), axis=0, b=1 / len(views))
-        return views[0] if len(views) == 1 else means
+        if len(views) == 1:
+            return views[0]
+        from scipy.special import log_softmax, logsumexp  # half a second to import
+
+        return logsumexp(log_softmax(views, axis=-1), axis=0, b=1 / len(views))
 
     def seen(self, pixels: np.ndarray, box: Any, landmarks: Any) -> np.ndarray:
         """What the model takes of a face in uint8 [H, W, 1 or 3]: uint8 [S, S, 3].
@@ -264,7 +273,8 @@ class Recognizer:
 
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""
-        probabilities = softmax(logits / self.temperature)
+        odds = np.exp((logits - logits.max()) / self.temperature)
+        probabilities = odds / odds.sum()
         best = int(np.argmax(probabilities))
         abstained = bool(probabilities[best] < (options.min_confidence or 0))
         return {
