@@ -46,7 +46,8 @@ for start in range(0, len(images), BATCH):
 np.savez(sys.argv[3], logits=np.concatenate(found), seconds=time.process_time() - began)
 """.replace("BATCH", str(BATCH))
 HEAD = """| export | MB | logits off, of the largest: real, random | same answer \
-| largest change of a probability | accuracy ({accuracy:.1%} in JAX) | CPU ms an image, batch 1, {batch} |
+| largest change of a probability | accuracy ({accuracy:.1%} in JAX) \
+| CPU ms an image, batch 1, {batch} |
 |---|--:|--:|--:|--:|--:|--:|"""
 
 Answer = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] -> logits [B, K]

@@ -31,7 +31,7 @@ from fer_jax.evaluation.clean import exact_copies
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
 from fer_jax.evaluation.metrics import summary
 from fer_jax.evaluation.report import evaluate, headline
-from fer_jax.models.factory import ModelConfig, make_model
+from fer_jax.models.classifier import ModelConfig, make_model
 from fer_jax.sections import Section, key
 from fer_jax.training import mesh as meshes
 from fer_jax.training import warm_start

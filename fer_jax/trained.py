@@ -15,8 +15,7 @@ from fer_jax.config import fill
 from fer_jax.data.pipeline import DataConfig
 from fer_jax.errors import UserError
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
-from fer_jax.models.classifier import describe
-from fer_jax.models.factory import ModelConfig, make_model
+from fer_jax.models.classifier import ModelConfig, describe, make_model
 from fer_jax.training.state import Variables
 
 ALL = "all"  # the part that is scored of data which nobody divided

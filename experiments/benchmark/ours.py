@@ -21,7 +21,7 @@ from fer_jax.data.augment import resize
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.records import Entry, Records
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
-from fer_jax.models.factory import make_model
+from fer_jax.models.classifier import make_model
 from fer_jax.training import mesh as meshes
 from fer_jax.training.loop import LAG
 from fer_jax.training.state import TrainState
