@@ -112,7 +112,7 @@ def answers(
 
     found, single = asked(opencv, images, 1)
     size = (folder / "float32.onnx").stat().st_size
-    yield "the same in OpenCV's DNN", size, found, f"{single:.1f}, not run"
+    yield "ONNX float32 in OpenCV's DNN", size, found, f"{single:.1f}, not run"
 
     program = folder / "m.stablehlo"
     TARGETS["stablehlo"].write(program, file)
