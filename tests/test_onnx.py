@@ -144,7 +144,7 @@ def test_the_command(tmp_path):
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "SMALL", 500)
+    monkeypatch.setattr(writer, "SMALL", 0)
     with pytest.raises(UserError, match="without a head"):
         export_onnx(tmp_path / "m.onnx", file_of("tiny", "none"))
     file = file_of("tiny", "fer")
