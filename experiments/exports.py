@@ -19,12 +19,13 @@ import onnxruntime
 from absl import flags
 from scipy.special import softmax
 
-from fer_jax import cli, packaged, trained
+from fer_jax import cli, trained
+from fer_jax.config import packaged
 from fer_jax.conversion.exporting import TARGETS
 from fer_jax.conversion.onnx import PRECISIONS, SESSION_OPTION
 from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
-from fer_jax.model_file import temperature_of
+from fer_jax.model_file import About, calibrated
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 MODEL = flags.DEFINE_string("model", "", "A model file; the shipped weights if empty.")
@@ -56,7 +57,7 @@ Answer = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] -> logits [B, 
 def main(argv: Sequence[str]) -> None:
     """Export, ask, compare, write the table."""
     del argv
-    path = pathlib.Path(MODEL.value or packaged.find("weights", "fer2013_b2.safetensors"))
+    path = pathlib.Path(MODEL.value or packaged("weights", "fer2013_b2.safetensors"))
     model = trained.load(path)
     images, labels = questions(model)
     whole = jax.jit(functools.partial(model.evaluator.model.apply, model.variables, train=False))
@@ -65,9 +66,7 @@ def main(argv: Sequence[str]) -> None:
     lines = [HEAD.format(accuracy=right, batch=BATCH)]
     with tempfile.TemporaryDirectory() as name:
         for kind, size, found, speed in answers(pathlib.Path(name), model, images):
-            lines.append(
-                row(kind, size, found, expected, labels, temperature_of(model.about), speed)
-            )
+            lines.append(row(kind, size, found, expected, labels, model.about, speed))
             print(lines[-1], flush=True)
     output = pathlib.Path(OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
@@ -138,7 +137,7 @@ def row(
     found: np.ndarray,
     expected: np.ndarray,
     labels: np.ndarray,
-    temperature: float,
+    about: About,
     speed: str,
 ) -> str:
     """A line of the table; answers are of the real images, changes of all."""
@@ -148,7 +147,9 @@ def row(
         for part in (slice(count), slice(count, None))
     ]
     same = np.mean(found.argmax(1)[:count] == expected.argmax(1)[:count])
-    changes = np.abs(softmax(found / temperature, 1) - softmax(expected / temperature, 1)).max()
+    changes = np.abs(
+        softmax(calibrated(found, about), 1) - softmax(calibrated(expected, about), 1)
+    ).max()
     right = np.mean(found[:count].argmax(1) == labels)
     return (
         f"| {kind} | {size / 1e6:.1f} | {off[0]:.1e}, {off[1]:.1e} | {same:.1%} | {changes:.5f} | "

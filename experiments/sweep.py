@@ -215,7 +215,8 @@ class Sweep:
 
     def run(self, run: dict[str, Any]) -> None:
         """Train one run, validate each epoch, write its figures and answers."""
-        name, epochs = f"{run['name']}-{run['seed']}", self._epochs(run)
+        name, records = f"{run['name']}-{run['seed']}", self._targeted(run)
+        epochs = self._epochs(run)  # after the teachers' answers, which take their time
         if not epochs:
             self.say(f"{name}: left out, no time")
             return
@@ -225,7 +226,7 @@ class Sweep:
         hyper = _hyper(config, changes, self.program.shares, ends[-1])
         init_key, step_key = jax.random.split(jax.random.key(run["seed"]))
         state = self.program.init(init_key, self.program.start)
-        batches, rows, first = self._batches(run), [], time.time()
+        batches, rows, first = self._batches(run, records), [], time.time()
         for epoch, (begin, end) in enumerate(itertools.pairwise((0, *ends)), start=1):
             began, losses = time.time(), []
             for batch in itertools.islice(batches, end - begin):
@@ -250,11 +251,10 @@ class Sweep:
             return run["epochs"]
         return possible if possible >= run.get("at_least", run["epochs"]) else 0
 
-    def _batches(self, run: dict[str, Any]) -> Iterator[Any]:
+    def _batches(self, run: dict[str, Any], records: Any) -> Iterator[Any]:
         config, changes = self.program.config, run.get("set", {})
         prefix = "augment."
         moved = {k.removeprefix(prefix): v for k, v in changes.items() if k.startswith(prefix)}
-        records: Any = self._targeted(run)
         host = train_batches(
             records,
             image_size=config.data.image_size,
@@ -315,6 +315,9 @@ class Sweep:
             training_data=self.fingerprints,
             metrics=None,
             splitting={name: getattr(config.data, name) for name in model_file.SPLITTING},
+            label_smoothing=run.get("set", {}).get(
+                "loss.label_smoothing", config.loss.label_smoothing
+            ),
         )
         arrays = jax.tree.map(np.asarray, dict(variables))
         hashes = short_hashes(self.train.digests)

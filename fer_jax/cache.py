@@ -12,10 +12,10 @@ import jax
 import jax.export
 import platformdirs
 
-from fer_jax import packaged
 from fer_jax.errors import UserError
 
 VARIABLE = "FER_JAX_CACHE"
+MODELS = Path(__file__).resolve().parent / "models"
 PROCESSORS = Path("/proc/cpuinfo")  # where Linux lists what the processor can do
 
 
@@ -54,7 +54,7 @@ def traced(function: Callable[..., Any], name: str, *arguments: Any) -> Callable
     kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if kept is None:
         return jax.jit(function)
-    models = sorted((packaged.PACKAGE / "models").glob("*.py"))
+    models = sorted(MODELS.glob("*.py"))
     shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", arguments)
     told = [jax.__version__, jax.default_backend(), name, str(shapes)]
     digest = hashlib.sha256("\n".join([*told, *map(Path.read_text, models)]).encode())

@@ -18,7 +18,7 @@ from fer_jax.conversion.names import Arrays, export_variables
 from fer_jax.conversion.onnx import PRECISIONS, export_onnx, texts_of
 from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
-from fer_jax.model_file import ModelFile, temperature_of
+from fer_jax.model_file import ModelFile, calibrated
 from fer_jax.models import folded
 from fer_jax.models.classifier import FerHead
 from fer_jax.models.efficientnet import PUBLISHED_STEM_STRIDE
@@ -143,7 +143,7 @@ def _kind(layer: str) -> str:
 
 def _answers(file: ModelFile, arrays: folded.Arrays, images: jax.Array) -> dict[str, Any]:
     logits = folded.logits(file.model(), arrays, images, plain=True)
-    scaled = jax.nn.softmax(logits / temperature_of(file.about))
+    scaled = jax.nn.softmax(calibrated(logits, file.about, jnp))
     answers, labels = {"logits": logits, "probabilities": scaled}, file.about.labels
     if labels is None:
         return answers
