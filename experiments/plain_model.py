@@ -14,7 +14,7 @@ from jax import lax
 from fer_jax import train
 from fer_jax.data.sources import open_dataset
 from fer_jax.models import efficientnet
-from fer_jax.models.windows import Padding
+from fer_jax.models.convolution import Padding
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 Curves = dict[str, list[float]]

@@ -36,8 +36,7 @@ from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation import metrics
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
 from fer_jax.evaluation.predictions import Predictions
-from fer_jax.models.classifier import describe
-from fer_jax.models.factory import make_model
+from fer_jax.models.classifier import describe, make_model
 from fer_jax.training import mesh, warm_start
 from fer_jax.training.loop import epoch_ends
 from fer_jax.training.losses import Objective, class_weights

@@ -6,30 +6,30 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from absl import flags
-from flax.traverse_util import flatten_dict
 
-from fer_jax import cache, cli, model_file, trained
-from fer_jax.conversion.download import fetch_keras
-from fer_jax.conversion.exporting import TARGETS
-from fer_jax.conversion.importing import Wanted, import_file, in_our_order, without_head
-from fer_jax.conversion.names import COLUMNS
-from fer_jax.conversion.onnx import PRECISIONS
+from fer_jax import cli
 from fer_jax.errors import UserError, one_line
-from fer_jax.evaluation.predictions import REPORT_FILE
-from fer_jax.models.efficientnet import VARIANTS
+
+if TYPE_CHECKING:  # what needs JAX is imported after the flags: --help and mistakes do without
+    from fer_jax.model_file import ModelFile
+
+# As the tables of conversion and models have them, to which a test holds these.
+SOURCES = ["keras", "timm", "torchvision", "lukemelas", "fer_jax"]
+TARGETS = ["fer_jax", "timm", "keras", "onnx", "hub", "stablehlo"]
+PRECISIONS = ["float32", "float16", "int8"]
+VARIANTS = ["tiny", *(f"b{n}" for n in range(8)), *(f"lite{n}" for n in range(5))]
 
 SOURCE = flags.DEFINE_enum(
     "source",
     None,
-    [*COLUMNS, "fer_jax"],
+    SOURCES,
     "Whose file --input is; fer_jax takes a run's folder or our own .safetensors.",
     required=True,
 )
-TARGET = flags.DEFINE_enum("target", "fer_jax", list(TARGETS), "What to write.")
+TARGET = flags.DEFINE_enum("target", "fer_jax", TARGETS, "What to write.")
 INPUT = flags.DEFINE_string("input", "", "The file, or a run's folder.")
 OUTPUT = flags.DEFINE_string("output", None, "The file to write; hub: a folder.", required=True)
 DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch Keras' ImageNet weights: no --input.")
@@ -39,7 +39,7 @@ HEAD = flags.DEFINE_enum(
 )
 
 # What a file may leave untold; a file that we wrote says it all, and must not be contradicted.
-VARIANT = flags.DEFINE_enum("variant", None, list(VARIANTS), "Which EfficientNet, if not plain.")
+VARIANT = flags.DEFINE_enum("variant", None, VARIANTS, "Which EfficientNet, if not plain.")
 PADDING = flags.DEFINE_enum(
     "padding", None, ["same", "symmetric"], "timm: same is tf_efficientnet_*, symmetric the others."
 )
@@ -59,7 +59,7 @@ DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16"], "Of the kernels in a file of ours."
 )
 PRECISION = flags.DEFINE_enum(
-    "precision", "float32", list(PRECISIONS), "How an export stores its kernels."
+    "precision", "float32", PRECISIONS, "How an export stores its kernels."
 )
 LICENCE = flags.DEFINE_string("licence", None, "Licence of the weights, for the header.")
 REPORT = flags.DEFINE_string(
@@ -70,22 +70,26 @@ REPORT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
     """Read one model, say what it is, write it in the other form."""
     del argv
-    output = pathlib.Path(OUTPUT.value)
-    _check_flags(output)
+    from fer_jax import model_file
+    from fer_jax.conversion import exporting
+
+    target, output = exporting.TARGETS[TARGET.value], pathlib.Path(OUTPUT.value)
+    _check_flags(output, target)
     file = _own(pathlib.Path(INPUT.value)) if SOURCE.value == "fer_jax" else _foreign()
     file = model_file.rounded(file) if DTYPE.value == "bfloat16" else file
     options = {"precision": PRECISION.value} if PRECISION.value != "float32" else {}
-    TARGETS[TARGET.value].write(output, file, **options)
+    target.write(output, file, **options)
     print(describe(file))
     written = (path for path in (output, *output.rglob("*")) if path.is_file())  # hub: a folder
     print(f"wrote {output} ({sum(path.stat().st_size for path in written) / 2**20:.1f} MiB)")
 
 
-def describe(file: model_file.ModelFile) -> str:
+def describe(file: "ModelFile") -> str:
     """What a person should check of a converted model: its kind, head, labels and scaling."""
-    about, flat = file.about, flatten_dict(file.variables)
-    parameters = sum(np.size(leaf) for path, leaf in flat.items() if path[0] == "params")
-    architecture = about.architecture
+    import jax
+
+    about, architecture = file.about, file.about.architecture
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(file.variables["params"]))
     head = architecture["head"]
     kind = "no head" if head is None else f"{head['kind']} head of {head['classes']} classes"
     kind += f" (padding {head['padding']})" if head and "padding" in head else ""
@@ -100,18 +104,27 @@ def describe(file: model_file.ModelFile) -> str:
     )
 
 
-def _foreign() -> model_file.ModelFile:
+def _foreign() -> "ModelFile":
+    from fer_jax import cache
+    from fer_jax.conversion import download, importing
+
     path, licence = pathlib.Path(INPUT.value), LICENCE.value
     told: dict[str, Any] = {flag.name: flag.value for flag in UNTOLD if flag.present}
     told |= {name: _three(name, told[name]) for name in (MEAN.name, STD.name) if name in told}
     if DOWNLOAD.value:
-        path = fetch_keras(told.setdefault("variant", "b2"), TOP.value, cache.folder("weights"))
+        path = download.fetch_keras(
+            told.setdefault("variant", "b2"), TOP.value, cache.folder("weights")
+        )
         licence = licence or "Apache-2.0"
     drop = HEAD.value == "drop"
-    return import_file(path, Wanted(SOURCE.value, licence=licence, drop_head=drop, **told))
+    wanted = importing.Wanted(SOURCE.value, licence=licence, drop_head=drop, **told)
+    return importing.import_file(path, wanted)
 
 
-def _own(path: pathlib.Path) -> model_file.ModelFile:
+def _own(path: pathlib.Path) -> "ModelFile":
+    from fer_jax import model_file, trained
+    from fer_jax.conversion.importing import in_our_order, without_head
+
     file = model_file.load(path) if os.path.isfile(path) else trained.load(path).file()
     file = in_our_order(without_head(file) if HEAD.value == "drop" else file)
     changes: dict[str, Any] = {"licence": LICENCE.value or file.about.licence}
@@ -125,7 +138,7 @@ def _calibration(folder: pathlib.Path) -> dict[str, Any]:
     Answers of an ensemble, of several views or already scaled need another temperature.
     """
     try:
-        report = json.loads((folder / REPORT_FILE).read_text())
+        report = json.loads((folder / "report.json").read_text())
         plain = report["tta"] == "none" and report["temperature"] == 1
         scaling, split = report["temperature_scaling"], report["split"]
         found = {name: scaling[name] for name in ("temperature", "label_smoothing")}
@@ -149,11 +162,11 @@ def _three(flag: str, texts: list[str]) -> tuple[float, ...]:
     return values
 
 
-def _check_flags(output: pathlib.Path) -> None:
+def _check_flags(output: pathlib.Path, kind: Any) -> None:
     """UserError for flags that contradict each other, before anything is read or fetched."""
-    source, target, suffix = SOURCE.value, TARGET.value, TARGETS[TARGET.value].suffix
-    if not output.name.endswith(suffix):
-        raise UserError(f"--output={output}: a file for {target} ends in {suffix}")
+    source, target = SOURCE.value, TARGET.value
+    if not output.name.endswith(kind.suffix):
+        raise UserError(f"--output={output}: a file for {target} ends in {kind.suffix}")
     if DOWNLOAD.value and (source != "keras" or INPUT.value):
         raise UserError("--download fetches Keras' files: --source=keras, and no --input")
     if not DOWNLOAD.value and not INPUT.value:
@@ -162,7 +175,7 @@ def _check_flags(output: pathlib.Path) -> None:
         raise UserError("--top chooses what --download fetches; a file has a head or has none")
     if PADDING.value and source != "timm":
         raise UserError(f"--padding is for --source=timm: {source} has but one")
-    if PRECISION.value not in TARGETS[target].precisions:
+    if PRECISION.value not in kind.precisions:
         raise UserError(f"--precision={PRECISION.value} is for --target=onnx: {target} has but one")
     if target != "fer_jax" and DTYPE.value != "float32":
         raise UserError(f"--dtype={DTYPE.value} is for files of ours: {target} gets float32")

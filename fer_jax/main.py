@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import cache, cli, config, train
-from fer_jax.training import mesh
+from fer_jax import cli
 
 CONFIG = cli.define_config("Python file with get_config(); override with --config.key=value.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; runs/<config>-<hash> if empty.")
@@ -21,6 +20,9 @@ PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is.")
 def main(argv: Sequence[str]) -> int:
     """Train to the end or from where the run stood; 130 or 143 where it was asked to stop."""
     del argv
+    from fer_jax import cache, config, train  # after the flags: --help and mistakes need no JAX
+    from fer_jax.training import mesh
+
     settings = config.fill(train.Config, cli.config_of(CONFIG))
     cache.keep_programs()
     mesh.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)

@@ -28,7 +28,7 @@ from fer_jax.errors import UserError
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
 from fer_jax.evaluation.metrics import exact_copies, summary
 from fer_jax.evaluation.report import evaluate, headline
-from fer_jax.models.factory import ModelConfig, make_model
+from fer_jax.models.classifier import ModelConfig, make_model
 from fer_jax.sections import Section, key
 from fer_jax.training import mesh as meshes
 from fer_jax.training import warm_start

@@ -9,14 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fer_jax import labels, model_file, workdir
+from fer_jax import labels, model_file
 from fer_jax.config import fill
 from fer_jax.data.pipeline import DataConfig
 from fer_jax.errors import UserError
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
-from fer_jax.models.classifier import describe
-from fer_jax.models.factory import ModelConfig, make_model
-from fer_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from fer_jax.models.classifier import ModelConfig, describe, make_model
 from fer_jax.training.state import Variables
 
 ALL = "all"  # the part that is scored of data which nobody divided
@@ -108,15 +106,19 @@ def check_labels(names: Sequence[str] | None) -> None:
 
 
 def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | None) -> Trained:
+    from fer_jax import workdir  # brings Orbax, which a model file does without
+    from fer_jax.training.checkpoints import CheckpointConfig, Checkpoints
+
     # The model by the run's own configuration; of a stored state what inference needs.
     run = workdir.read(folder)
     check_labels(run["labels"])
     data, model, evaluation, checkpoint = (
-        _section(folder, run, kind)
+        _section(folder / workdir.RUN_FILE, run, kind)
         for kind in (DataConfig, ModelConfig, EvaluationConfig, CheckpointConfig)
     )
     if evaluator is None:
-        evaluator = make_evaluator(make_model(model), data.image_size, evaluation)
+        exact = model.dtype == "float32"  # else as its own log has it
+        evaluator = make_evaluator(make_model(model), data.image_size, evaluation, fold=exact)
     with Checkpoints(folder, checkpoint.select_by, read_only=True) as checkpoints:
         step = checkpoints.best if step is None else step
         if step is None:
@@ -144,18 +146,18 @@ def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | Non
     return Trained(evaluator, variables, about, origin, workdir.train_hashes(folder), data)
 
 
-def _section(folder: pathlib.Path, run: Mapping[str, Any], kind: Any) -> Any:
+def _section(file: pathlib.Path, run: Mapping[str, Any], kind: Any) -> Any:
     """A section of the run's configuration; UserError where another version wrote it."""
     try:
         return fill(kind, run["config"][kind.section], f"{kind.section}.")
     except (KeyError, UserError) as error:
-        raise UserError(f"{folder}/{workdir.RUN_FILE} is of another version: {error}") from error
+        raise UserError(f"{file} is of another version: {error}") from error
 
 
 def _from_file(path: pathlib.Path) -> Trained:
     file = model_file.load(path)
     check_labels(file.about.labels)
-    evaluator = make_evaluator(file.model(), file.about.image_size, EVALUATION)
+    evaluator = make_evaluator(file.model(), file.about.image_size, EVALUATION, fold=True)
     variables = jax.device_put(file.variables)  # jnp.asarray compiles a program for each shape
     made = {name: file.about.origin.get(name) for name in ("checkpoint_step", "selected_on")}
     origin = {"checkpoint": str(path), **made, "label_smoothing": file.about.label_smoothing}

@@ -1,17 +1,17 @@
 """Faults of conversion for tests to plant: the shapes fit, nothing but the values tells."""
 
-from fer_jax.conversion import layout, names
+from fer_jax.conversion import names
 
 
 def transposed_kernels(patch):
     """Height and width exchanged."""
-    axes = layout._axes
+    axes = names._axes
 
     def planted(ours, column):
         first, second, *rest = axes(ours, column)
         return (second, first, *rest)
 
-    patch.setattr(layout, "_axes", planted)
+    patch.setattr(names, "_axes", planted)
 
 
 def exchanged_rows(first, second):

@@ -27,7 +27,7 @@ from fer_jax.data.records import Dataset
 from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
 from fer_jax.labels import LABELS
-from fer_jax.models.factory import make_model
+from fer_jax.models.classifier import make_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_AUGMENTATION = AugmentConfig(

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from support import ROOT
 
@@ -48,6 +50,28 @@ def test_processors_of_other_abilities_have_other_names(tmp_path, monkeypatch):
     assert len(set(names)) == 3
     monkeypatch.setattr(cache, "PROCESSORS", tmp_path / "absent")
     assert cache.processor() == cache.processor()
+
+
+def test_a_trace_is_kept_for_equal_arguments_and_made_anew_where_it_is_broken(tmp_path):
+    traced, before = [], jax.config.jax_compilation_cache_dir
+
+    def double():  # a new function each time, of which JAX itself remembers nothing
+        return lambda x: (traced.append(x.shape), 2 * x)[1]
+
+    three, four = np.arange(3, dtype=np.float32), np.arange(4, dtype=np.float32)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        for x in (three, four, three, four):
+            np.testing.assert_array_equal(cache.traced(double(), "a", x)(x), 2 * x)
+        assert traced == [(3,), (4,)]
+        cache.traced(double(), "another model", three)
+        assert len(traced) == 3
+        for path in tmp_path.glob("*.trace"):
+            path.write_bytes(path.read_bytes()[:50])
+        np.testing.assert_array_equal(cache.traced(double(), "a", three)(three), 2 * three)
+        assert len(traced) == 4
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 COMPILE = """

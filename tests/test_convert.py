@@ -16,12 +16,22 @@ from made_models import (
     write_legacy,
     write_weights,
 )
-from support import assert_identical, call, contents, run
+from support import _front_door, assert_identical, call, contents, run
 
 from fer_jax import model_file
+from fer_jax.conversion import exporting, names, onnx
 from fer_jax.models import efficientnet
 
 STAGES = efficientnet.STAGES  # all of them
+
+
+def test_the_flags_offer_what_there_is():
+    """They are written out, so that --help needs no JAX."""
+    with _front_door("fer_jax.convert") as door:
+        assert [*names.COLUMNS, "fer_jax"] == door.SOURCES
+        assert list(exporting.TARGETS) == door.TARGETS
+        assert list(onnx.PRECISIONS) == door.PRECISIONS
+        assert [v for v in efficientnet.VARIANTS if v != "mini"] == door.VARIANTS  # the tests' own
 
 
 TOLD = ("--image_size=96", "--head_padding=valid")  # what weights with a notebook's head do not say

@@ -10,8 +10,7 @@ import pytest
 from gradients import assert_close, value_and_gradients
 from jax import lax
 
-from fer_jax.models.convolution import FEW_CHANNELS, conv
-from fer_jax.models.pointwise import pointwise_conv
+from fer_jax.models.convolution import FEW_CHANNELS, conv, pointwise_conv
 
 CHANNELS = [3, FEW_CHANNELS + 4]  # both ways to multiply
 MAPS = [

@@ -7,7 +7,7 @@ import pytest
 from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer
 
 from fer_jax.models import efficientnet
-from fer_jax.models.pieces import PIECE
+from fer_jax.models.folded import PIECE
 from fer_jax.training import mesh
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.losses import Objective

@@ -1,7 +1,10 @@
 """A folder for the Hub: the Hub's library reads its card, and we load it as a model again."""
 
 import json
+import shutil
+import sys
 
+import huggingface_hub
 import numpy as np
 import onnxruntime
 import pytest
@@ -48,6 +51,25 @@ def test_the_folder_is_a_model_again(folder):
     for (face,), row, scaled in zip(answers, logits, probabilities, strict=True):
         np.testing.assert_allclose(face.logits, row, rtol=0, atol=1e-5 * np.abs(logits).max())
         np.testing.assert_allclose(list(face.probabilities.values()), scaled, atol=1e-5)
+
+
+def test_a_repository_is_loaded_by_its_name(folder, tmp_path, monkeypatch):
+    """From the Hub's own cache, as a download has left it; what is not there is one line."""
+    commit = "0" * 40
+    place = tmp_path / "models--somebody--faces"
+    shutil.copytree(folder, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    found, images = fer_jax.load("somebody/faces", detector="none"), made_images(1, SIDE)
+    here = fer_jax.load(folder, detector="none")
+    assert found.predict(images) == here.predict(images)
+    with pytest.raises(UserError, match="no model at somebody/others, nor one of that name"):
+        fer_jax.load("somebody/others")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"no model at runs/b2;.*fer_jax\[hub\]"):
+        fer_jax.load("runs/b2")
 
 
 def test_what_lies_in_it(folder):

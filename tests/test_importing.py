@@ -20,7 +20,7 @@ from planted_conversion import exchanged_blocks, exchanged_rows, transposed_kern
 from support import arrays, assert_identical
 
 from fer_jax import model_file
-from fer_jax.conversion import importing, layout, names
+from fer_jax.conversion import importing, names
 from fer_jax.conversion.importing import import_file
 from fer_jax.errors import UserError
 from fer_jax.models import efficientnet
@@ -203,13 +203,13 @@ def check_all(folder):
 
 def untransposed_dense(patch):
     """Rows read as columns, in the right shape."""
-    original = layout._to_ours
+    original = names._to_ours
 
     def planted(ours, array, column):
         right = original(ours, array, column)
         return array.reshape(right.shape) if array.ndim == 2 else right
 
-    patch.setattr(layout, "_to_ours", planted)
+    patch.setattr(names, "_to_ours", planted)
 
 
 def stages_off_by_one(patch):

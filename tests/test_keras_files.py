@@ -14,8 +14,8 @@ import pytest
 from made_models import RESCALING, write_weights
 from support import ROOT
 
-from fer_jax.conversion import keras_files
-from fer_jax.conversion.keras_files import natural, read_keras
+from fer_jax.conversion import keras
+from fer_jax.conversion.keras import _natural, read_keras
 from fer_jax.errors import UserError
 
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -57,7 +57,7 @@ def test_what_is_written_is_read(tmp_path):
     stem, top = {"stem/kernel": KERNEL}, {"top/kernel": KERNEL.T, "top/bias": KERNEL[0]}
     places = {"layers/conv2d": stem, "layers/conv2d_1": top}
     texts = {"about": "a" * 100_000, "other": "\N{SNOWMAN}"}  # more than an attribute may hold
-    keras_files.write_weights(tmp_path / "w.weights.h5", places, texts)
+    keras.write_weights(tmp_path / "w.weights.h5", places, texts)
     file = read_keras(tmp_path / "w.weights.h5")
     assert file.metadata == texts
     assert list(file.layers) == ["stem", "top"]
@@ -76,7 +76,7 @@ def test_an_archive_is_read_without_keras(tmp_path):
 
 
 def test_layers_are_sorted_by_number():
-    assert sorted(["conv2d_10", "conv2d_9", "conv2d"], key=natural) == [
+    assert sorted(["conv2d_10", "conv2d_9", "conv2d"], key=_natural) == [
         "conv2d",
         "conv2d_9",
         "conv2d_10",
@@ -94,7 +94,7 @@ def test_two_layers_of_one_name_are_both_kept(tmp_path):
 
 def test_no_foreign_layer_of_three_variables_is_taken_for_the_scaling(tmp_path):
     gru = {f"gru/{number}": KERNEL for number in range(3)}
-    keras_files.write_weights(tmp_path / "w.weights.h5", {"layers/gru": gru}, {})
+    keras.write_weights(tmp_path / "w.weights.h5", {"layers/gru": gru}, {})
     assert list(read_keras(tmp_path / "w.weights.h5").arrays()) == list(gru)
 
 
@@ -275,9 +275,9 @@ def test_no_other_file_is_opened(other, tmp_path):
 
 def test_arrays_that_are_too_large_together_are_refused(tmp_path, monkeypatch):
     places = {f"layers/{a}": {f"{a}/kernel": np.ones((100, 100), np.float32)} for a in "abc"}
-    keras_files.write_weights(tmp_path / "w.h5", places, {})
+    keras.write_weights(tmp_path / "w.h5", places, {})
     assert len(read_keras(tmp_path / "w.h5").layers) == 3
-    monkeypatch.setattr(keras_files, "LARGEST", 100_000)
+    monkeypatch.setattr(keras, "LARGEST", 100_000)
     assert "more than 100,000 bytes" in refusal(tmp_path / "w.h5")
 
 
@@ -369,7 +369,7 @@ def test_an_archive_without_a_part_is_refused(member, tmp_path):
 def test_truncated_files_are_refused(tmp_path):
     path = tmp_path / "w.h5"
     places = {"layers/dense": {"dense/kernel": np.ones((100, 100), np.float32)}}
-    keras_files.write_weights(path, places, {})
+    keras.write_weights(path, places, {})
     data = path.read_bytes()
     for kept in (0, 7, 8, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:kept])
@@ -379,7 +379,7 @@ def test_truncated_files_are_refused(tmp_path):
 READ = """
 import sys
 from experiments.benchmark.memory import peak_mib
-from fer_jax.conversion.keras_files import read_keras
+from fer_jax.conversion.keras import read_keras
 from fer_jax.errors import UserError
 before = peak_mib()
 for path in sys.argv[1:]:
@@ -410,11 +410,11 @@ def test_bombs_take_no_memory(tmp_path):
     """The largest size of a process of its own tells."""
     legacy(tmp_path / "a.h5", terabytes)
     legacy(tmp_path / "b.h5", overflowing)
-    archive(tmp_path / "c.keras", " " * (keras_files.LARGEST_CONFIG + 1), kind=zipfile.ZIP_DEFLATED)
+    archive(tmp_path / "c.keras", " " * (keras.LARGEST_CONFIG + 1), kind=zipfile.ZIP_DEFLATED)
     archive(tmp_path / "d.keras", weights=bytes(2**20), kind=zipfile.ZIP_DEFLATED)
     data = bytearray((tmp_path / "d.keras").read_bytes())
     entry = data.rindex(b"PK\x01\x02")  # of the weights, in the list at the end
-    data[entry + 24 : entry + 28] = (keras_files.LARGEST + 1).to_bytes(4, "little")
+    data[entry + 24 : entry + 28] = (keras.LARGEST + 1).to_bytes(4, "little")
     (tmp_path / "d.keras").write_bytes(data)
     names = ["a.h5", "b.h5", "c.keras", "d.keras"]
     assert all((tmp_path / name).stat().st_size < 2**20 for name in names)

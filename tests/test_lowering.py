@@ -1,4 +1,4 @@
-"""What accelerators compute, computed here: XLA's convolution and gradients behind ours."""
+"""What accelerators compute, computed here: XLA's convolutions, and gradients against XLA's own."""
 
 import functools
 
@@ -9,8 +9,7 @@ import pytest
 from gradients import assert_close, value_and_gradients
 from jax import lax
 
-from fer_jax.models.convolution import conv
-from fer_jax.models.depthwise import depthwise_conv
+from fer_jax.models.convolution import conv, depthwise_conv
 
 
 @pytest.fixture
@@ -28,10 +27,11 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("k", "inputs", "outputs"), [(3, 3, 8), (3, 20, 6), (5, 1, 8)])
-def test_elsewhere_it_is_the_librarys(k, inputs, outputs, stride, dtype, asked):
+@pytest.mark.parametrize("size", [(7, 10), (8, 5)])
+@pytest.mark.parametrize(("k", "inputs", "outputs"), [(3, 3, 8), (3, 20, 6), (3, 1, 8), (5, 1, 8)])
+def test_elsewhere_it_is_the_librarys(k, inputs, outputs, size, stride, dtype, asked):
     rng, groups = np.random.default_rng(0), outputs if inputs == 1 else 1
-    x = jnp.asarray(rng.normal(size=(4, 7, 10, inputs * groups)), dtype)
+    x = jnp.asarray(rng.normal(size=(4, *size, inputs * groups)), dtype)
     kernel = jnp.asarray(rng.normal(size=(k, k, inputs, outputs)), dtype)
     ours = functools.partial(
         depthwise_conv if groups > 1 else conv, stride=stride, padding=((1, 2), (0, 1))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from made_models import made_model
 
-from fer_jax.conversion import layout, names
+from fer_jax.conversion import names
 from fer_jax.errors import UserError
 from fer_jax.models import efficientnet
 from fer_jax.models.classifier import variable_shapes
@@ -63,7 +63,7 @@ def test_names_and_shapes_are_those_of_the_library_itself(column, of_b0):
     shapes["params/head/logits/kernel"] = (1280, 1000)
     shapes["params/head/logits/bias"] = (1000,)
     foreign = names.foreign_names(model, column)
-    ours = {foreign[n]: layout._foreign_shape(n, shape, column) for n, shape in shapes.items()}
+    ours = {foreign[n]: names._foreign_shape(n, shape, column) for n, shape in shapes.items()}
     assert ours == theirs
 
 

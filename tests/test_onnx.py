@@ -82,22 +82,27 @@ def test_runtimes_answer_as_we_do(variant, head, padding, scaling, stem_stride, 
 
 
 @pytest.mark.parametrize(("precision", "within", "size"), [("float16", 1e-3, 2), ("int8", 0.1, 1)])
-def test_smaller_files_answer_nearly_the_same(precision, within, size, tmp_path):
+def test_smaller_files_answer_nearly_the_same(precision, within, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "SMALL", 500)
     file, images = file_of("tiny", "fer"), made_images(8, SIDE)
     export_onnx(tmp_path / "m.onnx", file, precision)
     expected = answers_of(file, images)
     session = session_of(tmp_path / "m.onnx", option=precision == "int8")
     logits, _ = session.run(None, {"images": images})
     assert np.abs(logits - expected).max() <= within * np.abs(expected).max()
+    widths = set()
     for stored in onnx.load(tmp_path / "m.onnx").graph.initializer:
         if len(stored.dims) == 4:
-            wider = 2 if "depthwise" in stored.name else 1
+            wider = 2 if np.prod(stored.dims) <= writer.SMALL else 1
             assert len(stored.raw_data) == wider * size * np.prod(stored.dims)
+            widths.add(wider)
+    assert widths == {1, 2}
     texts = session.get_modelmeta().custom_metadata_map
     assert texts.get(writer.SESSION_OPTION) == ("1" if precision == "int8" else None)
 
 
-def test_int8_rounds_each_output_channel_by_its_own_largest_weight(tmp_path):
+def test_int8_rounds_each_output_channel_by_its_own_largest_weight(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "SMALL", 500)
     file = file_of("tiny", "fer")
     export_onnx(tmp_path / "m.onnx", file, "int8")
     export_onnx(tmp_path / "exact.onnx", file)
@@ -109,7 +114,7 @@ def test_int8_rounds_each_output_channel_by_its_own_largest_weight(tmp_path):
         for name in ("m.onnx", "exact.onnx")
     )
     for name, kernel in exact.items():
-        if kernel.ndim == 4 and name != "offset" and "depthwise" not in name:
+        if kernel.ndim == 4 and kernel.size > writer.SMALL:
             scale = stored[f"{name}/scale"][:, None, None, None]
             assert (np.abs(stored[name]).max(axis=(1, 2, 3)) == 127).all()
             assert (np.abs(stored[name] * scale - kernel) <= 0.501 * scale).all()
@@ -141,6 +146,7 @@ def test_the_command(tmp_path):
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "SMALL", 0)
     with pytest.raises(UserError, match="without a head"):
         export_onnx(tmp_path / "m.onnx", file_of("tiny", "none"))
     file = file_of("tiny", "fer")

@@ -13,7 +13,7 @@ import pytest
 from planted_conversion import exchanged_blocks, exchanged_rows, transposed_kernels
 
 from experiments.parity.random_weights import GAINS, images, random_array, relative
-from fer_jax.conversion import keras_models, layout, names
+from fer_jax.conversion import keras, names
 from fer_jax.models.classifier import Classifier, ImagenetHead
 from fer_jax.models.efficientnet import EfficientNet, Style
 
@@ -40,7 +40,7 @@ def golden(source: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 def model(source: str, arrays: dict[str, np.ndarray]) -> Classifier:
     padding, epsilon = STYLES[source]
-    mean, std = keras_models.IMAGENET_MEAN, keras_models.IMAGENET_STD
+    mean, std = keras.IMAGENET_MEAN, keras.IMAGENET_STD
     if source == "keras":
         mean = arrays["normalization/mean"].tolist()
         std = np.sqrt(arrays["normalization/variance"]).tolist()
@@ -55,7 +55,7 @@ def differences(source: str) -> tuple[float, float]:
     assert relative(expected["logits"][0], expected["logits"][1]) > CONTRAST
     ours = model(source, arrays)
     weights = {k: v for k, v in arrays.items() if not k.startswith("normalization/")}
-    variables = layout.import_variables(ours, source, weights)
+    variables = names.import_variables(ours, source, weights)
 
     def both(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = ours.apply(variables, batch, False, method="features")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fer_jax.models.pieces import PIECE, in_pieces
+from fer_jax.models.folded import PIECE, in_pieces
 
 
 def images(count):

@@ -12,7 +12,7 @@ from support import Counts, arrays, assert_identical, read_data, small_config
 
 from fer_jax import train
 from fer_jax.errors import NonFiniteLoss
-from fer_jax.models.pieces import PIECE
+from fer_jax.models.folded import PIECE
 from fer_jax.train import make_trainer
 from fer_jax.training import loop, mesh
 from fer_jax.training.mixing import MixingConfig, mix

@@ -33,8 +33,7 @@ from fer_jax.data.files import sha256
 from fer_jax.errors import UserError
 from fer_jax.model_file import About, ModelFile
 from fer_jax.models import efficientnet
-from fer_jax.models.classifier import ImagenetHead, describe, variable_shapes
-from fer_jax.models.factory import make_model
+from fer_jax.models.classifier import ImagenetHead, describe, make_model, variable_shapes
 from fer_jax.train import make_trainer
 from fer_jax.training import mesh
 

@@ -21,7 +21,7 @@ from fer_jax.data.augment import resize
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.records import Entry, Records
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
-from fer_jax.models.factory import make_model
+from fer_jax.models.classifier import make_model
 from fer_jax.training import mesh as meshes
 from fer_jax.training.loop import LAG
 from fer_jax.training.state import TrainState
@@ -183,6 +183,7 @@ class Infer(Ours):
         super().__init__(settings)
         self._evaluator = evaluator_of(self.config)
         self._variables = self.variables(self._evaluator.mesh)
+        self._arrays = self._evaluator.prepared(self._variables)
         sharding = meshes.sharded(self._evaluator.mesh)
         self._batches = [
             meshes.to_devices(batch, sharding) for batch in inputs.step_batches(settings)
@@ -193,7 +194,7 @@ class Infer(Ours):
 
         def call(number: int) -> Any:
             batch = self._batches[number % len(self._batches)]
-            return self._evaluator.eval_step(self._variables, batch)
+            return self._evaluator.eval_step(self._arrays, batch)
 
         finish(call, calls)
 
@@ -221,7 +222,7 @@ class Latency(Infer):
         return super().answer() | one_logits(self._call(), self.settings.dtype)
 
     def _call(self) -> np.ndarray:
-        return np.asarray(self._evaluator.eval_step(self._variables, self._one)[0])
+        return np.asarray(self._evaluator.eval_step(self._arrays, self._one)[0])
 
 
 class Pipeline(Ours):
@@ -282,7 +283,7 @@ def inference(settings: Settings, variables: Any) -> dict[str, Any]:
         evaluator = evaluator_of(config)
         exact = "highest" if dtype == "float32" else None
         with jax.default_matmul_precision(exact):
-            probabilities, losses = evaluator.eval_step(variables, batch)
+            probabilities, losses = evaluator.eval_step(evaluator.prepared(variables), batch)
         logits = np.log(np.asarray(probabilities, np.float64))
         prefix = "" if dtype == "float32" else "low_precision_"
         found[f"{prefix}logits"] = (logits - logits.mean(-1, keepdims=True)).tolist()
@@ -292,7 +293,9 @@ def inference(settings: Settings, variables: Any) -> dict[str, Any]:
 
 def evaluator_of(config: train.Config) -> Evaluator:
     """The product's jitted inference."""
-    return make_evaluator(make_model(config.model), config.data.image_size, config.evaluation)
+    return make_evaluator(
+        make_model(config.model), config.data.image_size, config.evaluation, fold=True
+    )
 
 
 @functools.cache

@@ -13,11 +13,10 @@ from experiments.benchmark.settings import Settings, config_of
 from experiments.parity.random_weights import GAINS, random_array
 from fer_jax import labels, model_file, train
 from fer_jax.conversion.exporting import export_keras, export_timm
-from fer_jax.conversion.layout import export_variables, import_variables
+from fer_jax.conversion.names import export_variables, import_variables
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
-from fer_jax.models.classifier import Classifier, describe, variable_shapes
-from fer_jax.models.factory import make_model
+from fer_jax.models.classifier import Classifier, describe, make_model, variable_shapes
 
 
 def write(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from experiments.parity.peers import KerasPeer, TorchPeer
 from experiments.parity.random_weights import images, relative
 from fer_jax import model_file
 from fer_jax.conversion.importing import Wanted, import_file
-from fer_jax.conversion.layout import Arrays, export_variables
+from fer_jax.conversion.names import Arrays, export_variables
 
 LIMITS = {"float32": 1e-4, "float64": 1e-6, "training": 1e-3}
 CONTRAST = 0.1  # by which the two images' logits must differ, of their largest magnitude

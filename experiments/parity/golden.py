@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.parity.peers import KerasPeer, TorchPeer
 from experiments.parity.random_weights import images
-from fer_jax.conversion.keras_models import IMAGENET_MEAN, IMAGENET_STD
+from fer_jax.conversion.keras import IMAGENET_MEAN, IMAGENET_STD
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
 VARIANT, SIZE, SEED = "b0", 96, 0

@@ -21,7 +21,7 @@ from experiments.parity.torch_head import load
 from fer_jax import model_file
 from fer_jax.conversion.exporting import export_keras, export_timm
 from fer_jax.conversion.importing import import_file
-from fer_jax.conversion.keras_models import IMAGENET_MEAN, IMAGENET_STD
+from fer_jax.conversion.keras import IMAGENET_MEAN, IMAGENET_STD
 from fer_jax.models.efficientnet import VARIANTS
 
 SIZE = 96

@@ -1,25 +1,29 @@
-"""Our models to other people's formats: the table of targets, and those of timm and Keras."""
+"""Our models to other people's formats: the table of targets, and timm, Keras and StableHLO."""
 
 import collections
+import functools
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import model_file
 from fer_jax.conversion import names
 from fer_jax.conversion.hub import export_hub
-from fer_jax.conversion.keras_files import write_weights
-from fer_jax.conversion.keras_models import KERAS_EPSILON, KINDS, backbone_layers
-from fer_jax.conversion.layout import Arrays, export_variables
-from fer_jax.conversion.onnx import PRECISIONS, export_onnx
-from fer_jax.conversion.stablehlo import export_stablehlo
+from fer_jax.conversion.keras import KERAS_EPSILON, KINDS, backbone_layers, write_weights
+from fer_jax.conversion.names import Arrays, export_variables
+from fer_jax.conversion.onnx import PRECISIONS, export_onnx, texts_of
 from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
-from fer_jax.model_file import ModelFile
+from fer_jax.model_file import ModelFile, calibrated
+from fer_jax.models import folded
 from fer_jax.models.classifier import FerHead
 from fer_jax.models.efficientnet import PUBLISHED_STEM_STRIDE
+
+PLATFORMS = ("cpu", "cuda", "tpu")  # of StableHLO programs
 
 
 def export_timm(path: pathlib.Path, file: ModelFile) -> None:
@@ -62,6 +66,24 @@ def export_keras(path: pathlib.Path, file: ModelFile) -> None:
     places = _places(layers, isinstance(model.head, FerHead))
     texts = model_file.metadata(file)
     model_file.in_one_step(path, lambda temporary: write_weights(temporary, places, texts))
+
+
+def export_stablehlo(path: pathlib.Path, file: ModelFile) -> None:
+    """uint8 [B, S, S, 3] of any B -> {"logits": ..., "probabilities": ...}, of each label [B].
+
+    Without labels [B, K]. A program has no metadata: labels are the keys of what it returns, its
+    input's shape tells the size, the temperature is in the probabilities. UserError without a head.
+    Run it by `jax.export.deserialize(bytearray(pathlib.Path(FILE).read_bytes())).call(images)`.
+    """
+    texts_of(file)  # which refuses a model without a head
+    arrays = folded.fold(file.model(), file.variables)
+    (batch,) = jax.export.symbolic_shape("batch")
+    side = file.about.image_size
+    images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
+    program = jax.jit(functools.partial(_answers, file, arrays))
+    exported = jax.export.export(program, platforms=PLATFORMS)(images)
+    content = bytes(exported.serialize())
+    model_file.in_one_step(path, lambda temporary: temporary.write_bytes(content))
 
 
 class Target(NamedTuple):
@@ -117,3 +139,12 @@ def _kind(layer: str) -> str:
     """`block2a_bn` -> `batch_normalization`."""
     found = (kind for kind, endings in KINDS.items() if layer.endswith(endings))
     return next(found, "normalization" if layer == "normalization" else "dense")
+
+
+def _answers(file: ModelFile, arrays: folded.Arrays, images: jax.Array) -> dict[str, Any]:
+    logits = folded.logits(file.model(), arrays, images, plain=True)
+    scaled = jax.nn.softmax(calibrated(logits, file.about, jnp))
+    answers, labels = {"logits": logits, "probabilities": scaled}, file.about.labels
+    if labels is None:
+        return answers
+    return {name: dict(zip(labels, of_all.T, strict=True)) for name, of_all in answers.items()}

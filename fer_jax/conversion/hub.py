@@ -1,11 +1,13 @@
-"""Models as folders for the Hugging Face Hub: weights, ONNX files, config and model card."""
+"""Folders for the Hugging Face Hub: weights, ONNX files, config, model card; and files from it."""
 
+import importlib
 import json
 import pathlib
 from typing import Any
 
 from fer_jax import model_file
 from fer_jax.conversion.onnx import SESSION_OPTION, export_onnx, texts_of
+from fer_jax.errors import UserError, one_line
 from fer_jax.model_file import HUB_NAME, LEAST, About, ModelFile
 
 ONNX_NAMES = {"float32": "model", "float16": "model_fp16", "int8": "model_int8"}
@@ -47,6 +49,25 @@ def export_hub(folder: pathlib.Path, file: ModelFile) -> None:
     config, card = json.dumps(config_of(file), indent=2), card_of(folder.name, file)
     model_file.in_one_step(folder / "config.json", lambda path: path.write_text(config))
     model_file.in_one_step(folder / "README.md", lambda path: path.write_text(card, "utf-8"))
+
+
+def fetch(name: str) -> pathlib.Path:
+    """The model file of the Hub's repository `user/name`, fetched where its cache has none.
+
+    UserError where it cannot be had.
+    """
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise UserError(
+            f"no model at {name}; if it is one of the Hugging Face Hub: pip install 'fer_jax[hub]'"
+        ) from error
+    try:
+        return pathlib.Path(hub.hf_hub_download(name, HUB_NAME))
+    except (OSError, ValueError) as error:  # all of its own are one or the other
+        raise UserError(
+            f"no model at {name}, nor one of that name on the Hugging Face Hub: {one_line(error)}"
+        ) from error
 
 
 def config_of(file: ModelFile) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fer_jax import model_file
-from fer_jax.conversion import keras_models, names
-from fer_jax.conversion.keras_files import KerasFile, read_keras
-from fer_jax.conversion.layout import Arrays, import_variables, without_prefix
+from fer_jax.conversion import keras, names
+from fer_jax.conversion.keras import KerasFile, read_keras
+from fer_jax.conversion.names import Arrays, import_variables, without_prefix
 from fer_jax.conversion.torch_files import TorchFile, read_torch
 from fer_jax.data.files import sha256
 from fer_jax.errors import UserError, one_line
@@ -110,7 +110,9 @@ def _import(path: pathlib.Path, file: KerasFile | TorchFile, header: Any, wanted
 
     # The arrays under the names of names.py, and what the file says of its model.
     if isinstance(file, KerasFile):
-        arrays, says = _of_keras(file, wanted)
+        mean, std = wanted.input_mean, wanted.input_std
+        told = None if mean is None or std is None else (mean, std)
+        arrays, says = keras.recognise(file, wanted.variant, told, wanted.drop_head)
     else:
         arrays, says = without_prefix(arrays, wanted.source), {}
 
@@ -149,21 +151,6 @@ def _same(told: Any, found: Any) -> bool:
     return np.array_equal(told, found)
 
 
-def _of_keras(file: KerasFile, wanted: Wanted) -> tuple[Arrays, dict[str, Any]]:
-    told = None
-    if wanted.input_mean is not None and wanted.input_std is not None:
-        told = wanted.input_mean, wanted.input_std
-    found = keras_models.recognise(file, wanted.variant, told, wanted.drop_head)
-    return found.arrays, {
-        "padding": "same",
-        "bn_epsilon": found.epsilon,
-        "image_size": found.image_size,
-        "head_padding": found.head_padding,
-        "input_mean": found.scaling[0],
-        "input_std": found.scaling[1],
-    }
-
-
 def _by_custom(path: pathlib.Path, arrays: Arrays, says: dict[str, Any], wanted: Wanted) -> About:
     """Of a file without a header of ours: what is told, what it says, what published ones have."""
     head: Any = None if wanted.drop_head else _head(arrays, wanted.source)
@@ -173,7 +160,7 @@ def _by_custom(path: pathlib.Path, arrays: Arrays, says: dict[str, Any], wanted:
         custom["image_size"] = VARIANTS[wanted.variant].image_size
     if not notebook:
         lite = wanted.variant.startswith("lite") and LITE_SCALING.get(wanted.source)
-        scaling = lite or (keras_models.IMAGENET_MEAN, keras_models.IMAGENET_STD)
+        scaling = lite or (keras.IMAGENET_MEAN, keras.IMAGENET_STD)
         custom |= {"input_mean": scaling[0], "input_std": scaling[1]}
         custom |= {"padding": "symmetric" if wanted.source == "torchvision" else "same"}
     settings = custom | {k: v for k, v in says.items() if v is not None} | wanted.told()
@@ -186,7 +173,7 @@ def _by_custom(path: pathlib.Path, arrays: Arrays, says: dict[str, Any], wanted:
         head = dataclasses.replace(head, padding=settings["head_padding"])
     large = wanted.source == "torchvision" and wanted.variant in TORCHVISION_LARGE
     wide = settings["padding"] == "same" or large
-    epsilon = settings.get("bn_epsilon", keras_models.KERAS_EPSILON if wide else TORCH_EPSILON)
+    epsilon = settings.get("bn_epsilon", keras.KERAS_EPSILON if wide else TORCH_EPSILON)
     style = Style(settings["padding"], epsilon, MOMENTUM, jnp.float32)
     backbone = EfficientNet(wanted.variant, style, KERAS_DROP_CONNECT, PUBLISHED_STEM_STRIDE)
     scaling = tuple(settings["input_mean"]), tuple(settings["input_std"])
@@ -206,7 +193,7 @@ def _head(arrays: Arrays, column: str) -> Any:
     place = names.COLUMNS.index(column) + 1
     leaf = "/bias" if column == "keras" else ".bias"
     (imagenet,) = (row[place] + leaf for row in names.IMAGENET_HEAD)
-    notebook = [row[place] + leaf for row in names.SEED_HEAD]
+    notebook = [row[place] + leaf for row in names.NOTEBOOK_HEAD]
     if imagenet in arrays:
         return ImagenetHead(max(1, arrays[imagenet].size), HEAD_DROPOUT)
     if not all(name in arrays for name in notebook):

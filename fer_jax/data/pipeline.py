@@ -7,15 +7,17 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 
 from fer_jax.data.augment import DRAWS, AugmentConfig, augment, resize
 from fer_jax.data.records import ReadOptions, Records
 from fer_jax.errors import UserError
 from fer_jax.sections import key
+
+if TYPE_CHECKING:  # Grain brings Orbax: half a second, for those who make batches
+    import grain
 
 Batch = dict[str, np.ndarray]
 
@@ -73,12 +75,12 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed} must lie between 0 and {2**32 - 1}")
     maker = _TrainBatch(records, image_size, rows, augmentation, seed)
-    # Process p's blocks of rows: the global batch k is the batches k * P to (k + 1) * P.
-    batches = grain.MapDataset.range(_ENDLESS * shard.count).map(maker)
-    batches = batches[shard.index :: shard.count][start_step:]
-    if not workers:
-        return _ahead(batches)
-    return _by_workers(batches, workers, rows * image_size**2 * records.channels)
+    batches = _dealt(maker, _ENDLESS, shard)[start_step:]
+    return (
+        _by_workers(batches, workers, rows * image_size**2 * records.channels)
+        if workers
+        else _ahead(batches)
+    )
 
 
 def eval_batches(
@@ -90,8 +92,7 @@ def eval_batches(
     """
     maker = _EvalBatch(records, image_size, _rows_per_process(batch_size, shard))
     steps = -(-len(records) // batch_size)
-    batches = grain.MapDataset.range(steps * shard.count).map(maker)
-    return _ahead(batches[shard.index :: shard.count])
+    return _ahead(_dealt(maker, steps, shard))
 
 
 def _rows_per_process(batch_size: int, shard: Shard) -> int:
@@ -102,6 +103,13 @@ def _rows_per_process(batch_size: int, shard: Shard) -> int:
             f"use a multiple of {shard.count}"
         )
     return batch_size // shard.count
+
+
+def _dealt(maker: Callable[[int], Batch], steps: int, shard: Shard) -> "grain.MapDataset[Batch]":
+    """Process p's blocks of rows: the global batch k is the batches k * P to (k + 1) * P."""
+    import grain
+
+    return grain.MapDataset.range(steps * shard.count).map(maker)[shard.index :: shard.count]
 
 
 # Only numbers of batches pass through Grain: its bookkeeping per element costs as much as half of
@@ -178,7 +186,9 @@ class _Stream(Iterator[Batch]):
     At exit means while the interpreter is still whole: Grain's own clean-up fails later than that.
     """
 
-    def __init__(self, chunks: grain.IterDataset[Any], split: Callable[[Any], list[Batch]]) -> None:
+    def __init__(
+        self, chunks: "grain.IterDataset[Any]", split: Callable[[Any], list[Batch]]
+    ) -> None:
         self._split = split
         self._open, self._left = [iter(chunks)], collections.deque[Batch]()
         weakref.finalize(self, _close, self._open, self._left)
@@ -189,24 +199,28 @@ class _Stream(Iterator[Batch]):
         return self._left.popleft()
 
 
-def _close(iterators: list[grain.DatasetIterator[Any]], left: collections.deque[Batch]) -> None:
+def _close(iterators: "list[grain.DatasetIterator[Any]]", left: collections.deque[Batch]) -> None:
     left.clear()
     iterators.pop().close()
 
 
-def _ahead(batches: grain.MapDataset[Batch]) -> Iterator[Batch]:
+def _ahead(batches: "grain.MapDataset[Batch]") -> Iterator[Batch]:
     """In order, from one thread that works ahead."""
+    import grain
+
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
     return _Stream(batches.to_iter_dataset(ahead), lambda batch: [batch])
 
 
 def _by_workers(
-    batches: grain.MapDataset[Batch], workers: int, batch_bytes: int
+    batches: "grain.MapDataset[Batch]", workers: int, batch_bytes: int
 ) -> Iterator[Batch]:
     """In order, from worker processes; UserError where shared memory has no room for them.
 
     They need parsed absl flags and a main module guarded by `__name__`.
     """
+    import grain
+
     chunk = max(1, min(_CHUNK, _CHUNK_BYTES // batch_bytes))
     needed = (3 * workers * _CHUNKS + 1) * chunk * batch_bytes  # as Grain keeps them
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from fer_jax.data.pipeline import eval_batches
 from fer_jax.data.records import Records
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.models import folded
 from fer_jax.models.classifier import Classifier, variable_shapes
 from fer_jax.sections import Section, key
 from fer_jax.training import mesh as meshes
@@ -45,6 +46,7 @@ class Evaluator:
     config: EvaluationConfig
     mesh: Mesh
     eval_step: EvalStep
+    prepared: Callable[[Variables], Any]  # what `eval_step` takes of the model's variables
 
     def predict(
         self, variables: Variables, records: Records, progress: bool, tta: str = "none"
@@ -62,7 +64,7 @@ class Evaluator:
         sharding = meshes.sharded(self.mesh)
         on_devices = (meshes.to_devices(batch, sharding) for batch in batches)
         step = self.eval_step if tta == "none" else self._over_views(tta)
-        return predict(step, variables, on_devices, records, progress)
+        return predict(step, self.prepared(variables), on_devices, records, progress)
 
     def _over_views(self, tta: str) -> EvalStep:
         """The same compiled inference for each view, then the mean: nothing is compiled anew."""
@@ -70,7 +72,7 @@ class Evaluator:
         shown = jax.jit(functools.partial(views, kind=tta), out_shardings=sharded)
         mean = jax.jit(average, out_shardings=replicated)
 
-        def step(variables: Variables, batch: Any) -> tuple[jax.Array, jax.Array]:
+        def step(variables: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
             images = shown(batch["image"])
             return mean([self.eval_step(variables, {**batch, "image": view}) for view in images])
 
@@ -86,17 +88,29 @@ class Evaluator:
         return unflatten_dict(flat, sep="/")
 
 
-def make_evaluator(model: Classifier, image_size: int, config: EvaluationConfig) -> Evaluator:
-    """Jitted inference of `model`; every process gets all outputs of the global batch."""
+def make_evaluator(
+    model: Classifier, image_size: int, config: EvaluationConfig, fold: bool = False
+) -> Evaluator:
+    """Jitted inference of `model`; every process gets all outputs of the global batch.
+
+    `fold`: by the folded model, which is faster and equal to rounding. Training goes without.
+    """
     meshes.check_batch_size("evaluation.batch_size", config.batch_size)
     mesh = meshes.data_mesh()
     replicated, sharded = meshes.replicated(mesh), meshes.sharded(mesh)
+    infer: Any = functools.partial(model.apply, train=False)
     step = jax.jit(
-        functools.partial(eval_step, model=model),
+        functools.partial(
+            eval_step, infer=functools.partial(folded.logits, model) if fold else infer
+        ),
         in_shardings=(replicated, sharded),
         out_shardings=replicated,
     )
-    return Evaluator(model, image_size, config, mesh, step)
+
+    def prepared(variables: Variables) -> Any:
+        return meshes.on_every_device(folded.fold(model, variables), mesh) if fold else variables
+
+    return Evaluator(model, image_size, config, mesh, step, prepared)
 
 
 def predict(

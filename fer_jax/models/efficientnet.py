@@ -13,12 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.convolution import conv
-from fer_jax.models.depthwise import depthwise_conv
+from fer_jax.models.convolution import (
+    Padding,
+    at_least_float32,
+    conv,
+    depthwise_conv,
+    pointwise_conv,
+)
 from fer_jax.models.normalization import Activation, batch_norm, normalize
-from fer_jax.models.pointwise import pointwise_conv
-from fer_jax.models.precision import at_least_float32
-from fer_jax.models.windows import Padding
 
 Border = Literal["same", "symmetric"]
 
@@ -179,7 +181,7 @@ DEPTHWISE_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_norm
 
 
 class Conv(nn.Module):
-    """A dense convolution: [B, H, W, C] -> [B, H', W', filters]."""
+    """A dense convolution."""
 
     filters: int
     use_bias: bool
@@ -206,7 +208,7 @@ class Conv(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """A depthwise convolution without bias: [B, H, W, C] -> [B, H / stride, W / stride, C]."""
+    """A depthwise convolution without bias."""
 
     kernel_size: int
     stride: int
@@ -235,11 +237,9 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        if not train:
-            return normalize(
-                x, mean.value, var.value, scale, bias, self.style.bn_epsilon, self.activation
-            )
         epsilon = self.style.bn_epsilon
+        if not train:
+            return normalize(x, mean.value, var.value, scale, bias, epsilon, self.activation)
         y, batch_mean, batch_var = batch_norm(x, scale, bias, epsilon, self.activation)
         if not self.is_initializing():
             momentum = self.style.bn_momentum
@@ -249,7 +249,7 @@ class BatchNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gates from the global mean (Hu et al. 2018): [B, H, W, C] -> [B, H, W, C]."""
+    """Channel gates from the global mean (Hu et al. 2018)."""
 
     filters: int
     dtype: Any

@@ -1,6 +1,6 @@
 """Models for inference: BatchNorm folded into the kernels, and one walk all exports share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -9,19 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
+from jax import lax
 
 from fer_jax.models.classifier import Classifier, FerHead
-from fer_jax.models.convolution import conv
-from fer_jax.models.depthwise import depthwise_conv
+from fer_jax.models.convolution import Padding, conv, depthwise_conv, explicit_pads, xla_conv
 from fer_jax.models.efficientnet import VARIANTS, Block, block_table
-from fer_jax.models.lowering import xla_conv
-from fer_jax.models.pointwise import pointwise_conv
-from fer_jax.models.windows import Padding, explicit_pads
 
 Arrays = Mapping[str, Any]  # "backbone/stem/kernel": float32 [k, k, C, D], ".../bias": [D]
 Function = Literal["swish", "relu6", "relu", "sigmoid"]
 T = TypeVar("T")  # a tensor of whatever computes the network, or writes it down
 STEM, DEPTHWISE, OFFSET = "backbone/stem", "depthwise", "offset"
+PIECE = 16  # images; measured: experiments/speed.md
 
 
 def fold(model: Classifier, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -59,6 +57,24 @@ def logits(model: Classifier, arrays: Arrays, images: jax.Array, plain: bool = F
     if images.dtype != jnp.uint8:
         raise TypeError(f"images must be uint8 0..255, got {images.dtype}: the model scales them")
     return network(model, _Compute(arrays, plain), images)
+
+
+def in_pieces(infer: Callable[[jax.Array], Any], images: jax.Array) -> jax.Array:
+    """`infer` of [B, ...] -> [B, ...], where each image's answer is its own.
+
+    On CPUs PIECE images at a time, if they divide the batch: what a layer writes the next then
+    finds in the cache.
+    """
+    if len(images) % PIECE or len(images) == PIECE:
+        return infer(images)
+    return lax.platform_dependent(images, cpu=lambda images: _mapped(infer, images), default=infer)
+
+
+def _mapped(infer: Callable[[jax.Array], Any], images: jax.Array) -> jax.Array:
+    """Every piece has images from all parts of the batch, so that all devices share each."""
+    pieces = images.reshape(PIECE, -1, *images.shape[1:]).swapaxes(0, 1)
+    answers = lax.map(infer, pieces).swapaxes(0, 1)
+    return answers.reshape(len(images), *answers.shape[2:])
 
 
 class Operations(Protocol[T]):
@@ -136,14 +152,16 @@ class _Compute:
     ) -> jax.Array:
         kernel, bias = jnp.asarray(self.arrays[f"{layer}/kernel"]), self.arrays[f"{layer}/bias"]
         if len(kernel) == stride == 1:
-            return pointwise_conv(x, kernel[0, 0]) + bias
+            rows = lax.dot(x.reshape(-1, x.shape[3]), kernel[0, 0])
+            return rows.reshape(*x.shape[:3], -1) + bias
         ours = depthwise_conv if layer.endswith(DEPTHWISE) else conv
         filtered = xla_conv if self.plain else ours
         return filtered(x, kernel, stride, explicit_pads(x, kernel, stride, padding)) + bias
 
     def apply(self, function: Function, x: jax.Array) -> jax.Array:
         if function == "swish":  # by way of tanh, as normalization.normalize has it
-            return 0.5 * x * jnp.tanh(0.5 * x) + 0.5 * x
+            half = 0.5 * x
+            return half * lax.tanh(half) + half
         return getattr(nn, function)(x)
 
     def mean(self, x: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
-from scipy.special import log_softmax, logsumexp, softmax
 
 from fer_jax import cache, trained
 from fer_jax.config import packaged
@@ -24,11 +24,14 @@ from fer_jax.errors import UserError
 from fer_jax.evaluation import inference as augmented
 from fer_jax.labels import LABELS
 from fer_jax.model_file import calibrated
-from fer_jax.models.pieces import PIECE, in_pieces
+from fer_jax.models import folded
+from fer_jax.models.classifier import describe
+from fer_jax.models.folded import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
 
 SHIPPED = "fer2013_b2.safetensors"
+HUB = r"\w[\w.-]*/\w[\w-]*"  # user/name of a repository; with a suffix it is a file that is missing
 WAITING = 2**28  # bytes of pictures whose faces have no answer yet
 THREADS = 2  # that read pictures and find faces ahead of the model
 NEAR = 0.5  # of a box's side: how far a face may move from frame to frame
@@ -86,7 +89,7 @@ class Options:
 
 
 def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> "Recognizer":
-    """The shipped weights, a model file, a run's folder or a Hub's, ready to answer.
+    """The shipped weights, a model file, a run's folder or a Hub's, or `user/name` on the Hub.
 
     `detector` is `auto` (MTCNN, the extra `faces`), the path of a YuNet file, or `none`: then each
     picture is taken for a face. Programs that JAX compiles are kept in the platform's cache folder,
@@ -94,12 +97,21 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
     """
     cache.keep_programs()
     place = packaged("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
+    if isinstance(path, str) and re.fullmatch(HUB, path) and not place.exists():
+        from fer_jax.conversion import hub
+
+        place = hub.fetch(path)
     return Recognizer(trained.load(place), detector)
 
 
-def inference(model: Any) -> Callable[[Any, Any], jax.Array]:
-    """Jitted: variables, uint8 [B, S, S, 3] -> float32 logits [B, K]."""
-    return jax.jit(lambda v, x: in_pieces(functools.partial(model.apply, v, train=False), x))
+def inference(model: Any, arrays: Any, shape: tuple[int, ...]) -> Callable[[Any], jax.Array]:
+    """Jitted, by `folded.fold`'s arrays: uint8 [B, S, S, 3] = `shape` -> float32 logits [B, K]."""
+
+    def infer(arrays: Any, images: jax.Array) -> jax.Array:
+        return in_pieces(functools.partial(folded.logits, model, arrays), images)
+
+    images = jax.ShapeDtypeStruct(shape, np.uint8)
+    return functools.partial(cache.traced(infer, str(describe(model)), arrays, images), arrays)
 
 
 class Recognizer:
@@ -109,7 +121,9 @@ class Recognizer:
         """`detector` as in `load`; UserError where it is a file and no YuNet."""
         self.model, self.size = model, model.about.image_size
         self.detector, self._thread = detector, threading.local()
-        self._infer = inference(model.evaluator.model)
+        network = model.evaluator.model
+        arrays = jax.device_put(folded.fold(network, model.variables))
+        self._program = functools.cache(functools.partial(inference, network, arrays))
         self._views = jax.jit(augmented.views, static_argnames="kind")
         self._pool = ThreadPoolExecutor(THREADS)
         if detector not in ("auto", "none"):
@@ -215,13 +229,16 @@ class Recognizer:
             batch = np.zeros((rows, *part[0].shape), np.uint8)
             batch[: len(part)] = part
             views = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
-            outputs.append([self._infer(self.model.variables, view) for view in views])
+            outputs.append([self._program(view.shape)(view) for view in views])
         if not outputs:
             return np.empty((0, len(LABELS)))
         views = np.concatenate([np.asarray(out, np.float64) for out in outputs], axis=1)
         views = views[:, : len(images)]  # only the last batch is padded
-        means = logsumexp(log_softmax(views, axis=-1), axis=0, b=1 / len(views))
-        return views[0] if len(views) == 1 else means
+        if len(views) == 1:
+            return views[0]
+        from scipy.special import log_softmax, logsumexp  # half a second to import
+
+        return logsumexp(log_softmax(views, axis=-1), axis=0, b=1 / len(views))
 
     def seen(self, pixels: np.ndarray, box: Any, landmarks: Any) -> np.ndarray:
         """What the model takes of a face in uint8 [H, W, 1 or 3]: uint8 [S, S, 3].
@@ -273,7 +290,9 @@ class Recognizer:
 
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""
-        probabilities = softmax(calibrated(logits, self.model.about))
+        scaled = calibrated(logits, self.model.about)
+        odds = np.exp(scaled - scaled.max())
+        probabilities = odds / odds.sum()
         best = int(np.argmax(probabilities))
         abstained = bool(probabilities[best] < (options.min_confidence or 0))
         return {

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fer_jax.models.pieces import in_pieces
+from fer_jax.models.folded import in_pieces
 from fer_jax.training.losses import Objective, cross_entropy
 from fer_jax.training.mixing import MixingConfig, mix
 from fer_jax.training.optimizers import sam_perturb
@@ -71,10 +71,10 @@ def train_step(
 
 
 def eval_step(
-    variables: Variables, batch: Batch, *, model: nn.Module
+    variables: Any, batch: Batch, *, infer: Callable[[Any, jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Inference-mode probabilities [B, K] and unweighted cross-entropy [B] of one batch."""
-    logits = in_pieces(functools.partial(model.apply, variables, train=False), batch["image"])
+    """Probabilities [B, K] and unweighted cross-entropy [B] of one batch; `infer` gives logits."""
+    logits = in_pieces(functools.partial(infer, variables), batch["image"])
     return jax.nn.softmax(logits), cross_entropy(logits, batch["label"])
 
 

@@ -13,8 +13,7 @@ from support import small_config
 
 import fer_jax
 from fer_jax import model_file
-from fer_jax.models.classifier import describe
-from fer_jax.models.factory import make_model
+from fer_jax.models.classifier import describe, make_model
 from fer_jax.recognition.recognizer import Recognizer
 
 SIZE = 32

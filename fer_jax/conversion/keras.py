@@ -1,0 +1,408 @@
+"""Keras' files without Keras: whole models and weights alone, .h5 and .keras, and what they say.
+
+Keras 3.15 on its JAX backend was tried: as harmless with hostile files, but 11 s and 1 GB for what
+takes 0.5 s here, and weights alone it reads only into a model that someone has built before.
+"""
+
+import dataclasses
+import io
+import itertools
+import json
+import math
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fer_jax.conversion import names
+from fer_jax.conversion.names import Arrays
+from fer_jax.errors import UserError, one_line
+from fer_jax.models.efficientnet import block_table
+
+LARGEST = 2**30  # bytes of an archive's weights, and of all arrays that are read from a file
+LARGEST_CONFIG = 2**23  # bytes; B7's has a twentieth
+DEEPEST = 8  # models within models
+METADATA = "fer_jax"  # the group of our own texts, as bytes: attributes hold 64 KiB at most
+SCALING = ("mean", "variance", "count")
+VARIABLES: dict[int, tuple[str, ...]] = {  # a layer's, by how many it has, in Keras' order
+    1: ("kernel",),
+    2: ("kernel", "bias"),
+    3: SCALING,
+    4: ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+KERAS_EPSILON = 1e-3
+KINDS = {  # Keras' class names in files, and how the layers of each are called in the backbone
+    "conv2d": ("_conv", "_se_reduce", "_se_expand"),
+    "depthwise_conv2d": ("_dwconv",),
+    "batch_normalization": ("_bn",),
+}
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation on the scale 0..1
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasFile:
+    """Layers in the model's order, each with its arrays in Keras' order, and the saved config."""
+
+    layers: dict[str, list[np.ndarray]]
+    named: bool  # False: layer names are only class names with a number
+    config: dict[str, Any] | None
+    metadata: dict[str, str]  # what `write_weights` was given with them
+
+    def arrays(self) -> Arrays:
+        """`stem_bn/gamma` to array; of layers unlike ours `attention/0`, `attention/1`, ..."""
+        found = {}
+        for layer, arrays in self.layers.items():
+            known = VARIABLES.get(len(arrays), ())
+            if known == SCALING and arrays[-1].ndim:  # its count is one number
+                known = ()
+            for number, array in enumerate(arrays):
+                found[f"{layer}/{known[number] if known else number}"] = array
+        return found
+
+    def configured(self) -> list[tuple[str, dict[str, Any]]]:
+        """(class name, settings) of every layer of the saved config, nested models opened."""
+        return list(_walk_config(self.config)) if self.config is not None else []
+
+
+def read_keras(path: pathlib.Path) -> KerasFile:
+    """Read any of Keras' formats by what lies in the file; UserError in one line otherwise."""
+    try:
+        if zipfile.is_zipfile(path):
+            return _read_archive(path)
+        with h5py.File(path, "r") as file:
+            group = _group(file, "model_weights") if "model_weights" in file else file
+            listed = _attributes(group, "layer_names")
+            return _read_legacy(file, group, listed) if listed else _read_weights(file, None)
+    except Exception as error:  # whatever HDF5, zip and JSON make of a broken file
+        raise UserError(f"cannot read {path} as a Keras file: {one_line(error)}") from error
+
+
+def recognise(
+    file: KerasFile, variant: str, told: Scaling | None, drop_head: bool = False
+) -> tuple[Arrays, dict[str, Any]]:
+    """A file's arrays under the names of names.py, and what it says of its model; None: nothing.
+
+    Its scaling is as `told` or its own. UserError for what is no such model.
+    """
+    if not file.named:
+        file = _name_by_order(file, variant)
+    arrays = file.arrays()
+    try:
+        _check_config(file, drop_head)
+        mean, std = told or _scaling(file, arrays)
+        says = {
+            "padding": "same",
+            "bn_epsilon": _epsilon(file),
+            "image_size": _image_size(file),
+            "head_padding": _head_padding(file),
+            "input_mean": mean,
+            "input_std": std,
+        }
+    except UserError:
+        raise
+    except Exception as error:  # whatever a made-up config leads to
+        raise UserError(f"a broken config: {one_line(error)}") from error
+    arrays = {k: a for k, a in arrays.items() if k.rpartition("/")[2] not in SCALING}
+    return _rename_head(arrays, variant), says
+
+
+def write_weights(
+    path: pathlib.Path, places: dict[str, Arrays], metadata: Mapping[str, str]
+) -> None:
+    """The .weights.h5 of Keras 3: `layers/functional/layers/conv2d_3` -> `stem_conv/kernel`, ...
+
+    `metadata` lies in a group of its own, of which Keras takes no notice.
+    """
+    with h5py.File(path, "w") as file:
+        for key, text in metadata.items():
+            file[f"{METADATA}/{key}"] = np.frombuffer(text.encode(), np.uint8)
+        for model in dict.fromkeys(place.rpartition("layers/")[0] for place in places):
+            file.create_group(f"{model}vars")  # a model has none of its own, but the group
+        for place, arrays in places.items():
+            group = file.create_group(f"{place}/vars")
+            group.attrs["name"] = next(iter(arrays)).split("/")[0]
+            for number, array in enumerate(arrays.values()):
+                group.create_dataset(str(number), data=array)
+
+
+def backbone_layers(variant: str) -> list[str]:
+    """Keras' names of the layers that have variables, in the order in which Keras builds them."""
+    per_block = (
+        row[1].format(block=block.name)
+        for block in block_table(variant, 0.0)
+        for row in (names.BLOCK if block.expansion != 1 else names.BLOCK_WITHOUT_EXPANSION)
+    )
+    return ["stem_conv", "stem_bn", *per_block, "top_conv", "top_bn"]
+
+
+# ---- what lies in the file ----------------------------------------------------------------------
+
+
+def _read_archive(path: pathlib.Path) -> KerasFile:
+    with zipfile.ZipFile(path) as archive:
+        for member, largest in (("config.json", LARGEST_CONFIG), ("model.weights.h5", LARGEST)):
+            _check_size(member, archive.getinfo(member).file_size, largest)
+        config = json.loads(archive.read("config.json"))
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
+            return _read_weights(file, config)
+
+
+def _read_legacy(file: h5py.File, group: h5py.Group, listed: list[str]) -> KerasFile:
+    """Layers and their weights as lists of names in attributes; a whole model has its config."""
+    layers: dict[str, list[np.ndarray]] = {}
+    budget = _Budget()
+    for saved in listed:
+        place = _member(group, saved)
+        for weight in _attributes(place, "weight_names"):
+            layer = weight.split("/")[-2] if "/" in weight else saved
+            layers.setdefault(layer, []).append(budget.read(_member(place, weight)))
+    config = file.attrs.get("model_config")
+    _check_size("model_config", len(config or ""), LARGEST_CONFIG)
+    return KerasFile(layers, True, json.loads(config) if config else None, {})
+
+
+def _read_weights(file: h5py.File, config: dict[str, Any] | None) -> KerasFile:
+    """The format of Keras 3: groups named by class and number, each with `vars/0`, `vars/1`, ..."""
+    found: list[tuple[str, str, list[np.ndarray]]] = []
+    budget = _Budget()
+    for path, group in _layers(file, "", set()):
+        arrays = [budget.read(_member(group, key)) for key in sorted(group, key=int)]
+        name = group.attrs.get("name", b"")
+        found.append((path, name.decode() if isinstance(name, bytes) else str(name), arrays))
+    if not found:
+        raise UserError("the file holds no layers")
+    named = all(name for _, name, _ in found)
+    layers: dict[str, list[np.ndarray]] = {}
+    for path, name, arrays in sorted(found, key=lambda entry: _natural(entry[0])):
+        layers[name if named and name not in layers else path] = arrays
+    texts = _group(file, METADATA) if METADATA in file else {}
+    metadata = {key: budget.read(_member(texts, key)).tobytes().decode() for key in texts}
+    return KerasFile(layers, named, config, metadata)
+
+
+def _layers(
+    group: h5py.Group, path: str, seen: set[h5py.Group]
+) -> Iterator[tuple[str, h5py.Group]]:
+    """`layers/functional/layers/conv2d` and its group `vars`; no optimizer, no random state."""
+    if path.count("layers/") >= DEEPEST or group in seen:
+        raise UserError(f"its models within models have no end: {path[:60]}...")
+    seen.add(group)
+    layers = _group(group, "layers") if "layers" in group else {}
+    for name in layers:
+        layer, here = _group(layers, name), f"{path}layers/{name}"
+        if "vars" in layer and len(_group(layer, "vars")):
+            yield here, layer["vars"]
+        yield from _layers(layer, f"{here}/", seen)
+
+
+def _natural(name: str) -> list[Any]:
+    """A sort key by which conv2d_10 follows conv2d_9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _member(group: h5py.Group, path: str) -> Any:
+    """What lies at `path` within this very file: a link could lead to any other one."""
+    for part in path.split("/"):
+        link = group.get(part, getlink=True)
+        if link is None:
+            raise UserError(f"{group.name} has no {part!r}")
+        if not isinstance(link, h5py.HardLink):
+            raise UserError(f"{part!r} in {group.name} lies elsewhere: only whole files are read")
+        group = group[part]
+    return group
+
+
+def _group(group: h5py.Group, path: str) -> h5py.Group:
+    """The same, for what will be listed: listing a data set would read it."""
+    member = _member(group, path)
+    if not isinstance(member, h5py.Group):
+        raise UserError(f"{member.name} is no group")
+    return member
+
+
+def _attributes(group: h5py.Group, name: str) -> list[str]:
+    """A list of names, which Keras splits over name0, name1, ... where it is long."""
+    numbered = map(f"{name}{{}}".format, itertools.count())
+    split = itertools.takewhile(group.attrs.__contains__, numbered)
+    parts = [group.attrs[part] for part in [name, *split] if part in group.attrs]
+    texts = [text for part in parts for text in np.asarray(part).tolist()]
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+
+
+class _Budget:
+    """Reads arrays until a file has given more than `LARGEST` bytes."""
+
+    def __init__(self) -> None:
+        self.left = LARGEST
+
+    def read(self, dataset: Any) -> np.ndarray:
+        """The array; UserError for what is no plain array, or too much of it."""
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
+            raise UserError(f"{getattr(dataset, 'name', '?')} is no array of numbers")
+        if dataset.external or dataset.is_virtual:
+            raise UserError(f"{dataset.name} lies in another file: only whole files are read")
+        if dataset.shape is None:
+            raise UserError(f"{dataset.name} is empty")
+        self.left -= math.prod(dataset.shape) * dataset.dtype.itemsize  # .size overflows
+        if self.left < 0:
+            raise UserError(f"the file says it holds more than {LARGEST:,} bytes of arrays")
+        return np.asarray(dataset[()])
+
+
+def _check_size(what: str, size: int, largest: int) -> None:
+    if size > largest:
+        raise UserError(f"{what} has {size:,} bytes, the limit is {largest:,}")
+
+
+# ---- which layer is which -----------------------------------------------------------------------
+
+
+def _name_by_order(file: KerasFile, variant: str) -> KerasFile:
+    """Names for a file that has only class names and numbers: per class, in the model's order."""
+    backbone = backbone_layers(variant)
+    waiting = {kind: [x for x in backbone if x.endswith(ends)] for kind, ends in KINDS.items()}
+    depth = max(path.count("layers/") for path in file.layers)
+    dense = [path for path in file.layers if path.split("/")[-1].startswith("dense")]
+    layers = {}
+    for path, arrays in file.layers.items():
+        name = path.split("/")[-1]
+        left = waiting.get(name.rstrip("0123456789").rstrip("_"), [])
+        if left and path.count("layers/") == depth:
+            name = left.pop(0)
+        name = "predictions" if dense == [path] else name
+        layers[path if name in layers else name] = arrays
+    return dataclasses.replace(file, layers=layers, named=True)
+
+
+def _rename_head(arrays: Arrays, variant: str) -> Arrays:
+    """The notebook's three layers, whatever Keras numbered them, by kind and order to our names."""
+    known = {"predictions", *backbone_layers(variant)}
+    layers = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
+    foreign = [layer for layer in layers if layer not in known]
+    axes = {x: arrays[f"{x}/kernel"].ndim for x in foreign if f"{x}/kernel" in arrays}
+    if sorted(axes.values()) != [2, 2, 4] or len(foreign) != len(axes):
+        return arrays
+    ordered = sorted(foreign, key=lambda layer: -axes[layer])  # the convolution, then as they come
+    ours = dict(zip(ordered, (row[1] for row in names.NOTEBOOK_HEAD), strict=True))
+    parts = {name: name.rpartition("/") for name in arrays}
+    return {f"{ours.get(x, x)}/{leaf}": arrays[name] for name, (x, _, leaf) in parts.items()}
+
+
+# ---- what a whole model's config says -----------------------------------------------------------
+
+_LAYERS = {  # of the backbone, its scaling of the input, and the heads; Random... do nothing here
+    "InputLayer", "Rescaling", "Normalization", "ZeroPadding2D", "Conv2D", "DepthwiseConv2D",
+    "BatchNormalization", "Activation", "GlobalAveragePooling2D", "Reshape", "Multiply", "Dropout",
+    "Add", "Dense",
+}  # fmt: skip
+_ACTIVATED = {"Conv2D", "DepthwiseConv2D", "Activation", "Dense"}
+_LAST = "top_activation"  # of the backbone
+_BACKBONE = re.compile(r"(stem|top|block\d[a-z])(_\w+)?_(activation|\w*conv|se_reduce|se_expand)")
+
+
+def _walk_config(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for layer in config["config"]["layers"]:
+        if "layers" in layer["config"]:
+            yield from _walk_config(layer)
+        else:
+            yield layer["class_name"], layer["config"]
+
+
+def _check_config(file: KerasFile, drop_head: bool) -> None:
+    """UserError where a whole model's config has what neither EfficientNet nor our heads have."""
+    layers = file.configured()
+    if drop_head and layers:
+        layers = layers[: 1 + [settings["name"] for _, settings in layers].index(_LAST)]
+    dense = [settings["name"] for kind, settings in layers if kind == "Dense"]
+    for kind, settings in layers:
+        name, activation = settings["name"], settings.get("activation")
+        if kind not in _LAYERS and not kind.startswith("Random"):
+            raise UserError(
+                f"its layer {name!r} is a {kind}, which only Keras can run: "
+                "save the weights alone if the model does without it"
+            )
+        expected = ("softmax", "linear") if name in dense[-1:] else _activations(kind, name)
+        if kind in _ACTIVATED and activation not in expected:
+            raise UserError(f"its layer {name!r} has {activation!r}, not {' or '.join(expected)}")
+
+
+def _activations(kind: str, name: str) -> tuple[str, ...]:
+    """Of a layer of the backbone, or of the notebook's head before the logits."""
+    if not _BACKBONE.fullmatch(name):
+        return ("relu", "softmax") if kind == "Activation" else ("relu",)
+    if name.endswith(("_activation", "_se_reduce")):
+        return ("swish", "silu")
+    return ("sigmoid",) if name.endswith("_se_expand") else ("linear",)
+
+
+def _epsilon(file: KerasFile) -> float:
+    """Of all BatchNorms: the stem's as the config tells it."""
+    found = (settings for _, settings in file.configured() if settings["name"] == "stem_bn")
+    return float(next(found, {"epsilon": KERAS_EPSILON})["epsilon"])
+
+
+def _head_padding(file: KerasFile) -> str | None:
+    """The padding of the head's convolution: the config's last Conv2D but the stem's."""
+    known = [s for kind, s in file.configured() if kind == "Conv2D" and s["kernel_size"] == [3, 3]]
+    return known[-1]["padding"].upper() if known and known[-1]["name"] != "stem_conv" else None
+
+
+def _image_size(file: KerasFile) -> int | None:
+    """The side of the square images that the model was built for, if for those of one size."""
+    inputs = [settings for kind, settings in file.configured() if kind == "InputLayer"]
+    shapes = [s.get("batch_shape") or s.get("batch_input_shape") for s in inputs]  # Keras 3, 2
+    sides = (shape[1] for shape in shapes if shape and shape[1] == shape[2] is not None)
+    return next(sides, None)
+
+
+def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
+    """From all layers before the stem taken together.
+
+    The published weights hold the deviation as a variance, and Keras adds a Rescaling by
+    1 / sqrt(deviation) where it is built with them (keras.applications.efficientnet). A whole
+    model's config shows it; weights alone with just that variance are taken to be the published.
+    """
+    known = [name.removesuffix("/mean") for name in arrays if name.endswith("/mean")]
+    learned = [[_per_channel(arrays[f"{x}/{y}"]) for y in ("mean", "variance")] for x in known]
+    layers = file.configured()
+    if file.config is None and len(learned) == 1:
+        published = np.allclose(learned[0][1], IMAGENET_STD, rtol=1e-3)
+        extra = 1 / np.sqrt(IMAGENET_STD) if published else 1.0
+        layers = [("Rescaling", {"scale": 1 / 255}), ("Normalization", {})]
+        layers += [("Rescaling", {"scale": extra})]
+    if not any(kind == "Rescaling" for kind, _ in layers):
+        raise UserError("it does not scale its input itself: give --input_mean and --input_std")
+
+    # What a pixel x becomes is factor * x / 255 + shift.
+    factor, shift = np.full(3, 255.0), np.zeros(3)
+    before = itertools.takewhile(lambda layer: layer[1].get("name") != "stem_conv", layers)
+    with np.errstate(all="ignore"):
+        for kind, settings in before:
+            if kind == "Rescaling":
+                scale = np.asarray(settings["scale"], np.float64)
+                factor, shift = factor * scale, shift * scale + settings.get("offset", 0.0)
+            elif kind == "Normalization":
+                mean, variance = _constants(settings) or learned.pop(0)
+                factor, shift = factor / np.sqrt(variance), (shift - mean) / np.sqrt(variance)
+        mean, std = 0.0 - shift / factor, 1 / factor
+    if not (np.isfinite(mean) & np.isfinite(std) & (std > 0)).all():
+        raise UserError(f"it scales its input by {std} from {mean}: give --input_mean, --input_std")
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _constants(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and variance of a Normalization that was told them; None where it has learned them."""
+    if settings.get("invert"):
+        raise UserError("its Normalization is inverted: give --input_mean and --input_std")
+    if settings.get("mean") is None:
+        return None
+    return _per_channel(settings["mean"]), _per_channel(settings["variance"])
+
+
+def _per_channel(values: Any) -> np.ndarray:
+    return np.broadcast_to(np.asarray(values, np.float64).ravel(), 3)
