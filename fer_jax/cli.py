@@ -14,9 +14,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from fer_jax import memory, packaged
+from fer_jax.config import named_config
 from fer_jax.errors import FerError, UserError, one_line
 
+TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -55,14 +56,36 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: bool = False) ->
 
     Only with `arguments` may there be others than flags.
     """
-    memory.restart_with_huge_pages()
+    restart_with_huge_pages()
     parse = functools.partial(_parse, arguments=arguments)
     app.run(lambda argv: _exit(main, argv), flags_parser=parse)
 
 
+def restart_with_huge_pages() -> None:
+    """Replace this process by itself with huge pages asked for, where glibc reads the wish.
+
+    On a CPU page faults are a third of a training step: XLA allocates its gigabytes anew each time,
+    and glibc decides at its start how they are mapped. A set GLIBC_TUNABLES is left alone: the
+    user's, or ours after the restart.
+    """
+    if TUNABLES in os.environ or not _reads_tunables():
+        return
+    os.environ[TUNABLES] = HUGE_PAGES
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _reads_tunables() -> bool:
+    """Linux with glibc 2.35 or newer."""
+    if not sys.platform.startswith("linux"):
+        return False
+    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
+
+
 def _parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
     try:
-        rest = flags.FLAGS(list(map(packaged.named_config, argv)))
+        rest = flags.FLAGS(list(map(named_config, argv)))
     except Exception as error:  # a config file is the user's code: it may raise anything
         _fail(_flag_mistake(error))
     if len(rest) > 1 and not arguments:

@@ -7,13 +7,12 @@ joined by commas. With --seeds all arguments are runs of one recipe.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
 
 from fer_jax import cli
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, writing
 from fer_jax.evaluation import comparison
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
 
@@ -39,7 +38,12 @@ def main(argv: Sequence[str]) -> None:
     text = comparison.markdown(result)
     print(text, end="")
     if OUTPUT.value:
-        write(Path(OUTPUT.value), text, result)
+        folder, body = Path(OUTPUT.value), json.dumps(result, indent=2, allow_nan=False)
+        with writing(f"cannot write --output={folder}", "choose another folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "comparison.md").write_text(f"# Comparison\n\n{text}", encoding="utf-8")
+            (folder / "comparison.json").write_text(f"{body}\n", encoding="utf-8")
+        print(f"wrote {folder}/comparison.md")
 
 
 def file_of(path: str) -> Path:
@@ -53,11 +57,11 @@ def answers_of(group: Sequence[str]) -> str | None:
 
     UserError where they differ: plain and test-time augmented runs have no common mean.
     """
-    beside = [file_of(path).parent / REPORT_FILE for path in group]
     ways = {}
-    for path, report in zip(group, beside, strict=True):
+    for path in group:
         try:
-            ways[json.loads(report.read_text(encoding="utf-8")).get("answers")] = path
+            text = (file_of(path).parent / REPORT_FILE).read_text(encoding="utf-8")
+            ways[json.loads(text).get("answers")] = path
         except (OSError, ValueError, AttributeError):
             ways[None] = path
     if len(ways) > 1:
@@ -67,18 +71,6 @@ def answers_of(group: Sequence[str]) -> str | None:
             "one recipe: give them as models of their own"
         )
     return next(iter(ways))
-
-
-def write(folder: Path, text: str, result: dict[str, Any]) -> None:
-    """comparison.md and comparison.json; UserError where they cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.md").write_text(f"# Comparison\n\n{text}", encoding="utf-8")
-        body = json.dumps(result, indent=2, allow_nan=False) + "\n"
-        (folder / "comparison.json").write_text(body, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write --output={folder}: {error.strerror or error}") from error
-    print(f"wrote {folder}/comparison.md")
 
 
 if __name__ == "__main__":

@@ -1,35 +1,44 @@
 """Configurations: Python files, the dataclasses that they fill, and what tells two runs apart."""
 
-import copy
+import collections
 import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import json
 import pathlib
+import runpy
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from fer_jax import packaged
 from fer_jax.errors import UserError
 
 T = TypeVar("T")
+PACKAGE = pathlib.Path(__file__).resolve().parent
 BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and augmentation otherwise
+
+
+def packaged(folder: str, name: str) -> pathlib.Path:
+    """The file `name` of `weights` or `configs`: inside the package, or beside it in a checkout."""
+    inside = PACKAGE / folder / name
+    return inside if inside.exists() else PACKAGE.parent / folder / name
+
+
+def named_config(argument: str) -> str:
+    """`--config=b2` -> that of the packaged b2.py; every other argument as it is."""
+    flag, _, name = argument.partition("=")
+    path = packaged("configs", f"{name}.py")
+    ours = flag == "--config" and pathlib.PurePath(name).name == name and path.is_file()
+    return f"{flag}={path}" if ours and not pathlib.Path(name).exists() else argument
 
 
 def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
     """The config of file `name`, beside the file `beside` or packaged: a parent to be changed."""
     path = pathlib.Path(beside).resolve().parent / name
-    path = path if path.exists() else packaged.find("configs", name)
-    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return copy.deepcopy(module.get_config())
+    path = path if path.exists() else packaged("configs", name)
+    return runpy.run_path(str(path))["get_config"]()
 
 
 def fill(kind: type[T], values: Any, prefix: str = "") -> T:
@@ -92,9 +101,6 @@ def short_hash(identity: Mapping[str, Any]) -> str:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`key: old -> new` for every key in which two identities differ."""
-    absent = "(absent)"
-    return [
-        f"{key}: {before.get(key, absent)} -> {now.get(key, absent)}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, absent) != now.get(key, absent)
-    ]
+    old, new = (collections.defaultdict(lambda: "(absent)", side) for side in (before, now))
+    keys = sorted(before.keys() | now.keys())
+    return [f"{key}: {old[key]} -> {new[key]}" for key in keys if old[key] != new[key]]

@@ -12,6 +12,8 @@ COMMANDS = {  # name -> module of fer_jax and what it does; imported only when a
     "prepare": ("prepare", "any layout of a data set -> a few files"),
     "compare": ("compare", "models against each other by their saved answers"),
     "audit": ("audit", "copies, contradictions and unreadable images of a data set"),
+    "web": ("web", "recognise as a page: --out=DIR writes a folder for any static host"),
+    "serve": ("web", "that page for this machine's own browser"),
 }
 
 
@@ -19,7 +21,8 @@ def main() -> None:
     """Run the command that the first argument names; 2 where it names none."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
-        print(usage())
+        print("usage: fer-jax COMMAND [--flag=value ...]   (COMMAND --help shows its flags)\n")
+        print("\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()))
     elif name == "--version":
         print(f"fer_jax {version('fer_jax')}")
     elif name not in COMMANDS:
@@ -28,13 +31,6 @@ def main() -> None:
     else:
         del sys.argv[1]
         runpy.run_module(f"fer_jax.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
-
-
-def usage() -> str:
-    """What there is, a line each."""
-    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
-    head = "usage: fer-jax COMMAND [--flag=value ...]   (fer-jax COMMAND --help shows its flags)"
-    return "\n".join([head, "", *lines])
 
 
 if __name__ == "__main__":

@@ -120,20 +120,21 @@ def _own(path: pathlib.Path) -> model_file.ModelFile:
 
 
 def _calibration(folder: pathlib.Path) -> dict[str, Any]:
-    """The temperature that a report fitted, and on what; UserError where it is none of one model's.
+    """What a report fitted, and on what; UserError where it is none of one model's.
 
     Answers of an ensemble, of several views or already scaled need another temperature.
     """
     try:
         report = json.loads((folder / REPORT_FILE).read_text())
         plain = report["tta"] == "none" and report["temperature"] == 1
-        value, split = report["temperature_scaling"]["temperature"], report["split"]
+        scaling, split = report["temperature_scaling"], report["split"]
+        found = {name: scaling[name] for name in ("temperature", "label_smoothing")}
         alone = len(report["members"]) == 1
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--report={folder} holds no report: {one_line(error)}") from error
     if not (plain and alone):
         raise UserError(f"--report={folder} is not of one model's plain answers: evaluate it alone")
-    return {"temperature": value, "temperature_split": split}
+    return {**found, "temperature_split": split}
 
 
 def _three(flag: str, texts: list[str]) -> tuple[float, ...]:

@@ -1,5 +1,8 @@
 """The exceptions that commands turn into one line and an exit status."""
 
+import contextlib
+from collections.abc import Iterator
+
 LONGEST = 300  # characters of other libraries' messages
 
 
@@ -26,3 +29,12 @@ def one_line(error: BaseException) -> str:
     if quote in ("'", '"') and text.endswith(quote) and text.count(quote) == 2:
         text = text[1:-1]  # KeyError shows its message as Python would write it
     return text[:LONGEST] or type(error).__name__
+
+
+@contextlib.contextmanager
+def writing(failure: str, hint: str) -> Iterator[None]:
+    """What the system refuses within becomes a UserError: the failure, its reason, the hint."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{failure} ({error.strerror or error}): {hint}") from error

@@ -19,8 +19,8 @@ from fer_jax.data.records import Dataset
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation.calibration import TEMPERATURES
+from fer_jax.evaluation.inference import VIEWS
 from fer_jax.evaluation.report import evaluate, headline
-from fer_jax.evaluation.tta import VIEWS
 from fer_jax.training import mesh
 
 CHECKPOINT = flags.DEFINE_multi_string(
@@ -62,11 +62,9 @@ STEP = flags.DEFINE_integer("step", None, "A run's checkpoint, if not its best o
 def main(argv: Sequence[str]) -> None:
     """Load trained models, answer every image of the split, write the report."""
     del argv
-    check_temperature(TEMPERATURE.value)
     paths = [pathlib.Path(given) for given in CHECKPOINT.value]
-    check_paths(paths)
+    check_flags(list(map(str, paths)))
     cache.keep_programs()
-    mesh.start("", 1, 0)
     mesh.say(mesh.devices_line())
 
     # The models, the images to score, and which of these were in training.
@@ -107,19 +105,17 @@ def read(models: Sequence[trained.Trained], path: str, split: str) -> tuple[Data
     return data, trained.ALL if list(data.roles) == [trained.ALL] else split
 
 
-def check_temperature(value: float) -> None:
-    """UserError unless `value` is one that a report may have fitted."""
-    low, high = TEMPERATURES
+def check_flags(paths: Sequence[str]) -> None:
+    """UserError for what no report names: a member given twice, an ensemble without --output.
+
+    And for a temperature that none may have fitted.
+    """
+    (low, high), value = TEMPERATURES, TEMPERATURE.value
     if not low <= value <= high:  # nor is nan
         raise UserError(
             f"--temperature={value}: give a number from {low} to {high:g}, such as a report's"
         )
-
-
-def check_paths(paths: Sequence[pathlib.Path]) -> None:
-    """UserError for a member given twice, and for an ensemble without --output."""
-    given = [str(path) for path in paths]
-    twice = next((path for path in given if given.count(path) > 1), None)
+    twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
         raise UserError(f"--checkpoint={twice} is given twice: an ensemble has different members")
     if len(paths) > 1 and not OUTPUT.value:

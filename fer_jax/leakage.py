@@ -12,7 +12,7 @@ from fer_jax.data.records import Dataset, Records, short_hashes
 from fer_jax.data.sidecars import read_keys
 from fer_jax.data.sources import read_dataset
 from fer_jax.errors import UserError, one_line
-from fer_jax.evaluation.clean import Copied, exact_copies
+from fer_jax.evaluation.metrics import Copied, exact_copies
 from fer_jax.trained import Trained
 
 TRAIN, AUDIT_FILE = "train", "audit.json"

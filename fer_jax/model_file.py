@@ -29,11 +29,12 @@ from fer_jax.models.classifier import (
 from fer_jax.models.efficientnet import STEM_STRIDES, VARIANTS
 
 VERSION = 4
-READ = (3, 4)  # 3 has neither `splitting` nor `temperature`
 STORED = ("F32", "BF16")  # read as float32
 SPLITTING = ("label_order", "validation_fraction", "split_seed")  # keys of About.splitting
+HEAD_SIZES = ("classes", "filters", "hidden")
 LFS = b"version https://git-lfs"
 HUB_NAME = "model.safetensors"  # the model file in a folder as the Hugging Face Hub has them
+LEAST = 1e-4  # probability left to a class when the smoothing of labels is taken off
 KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
@@ -58,6 +59,7 @@ class About:
     splitting: dict[str, Any] | None = None  # how the training data were read and divided
     temperature: float | None = None  # divides the logits, so that probabilities are calibrated
     temperature_split: str | None = None  # the part of the data that fitted it
+    label_smoothing: float = 0.0  # of its training, taken off before the temperature scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,20 @@ class ModelFile:
         return rebuild(self.about.architecture, dtype)
 
 
-def temperature_of(about: About) -> float:
-    """What divides the logits of a model before its softmax; 1 where its header names none."""
-    return about.temperature or 1.0
+def calibrated(logits: Any, about: About, xp: Any = np) -> Any:
+    """Logits [..., K] whose softmax can be believed; as they are where nothing was fitted.
+
+    A model that was taught labels smoothed by s answers p (1 - s) + s / K where it means p: that is
+    taken off, down to LEAST, then the temperature divides. `xp` is NumPy or jax.numpy.
+    """
+    if about.temperature is None:
+        return logits
+    if about.label_smoothing:
+        shares = xp.exp(logits - logits.max(axis=-1, keepdims=True))
+        shares = shares / shares.sum(axis=-1, keepdims=True)
+        taught = about.label_smoothing / logits.shape[-1]
+        logits = xp.log(xp.maximum(shares - taught, LEAST))
+    return logits / about.temperature
 
 
 def rounded(file: ModelFile) -> ModelFile:
@@ -157,10 +170,9 @@ def load(path: pathlib.Path) -> ModelFile:
 
 
 def _hashes(path: pathlib.Path, text: str | None) -> np.ndarray | None:
-    if text is None:
-        return None
     try:
-        return np.frombuffer(base64.b64decode(text, validate=True), "<u8").astype(np.uint64)
+        coded = None if text is None else base64.b64decode(text, validate=True)
+        return None if coded is None else np.frombuffer(coded, "<u8").astype(np.uint64)
     except ValueError as error:
         raise UserError(f"{path} has broken training hashes: {one_line(error)}") from error
 
@@ -171,32 +183,32 @@ def _about(path: pathlib.Path, header: str) -> About:
             raise ValueError(f"{len(header):,} characters, at most {LARGEST_HEADER:,}")
         fields = json.loads(header)
         version = fields.pop("version")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} has a broken header: {one_line(error)}") from error
-    if type(version) is not int or version not in READ:
-        raise UserError(
-            f"{path} has format version {version!r}, this fer_jax reads {READ[0]} to {READ[-1]}: "
-            "convert the model again, or use the fer_jax that wrote it"
-        )
-    try:
+        if version != VERSION:
+            raise UserError(
+                f"{path} has format version {version!r}, this fer_jax reads {VERSION}: convert the "
+                "model again, or use the fer_jax that wrote it"
+            )
         about = About(**fields)
         wrong = [name for name, right in _checks(about).items() if not right]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if wrong:
+            raise ValueError(f"no model has such {', '.join(wrong)}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has a broken header: {one_line(error)}") from error
-    if wrong:
-        raise UserError(f"{path} has a broken header: no model has such {', '.join(wrong)}")
     return about
 
 
 def _checks(about: About) -> dict[str, bool]:
-    """Which values can be those of a model; what Linen itself would not find."""
+    """Which values can be those of a model."""
     settings, labels, head = about.architecture, about.labels, about.architecture["head"]
     padding, stride = (head or {}).get("padding", "SAME"), settings["stem_stride"]
+    sizes = [size for name, size in (head or {}).items() if name in HEAD_SIZES]
     described = describe(rebuild(settings, jnp.float32))
     return {
         "architecture": described == settings and settings["variant"] in VARIANTS,
         "padding": settings["padding"] in ("same", "symmetric") and padding in ("SAME", "VALID"),
         "stem_stride": type(stride) is int and stride in STEM_STRIDES,
+        "head": all(type(size) is int and size > 0 for size in sizes),
+        "drop_connect": _numbers([settings["drop_connect"]], 1),
         "bn_epsilon": _numbers([settings["bn_epsilon"]], 1, above=0.0),
         "input_mean": _numbers(settings["input_mean"], 3),
         "input_std": _numbers(settings["input_std"], 3, above=0.0),
@@ -209,6 +221,7 @@ def _checks(about: About) -> dict[str, bool]:
         "licence": isinstance(about.licence, str),
         "splitting": about.splitting is None or sorted(about.splitting) == sorted(SPLITTING),
         "temperature": about.temperature is None or _numbers([about.temperature], 1, above=0.0),
+        "label_smoothing": _numbers([about.label_smoothing], 1) and 0 <= about.label_smoothing < 1,
     }
 
 
@@ -218,11 +231,12 @@ def _numbers(values: list[Any], count: int, above: float = -math.inf) -> bool:
 
 def _check(path: pathlib.Path, about: About, tensors: Any) -> None:
     """UserError unless the tensors' names and shapes are those of the model, in a stored type."""
-    try:
-        expected = variable_shapes(rebuild(about.architecture, jnp.float32))
-    except Exception as error:  # whatever Linen makes of impossible settings
-        raise UserError(f"{path} describes no model: {one_line(error)}") from error
-    found = {name: _shape(tensors.get_slice(name)) for name in tensors.keys()}  # noqa: SIM118
+    expected = variable_shapes(rebuild(about.architecture, jnp.float32))
+    found = {}
+    for name in tensors.keys():  # noqa: SIM118
+        tensor = tensors.get_slice(name)
+        kind = tensor.get_dtype()
+        found[name] = tuple(tensor.get_shape()) if kind in STORED else kind
     wrong = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
     )
@@ -232,9 +246,3 @@ def _check(path: pathlib.Path, about: About, tensors: Any) -> None:
             f"{path} does not hold the model of its header: {len(wrong)} tensors differ, first "
             f"{name}: {expected.get(name, 'nothing')} expected, {found.get(name, 'nothing')} found"
         )
-
-
-def _shape(tensor: Any) -> tuple[int, ...] | str:
-    """Its shape, or its type where that is not of STORED."""
-    kind = tensor.get_dtype()
-    return tuple(tensor.get_shape()) if kind in STORED else kind

@@ -15,20 +15,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from fer_jax import config as configs
-from fer_jax import labels, workdir
+from fer_jax import labels, trained, workdir
 from fer_jax.data import sidecars
 from fer_jax.data.augment import AugmentConfig
 from fer_jax.data.pipeline import LARGEST_IMAGE, DataConfig, Shard, train_batches
 from fer_jax.data.records import Dataset, Records, short_hashes
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
-from fer_jax.evaluation.clean import exact_copies
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
-from fer_jax.evaluation.metrics import summary
+from fer_jax.evaluation.metrics import exact_copies, summary
 from fer_jax.evaluation.report import evaluate, headline
 from fer_jax.models.factory import ModelConfig, make_model
 from fer_jax.sections import Section, key
@@ -124,10 +122,11 @@ def train(
     )
     data = open_dataset(config.data.path, config.data)
     say(data.describe())
-    records, validation = data.split("train"), data.split(SELECTED_ON)
+    records = data.split("train")
+    data.split(SELECTED_ON)  # a UserError now where there is none
     prints |= {role: part.fingerprint for role, part in data.roles.items()}
     identity = configs.identity(config, prints)
-    place = pathlib.Path(folder or workdir.default_workdir(name, identity))
+    place = pathlib.Path(folder or f"runs/{name}-{configs.short_hash(identity)}")
     workdir.check(place, identity)
 
     # The model, its optimizer, and the step.
@@ -140,15 +139,15 @@ def train(
         return 0
 
     # In its folder, for this process alone: learn, then let the best checkpoint give the figures.
-    hashes, about = short_hashes(records.digests), about_run(config, data, identity)
+    about = about_run(config, data, identity)
     with workdir.locked(place) if is_first() else contextlib.nullcontext():
         if is_first():
-            workdir.claim(place, about, hashes)
+            workdir.claim(place, about, short_hashes(records.digests))
         signal = learn(trainer, data, place, about, step)
         if signal is not None:
             say(f"stopped and saved; continue with: {command}")
             return 128 + signal
-        report(trainer, validation, place, command, hashes)
+        report(trainer, data, place, command)
     return 0
 
 
@@ -160,7 +159,8 @@ def learn(
     step: int | None,
 ) -> int | None:
     """From a checkpoint or from the start to the end; the signal if one asked to stop before."""
-    with Checkpoints(place, trainer.config.checkpoint.select_by) as checkpoints:
+    config = trainer.config
+    with Checkpoints(place, config.checkpoint.select_by) as checkpoints:
         # What is later than the `step` to go on from is made anew.
         if step is not None:
             checkpoints.go_back_to(step)
@@ -170,10 +170,19 @@ def learn(
         state = checkpoints.restore(start, trainer.template()) if start else trainer.init()
 
         # Batches follow from the step's number alone.
-        with Stop() as stop, open_log(trainer, place, start) as log:
+        log = RunLog(
+            place,
+            steps_total=trainer.epoch_ends[-1],
+            steps_per_epoch=len(trainer.records) / config.train.batch_size,
+            batch_size=config.train.batch_size,
+            tensorboard=config.log.tensorboard,
+            write=is_first(),
+            start_step=start,
+        )
+        with Stop() as stop, log:
             log.message(f"continuing after step {start}" if start else "compiling the first step")
-            validate = validator(trainer.evaluator, data.split(SELECTED_ON), log)
-            fit(trainer, state, trainer.batches(start), validate, checkpoints, about, log, stop)
+            score = functools.partial(validate, trainer.evaluator, data.split(SELECTED_ON), log)
+            fit(trainer, state, trainer.batches(start), score, checkpoints, about, log, stop)
     return stop.signal
 
 
@@ -188,12 +197,7 @@ def fit(
     stop: Stop,
 ) -> TrainState:
     """From `state` to the last epoch's end, or to where `stop` asks for it; everything is saved."""
-
-    def last_good() -> int | None:
-        checkpoints.wait()
-        return checkpoints.latest
-
-    late = LateMetrics(log, trainer.config.log.every_steps, trainer.schedule, last_good)
+    late = LateMetrics(log, trainer.config.log.every_steps, trainer.schedule, checkpoints)
     first, last = int(state.step) + 1, trainer.epoch_ends[-1]
     for step in range(first, last + 1):
         # Dispatched at once; what is fetched meanwhile are the metrics of steps before.
@@ -217,31 +221,36 @@ def fit(
     return state
 
 
-def report(
-    trainer: "Trainer", records: Records, folder: pathlib.Path, command: str, hashes: np.ndarray
-) -> None:
-    """Evaluate the best checkpoint, and say where everything lies."""
+def validate(
+    evaluator: Evaluator, records: Records, log: RunLog, variables: Variables, step: int
+) -> Metrics:
+    """The validation metrics that choose the checkpoint, logged."""
+    figures = summary(evaluator.predict(variables, records, progress=False), bootstrap_samples=1)
+    scores = {name: float(figures[name]) for name in HIGHER_IS_BETTER}
+    log.validation(step, scores)
+    for warning in figures["warnings"]:
+        log.message(f"warning: {warning}")
+    return scores
+
+
+def report(trainer: "Trainer", data: Dataset, folder: pathlib.Path, command: str) -> None:
+    """Evaluate the best checkpoint, restored, and say where everything lies."""
     from fer_jax.evaluation import plots
 
-    with Checkpoints(folder, trainer.config.checkpoint.select_by, read_only=True) as checkpoints:
-        best = checkpoints.best
-        if best is None:
-            raise UserError(f"{folder} has no evaluated checkpoint")
-        averaged = trainer.config.train.ema_decay > 0
-        variables = checkpoints.variables(best, trainer.evaluator.template(), averaged)
-    chosen = {"checkpoint": str(folder), "checkpoint_step": best, "selected_on": SELECTED_ON}
+    records, best = data.split(SELECTED_ON), trained.load(folder, evaluator=trainer.evaluator)
+    origin = trained.origin_of([best], SELECTED_ON, records.fingerprint)
     result = evaluate(
-        [(trainer.evaluator, variables)],
+        [(best.evaluator, best.variables)],
         records,
         SELECTED_ON,
         folder / "report",
-        {**chosen, "members": [chosen], "command": command, "data_path": trainer.config.data.path},
-        copied=exact_copies(records.digests, hashes),
+        {**origin, "command": command, "data_path": trainer.config.data.path},
+        copied=exact_copies(records.digests, short_hashes(data.split("train").digests)),
     )
     if is_first():
         plots.learning_curves(read_metrics(folder), folder / "learning_curves.png")
-        last = trainer.epoch_ends[-1]
-        say(f"best checkpoint: step {best} of {last}, restored: {headline(result)}")
+        step, last = origin["checkpoint_step"], trainer.epoch_ends[-1]
+        say(f"best checkpoint: step {step} of {last}, restored: {headline(result)}")
         say(f"report {folder}/report/report.md, curves {folder}/learning_curves.png")
 
 
@@ -260,36 +269,6 @@ def about_run(config: Config, data: Dataset, identity: Mapping[str, Any]) -> dic
     }
 
 
-def validator(
-    evaluator: Evaluator, records: Records, log: RunLog
-) -> Callable[[Variables, int], Metrics]:
-    """variables, step -> the logged validation metrics that choose the checkpoint."""
-
-    def validate(variables: Variables, step: int) -> Metrics:
-        answers = evaluator.predict(variables, records, progress=False)
-        figures = summary(answers, bootstrap_samples=1)
-        scores = {name: float(figures[name]) for name in HIGHER_IS_BETTER}
-        log.validation(step, scores)
-        for warning in figures["warnings"]:
-            log.message(f"warning: {warning}")
-        return scores
-
-    return validate
-
-
-def open_log(trainer: "Trainer", folder: pathlib.Path, start: int) -> RunLog:
-    """The run's log, from step `start` on."""
-    return RunLog(
-        folder,
-        steps_total=trainer.epoch_ends[-1],
-        steps_per_epoch=len(trainer.records) / trainer.config.train.batch_size,
-        batch_size=trainer.config.train.batch_size,
-        tensorboard=trainer.config.log.tensorboard,
-        write=is_first(),
-        start_step=start,
-    )
-
-
 def describe_start(trainer: "Trainer", data: Dataset, folder: pathlib.Path) -> None:
     """What training starts from; pictures of the data, and the list of what was left out."""
     from fer_jax.evaluation import plots
@@ -299,8 +278,9 @@ def describe_start(trainer: "Trainer", data: Dataset, folder: pathlib.Path) -> N
     counts = {role: part.counts() for role, part in data.roles.items()}
     plots.class_distribution(counts, folder / "class_distribution.png")
     size = trainer.config.data.image_size
-    batch = next(trainer.local_batches(size, 0, SHEET_IMAGES, Shard(0, 1), workers=0))
-    titles = [labels.LABELS[label] for label in np.asarray(batch["label"])]
+    sheet = {"image_size": size, "batch_size": SHEET_IMAGES, "start_step": 0}
+    batch = next(trainer.local_batches(**sheet, shard=Shard(0, 1), workers=0))
+    titles = [labels.LABELS[label] for label in batch["label"]]
     plots.contact_sheet(batch["image"], titles, folder / "augmented.png")
     if data.unreadable:
         lines = (json.dumps({"name": n, "reason": why}) for n, why in data.unreadable)
@@ -343,42 +323,32 @@ class Trainer:
 
     def batches(self, start_step: int) -> Iterator[Any]:
         """Global training batches on the devices, from the one after `start_step` on."""
-        sharding, batch_size = meshes.sharded(self.evaluator.mesh), self.config.train.batch_size
+        sharding = meshes.sharded(self.evaluator.mesh)
         stages = size_stages(self.config.sizes, self.epoch_ends[-1], start_step)
         for size, first, count in stages:
             local = self.local_batches(
-                size, first, batch_size, meshes.shard(), self.config.data.workers
+                image_size=size,
+                start_step=first,
+                batch_size=self.config.train.batch_size,
+                shard=meshes.shard(),
+                workers=self.config.data.workers,
             )
             for batch in itertools.islice(local, count):
                 yield meshes.to_devices(batch, sharding)
 
-    def local_batches(
-        self, image_size: int, start_step: int, batch_size: int, shard: Shard, workers: int
-    ) -> Iterator[Any]:
-        """One process's augmented batches, as `data.pipeline.train_batches` gives them."""
-        return train_batches(
-            self.records,
-            image_size=image_size,
-            batch_size=batch_size,
-            seed=self.config.seed,
-            augmentation=self.config.augment,
-            start_step=start_step,
-            shard=shard,
-            workers=workers,
-        )
+    def local_batches(self, **where: Any) -> Iterator[Any]:
+        """One process's augmented batches: `data.pipeline.train_batches` of the records."""
+        seed, augmentation = self.config.seed, self.config.augment
+        return train_batches(self.records, seed=seed, augmentation=augmentation, **where)
 
     def beginning(self) -> str:
         """What training starts from, for how long it is frozen, what it learns beside labels.
 
         Empty from scratch and labels alone.
         """
-        lines = []
-        if self.warm_start is not None:
-            frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
-            lines.append(self.warm_start.text + frozen)
-        if self.records.note:
-            lines.append(self.records.note)
-        return "\n".join(lines)
+        frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
+        start = self.warm_start.text + frozen if self.warm_start is not None else ""
+        return "\n".join(filter(None, [start, self.records.note]))
 
     def describe(self) -> str:
         """Parameters, steps, and the step's memory as XLA plans it; compiles the step."""
@@ -401,13 +371,12 @@ class Trainer:
             for tree in (state.params, state.batch_stats)
         )
         sides = ", then ".join(f"{side} x {side}" for side in self.config.sizes)
-        lines = [
-            self.beginning(),
-            f"{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics",
-            f"{self.epoch_ends[-1]:,} steps of {batch} images at {sides} pixels",
-            f"about {mebibytes:,.0f} MiB of memory per device for one training step",
-        ]
-        return "\n".join(line for line in lines if line)
+        beginning = f"{self.beginning()}\n" if self.beginning() else ""
+        return (
+            f"{beginning}{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics\n"
+            f"{self.epoch_ends[-1]:,} steps of {batch} images at {sides} pixels\n"
+            f"about {mebibytes:,.0f} MiB of memory per device for one training step"
+        )
 
 
 def make_trainer(config: Config, records: Records) -> Trainer:
@@ -423,7 +392,7 @@ def make_trainer(config: Config, records: Records) -> Trainer:
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, ends[-1])
     optimizer = make_optimizer(config.optimizer, schedule, init.layer_decay, init.frozen_epochs > 0)
 
-    # The first state, made where it lives; and the step, which takes the state's buffers.
+    # The first state, made where it lives; the step, which takes the state's buffers; their start.
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     averages, side = config.train.ema_decay > 0, config.data.image_size
     init_fn = functools.partial(
@@ -439,18 +408,18 @@ def make_trainer(config: Config, records: Records) -> Trainer:
         ema_decay=config.train.ema_decay,
         key=step_key,
     )
+    soft, path = config.data.targets, pathlib.Path(init.weights)
+    start = warm_start.load(path, model, init.partial) if path.is_file() else None
     quick = COMPILED_ONCE if jax.default_backend() == "cpu" else None
     return Trainer(
         config=config,
-        records=sidecars.attach(records, config.data.targets) if config.data.targets else records,
+        records=sidecars.attach(records, soft) if soft else records,
         evaluator=evaluator,
         optimizer=optimizer,
         schedule=schedule,
         epoch_ends=ends,
         frozen_steps=(0, *ends)[init.frozen_epochs],
-        warm_start=warm_start.load(pathlib.Path(init.weights), model, init.partial)
-        if pathlib.Path(init.weights).is_file()
-        else None,
+        warm_start=start,
         init_fn=jax.jit(init_fn, out_shardings=replicated, compiler_options=quick),
         train_step=jax.jit(
             step,

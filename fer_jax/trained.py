@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import labels, model_file, workdir
@@ -33,7 +32,7 @@ class Trained:
     evaluator: Evaluator
     variables: Variables
     about: model_file.About
-    origin: dict[str, Any]  # for reports: checkpoint, checkpoint_step, selected_on
+    origin: dict[str, Any]  # for reports: checkpoint, checkpoint_step, selected_on, label_smoothing
     train_hashes: np.ndarray | None  # uint64 [M] of the training images, None if not known
     data: DataConfig  # how the data it was trained on was read; of a model file, `path` is ""
 
@@ -43,15 +42,18 @@ class Trained:
         return model_file.ModelFile(self.about, variables, self.train_hashes)
 
 
-def load(path: pathlib.Path, step: int | None = None) -> Trained:
+def load(
+    path: pathlib.Path, step: int | None = None, evaluator: Evaluator | None = None
+) -> Trained:
     """The best checkpoint of the run in `path`, or that of `step`; or the model file `path`.
 
-    A folder as `convert --target=hub` writes it counts as its model file. UserError where it is
-    none of these, or where its labels are not those of the data.
+    A folder as `convert --target=hub` writes it counts as its model file. `evaluator` is the run's
+    own, where it was made already. UserError where the path is none of these, or where its labels
+    are not those of the data.
     """
     hub = path / model_file.HUB_NAME
     path = hub if os.path.isfile(hub) else path
-    return _from_file(path) if os.path.isfile(path) else _from_run(path, step)
+    return _from_file(path) if os.path.isfile(path) else _from_run(path, step, evaluator)
 
 
 def load_all(paths: Sequence[pathlib.Path], step: int | None = None) -> list[Trained]:
@@ -59,9 +61,10 @@ def load_all(paths: Sequence[pathlib.Path], step: int | None = None) -> list[Tra
     found: list[Trained] = []
     for path in paths:
         model = load(path, step)
-        equal = (one.evaluator for one in found if _answers_alike(one.evaluator, model.evaluator))
-        evaluator = next(equal, model.evaluator)
-        found.append(dataclasses.replace(model, evaluator=evaluator))
+        for one in (other.evaluator for other in found):
+            if (one.image_size, one.model) == (model.evaluator.image_size, model.evaluator.model):
+                model = dataclasses.replace(model, evaluator=one)
+        found.append(model)
     return found
 
 
@@ -104,12 +107,7 @@ def check_labels(names: Sequence[str] | None) -> None:
         )
 
 
-def _answers_alike(one: Evaluator, other: Evaluator) -> bool:
-    """Whether variables of either model may be answered for by `one`."""
-    return one.image_size == other.image_size and one.model == other.model
-
-
-def _from_run(folder: pathlib.Path, step: int | None) -> Trained:
+def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | None) -> Trained:
     # The model by the run's own configuration; of a stored state what inference needs.
     run = workdir.read(folder)
     check_labels(run["labels"])
@@ -117,7 +115,8 @@ def _from_run(folder: pathlib.Path, step: int | None) -> Trained:
         _section(folder, run, kind)
         for kind in (DataConfig, ModelConfig, EvaluationConfig, CheckpointConfig)
     )
-    evaluator = make_evaluator(make_model(model), data.image_size, evaluation)
+    if evaluator is None:
+        evaluator = make_evaluator(make_model(model), data.image_size, evaluation)
     with Checkpoints(folder, checkpoint.select_by, read_only=True) as checkpoints:
         step = checkpoints.best if step is None else step
         if step is None:
@@ -129,6 +128,7 @@ def _from_run(folder: pathlib.Path, step: int | None) -> Trained:
 
     # What is known of it.
     made = {"checkpoint_step": step, "selected_on": run["selected_on"]}
+    smoothing = run["config"]["loss"]["label_smoothing"]
     about = model_file.About(
         architecture=describe(evaluator.model),
         image_size=data.image_size,
@@ -138,8 +138,9 @@ def _from_run(folder: pathlib.Path, step: int | None) -> Trained:
         training_data=run["fingerprint"],
         metrics=metrics,
         splitting={name: getattr(data, name) for name in model_file.SPLITTING},
+        label_smoothing=smoothing,
     )
-    origin = {"checkpoint": str(folder), **made}
+    origin = {"checkpoint": str(folder), **made, "label_smoothing": smoothing}
     return Trained(evaluator, variables, about, origin, workdir.train_hashes(folder), data)
 
 
@@ -155,16 +156,12 @@ def _from_file(path: pathlib.Path) -> Trained:
     file = model_file.load(path)
     check_labels(file.about.labels)
     evaluator = make_evaluator(file.model(), file.about.image_size, EVALUATION)
-    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), file.variables)
+    variables = jax.device_put(file.variables)  # jnp.asarray compiles a program for each shape
     made = {name: file.about.origin.get(name) for name in ("checkpoint_step", "selected_on")}
-    origin = {"checkpoint": str(path), **made}
-    # An older file does not tell how its data were split: then nothing is held out.
-    splitting = file.about.splitting or {
-        "label_order": "",
-        "validation_fraction": 0.0,
-        "split_seed": 0,
-    }
+    origin = {"checkpoint": str(path), **made, "label_smoothing": file.about.label_smoothing}
+    # A file of a converted model does not tell how its data were split: nothing is held out then.
+    unknown = {"label_order": "", "validation_fraction": 0.0, "split_seed": 0}
     places = {"path": "", "targets": "", "exclude": "", "map": "", "on_corrupt": "stop"}
-    reading = {**NEUTRAL, **splitting, **places, "image_size": file.about.image_size}
-    data = fill(DataConfig, reading, "data.")
+    known = {"image_size": file.about.image_size, **(file.about.splitting or unknown)}
+    data = fill(DataConfig, {**NEUTRAL, **places, **known}, "data.")
     return Trained(evaluator, variables, file.about, origin, file.train_hashes, data)

@@ -10,9 +10,9 @@ from typing import Any
 import filelock
 import numpy as np
 
-from fer_jax.config import difference, short_hash
+from fer_jax.config import difference
 from fer_jax.data.files import sha256
-from fer_jax.errors import UserError, one_line
+from fer_jax.errors import UserError, one_line, writing
 from fer_jax.evaluation.predictions import REPORT_FILE
 from fer_jax.training import mesh
 from fer_jax.training.checkpoints import Checkpoints
@@ -20,11 +20,6 @@ from fer_jax.training.state import InitConfig
 
 RUN_FILE, LOCK_FILE = "run.json", ".lock"
 HASHES_FILE = "train_hashes.npy"
-
-
-def default_workdir(config_name: str, identity: Mapping[str, Any]) -> pathlib.Path:
-    """`runs/<config>-<short hash>` of what decides the result."""
-    return pathlib.Path("runs") / f"{config_name}-{short_hash(identity)}"
 
 
 def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
@@ -108,20 +103,17 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     The system releases the lock with its process, however that ends.
     """
     lock = filelock.FileLock(workdir / LOCK_FILE)
-    try:
+    with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(
-            f"workdir {workdir} is in use by another process: wait for its end, or choose another "
-            "--workdir"
-        ) from None
-    except OSError as error:
-        raise _unwritable(workdir, error) from error
-    try:
+        try:
+            held = lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"workdir {workdir} is in use by another process: wait for its end, or choose "
+                "another --workdir"
+            ) from None
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndarray) -> None:
@@ -129,20 +121,17 @@ def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndar
 
     `train_hashes` are the `records.short_hashes` of its training images.
     """
-    try:
-        temporary = workdir / "claim.tmp"
+    temporary = workdir / "claim.tmp"
+    with _writing(workdir):
         with open(temporary, "wb") as file:
             np.save(file, train_hashes)
         os.replace(temporary, workdir / HASHES_FILE)
         temporary.write_text(json.dumps(about, indent=2) + "\n")
         os.replace(temporary, workdir / RUN_FILE)
-    except OSError as error:
-        raise _unwritable(workdir, error) from error
 
 
-def _unwritable(workdir: pathlib.Path, error: OSError) -> UserError:
-    reason = error.strerror or error
-    return UserError(f"workdir {workdir} cannot be written ({reason}): choose another --workdir")
+def _writing(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    return writing(f"workdir {workdir} cannot be written", "choose another --workdir")
 
 
 def train_hashes(workdir: pathlib.Path) -> np.ndarray | None:

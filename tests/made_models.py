@@ -5,7 +5,6 @@ are laid out was read off files of tf.keras 2.15 and Keras 3.0.5, 3.3.3 and 3.15
 """
 
 import contextlib
-import functools
 import io
 import json
 import re
@@ -21,8 +20,6 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fer_jax import model_file
-from fer_jax.conversion import layout
 from fer_jax.conversion.importing import Wanted, import_file
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
@@ -44,25 +41,10 @@ SEED_NAMES = ("conv2d", "dense", "dense_1")
 
 @contextlib.contextmanager
 def two_stages() -> Iterator[None]:
-    """Backbones of two stages: five blocks of B2, with and without expansion, two of one shape.
-
-    Shapes are worked out once per model, which is most of what a test takes.
-    """
+    """Backbones of two stages: five blocks of B2, with and without expansion, two of one shape."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
-        for module in (layout, model_file):
-            patch.setattr(module, "variable_shapes", shapes_of)
         yield
-
-
-def shapes_of(model: Classifier) -> dict[str, tuple[int, ...]]:
-    """`variable_shapes`, kept."""
-    return dict(_shapes(model, efficientnet.STAGES))
-
-
-@functools.cache
-def _shapes(model: Classifier, _: object) -> dict[str, tuple[int, ...]]:
-    return variable_shapes(model)
 
 
 def made_model(
@@ -83,7 +65,7 @@ def made_variables(model: Classifier, seed: int = 0) -> dict[str, Any]:
     draw = np.random.default_rng(seed)
     flat = {
         name: draw.uniform(0.1, 2.0, shape).astype(np.float32)
-        for name, shape in shapes_of(model).items()
+        for name, shape in variable_shapes(model).items()
     }
     return unflatten_dict(flat, sep="/")
 
@@ -108,7 +90,7 @@ def trained_variables(model: Classifier, seed: int = 0) -> dict[str, Any]:
     Answers then depend on every layer and on the images.
     """
     draw, flat = np.random.default_rng(seed), {}
-    for name, shape in shapes_of(model).items():
+    for name, shape in variable_shapes(model).items():
         spread = np.sqrt(2 / np.prod(shape[:-1])) if name.endswith("kernel") else 0.3
         centre = 1.0 if name.endswith(("scale", "var")) else 0.0
         values = centre + spread * draw.standard_normal(shape)

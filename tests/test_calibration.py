@@ -1,23 +1,33 @@
 """Calibration error against a naive loop; temperature scaling never scores what it fitted."""
 
+import dataclasses
+
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from made_models import made_file, made_model
 from scipy.special import softmax
 
 from fer_jax.evaluation.calibration import (
+    BINS,
     TEMPERATURES,
     at_temperature,
+    calibration_error,
     cross_fitted,
-    expected_calibration_error,
     fit_temperature,
     mean_loss,
     reliability,
     scale,
+    unsmoothed,
 )
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.model_file import calibrated
+
+
+def expected_calibration_error(probabilities, labels, bins=BINS):
+    return calibration_error(reliability(probabilities, labels, bins))
 
 
 def two_class(confidences, correct):
@@ -51,14 +61,14 @@ def test_gaps_of_one_bin_cancel_and_of_two_do_not():
 def test_bins_are_closed_at_their_upper_edge(dtype):
     probabilities = np.array([[0.6, 0.4], [0.61, 0.39], [1.0, 0.0]], dtype)
     table = reliability(probabilities, np.zeros(3, np.int32))
-    assert np.flatnonzero(table.count).tolist() == [8, 9, 14]
-    assert len(table.count) == 15
-    np.testing.assert_allclose(table.edges, np.arange(16) / 15)
+    assert [m for m, row in enumerate(table) if row["count"]] == [8, 9, 14]
+    assert len(table) == 15
+    np.testing.assert_allclose([row["to"] for row in table], np.arange(1, 16) / 15)
 
 
 def test_rows_are_plain_and_empty_bins_are_none():
     probabilities, labels = two_class([0.84, 0.84], [1, 0])
-    rows = reliability(probabilities, labels).rows()
+    rows = reliability(probabilities, labels)
     assert rows[0] == {"from": 0.0, "to": 1 / 15, "count": 0, "accuracy": None, "confidence": None}
     assert rows[12]["count"] == 2
     assert rows[12]["accuracy"] == 0.5
@@ -89,7 +99,7 @@ def test_any_probabilities_agree_with_the_formula(data, n, bins):
 
 def test_rounding_above_one_stays_in_the_last_bin():
     probabilities = np.array([[np.nextafter(np.float32(1), np.float32(2)), 0]], np.float32)
-    assert reliability(probabilities, np.zeros(1, int)).count[-1] == 1
+    assert reliability(probabilities, np.zeros(1, int))[-1]["count"] == 1
 
 
 def answers_at(temperature, n=4000, seed=0):
@@ -136,7 +146,7 @@ def answered(probabilities, labels) -> Predictions:
 @pytest.mark.parametrize("temperature", [0.5, 1.7, *TEMPERATURES])
 def test_answers_at_a_temperature_are_the_same_with_another_confidence(temperature):
     plain = answered(*answers_at(2.0, n=500))
-    found = at_temperature(plain, temperature)
+    found = at_temperature(plain, temperature, 0.0)
     np.testing.assert_array_equal(found.predicted, plain.predicted)
     powers = plain.probabilities.astype(float) ** (1 / temperature)
     expected = powers / powers.sum(1, keepdims=True)
@@ -150,14 +160,14 @@ def test_answers_at_a_temperature_are_the_same_with_another_confidence(temperatu
 
 def test_answers_at_temperature_one_are_left_alone():
     plain = answered(*answers_at(2.0, n=20))
-    assert at_temperature(plain, 1.0) is plain
+    assert at_temperature(plain, 1.0, 0.1) is plain
 
 
 def test_neighbouring_probabilities_stay_in_their_order():
     """The next float32 is more probable by so little that, scaled, only float64 tells."""
     third = np.float32(0.3)
     probabilities = np.array([[third, np.nextafter(third, np.float32(1)), 0.4 - third]], np.float32)
-    found = at_temperature(answered(probabilities, np.array([0])), TEMPERATURES[1])
+    found = at_temperature(answered(probabilities, np.array([0])), TEMPERATURES[1], 0.0)
     assert found.predicted.tolist() == [1]
 
 
@@ -199,3 +209,33 @@ def test_certain_answers_stay_finite():
     assert fit_temperature(probabilities, wrong) == pytest.approx(TEMPERATURES[1], rel=1e-3)
     assert np.isfinite(scale(probabilities, TEMPERATURES[0])).all()
     assert np.isfinite(mean_loss(probabilities, wrong))
+
+
+def test_what_smoothed_labels_taught_is_taken_off_again():
+    """Answers of a model that learned (1 - s) p + s / K: no temperature mends them."""
+    honest, labels = answers_at(1.0)
+    taught = 0.9 * honest + 0.1 / honest.shape[1]
+    np.testing.assert_allclose(unsmoothed(taught, 0.1), honest, atol=1e-3)
+    assert unsmoothed(honest, 0.0) is honest
+
+    copies = np.arange(len(labels))
+    with_it = cross_fitted(taught, labels, copies, seed=0, smoothing=0.1)
+    without = cross_fitted(taught, labels, copies, seed=0)
+    assert with_it.temperature == pytest.approx(1.0, rel=0.06)
+    assert mean_loss(with_it.probabilities, labels) < mean_loss(without.probabilities, labels)
+    best = np.argmax(with_it.probabilities, axis=1)
+    np.testing.assert_array_equal(best, np.argmax(taught, axis=1))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_model_file_calibrates_logits_as_a_report_did_probabilities(smoothing):
+    logits = np.random.default_rng(0).normal(0, 3, (50, 7)).astype(np.float32)
+    found = softmax(calibrated(logits, made_about(1.5, smoothing)), axis=1)
+    expected = scale(unsmoothed(softmax(logits, axis=1), smoothing), 1.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert calibrated(logits, made_about(None, smoothing)) is logits
+
+
+def made_about(temperature, smoothing):
+    about = made_file(made_model(head="fer")).about
+    return dataclasses.replace(about, temperature=temperature, label_smoothing=smoothing)

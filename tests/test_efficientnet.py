@@ -65,13 +65,29 @@ def test_no_variant_is_left_untested():
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameters_with_the_imagenet_head_are_as_published(variant):
     model = Classifier(EfficientNet(variant, STYLE, 0.2, 2), ImagenetHead(1000, 0.2), *UNSCALED)
-    assert count(shapes(model)["params"]) == PUBLISHED[variant]
+    variables = shapes(model)
+    assert count(variables["params"]) == PUBLISHED[variant]
+    assert_the_tables_say_so(model, variables)
+
+
+def assert_the_tables_say_so(model, variables):
+    """What files are checked by is Flax's own: names, and shapes of float32."""
+    flat = flatten_dict(variables, sep="/")
+    assert variable_shapes(model) == {name: leaf.shape for name, leaf in flat.items()}
+    assert {leaf.dtype for leaf in flat.values()} == {jnp.dtype("float32")}
 
 
 def test_b2_with_the_seeds_head_has_the_seeds_parameters():
-    variables = shapes(fer_model("b2"))
+    model = fer_model("b2")
+    variables = shapes(model)
     assert count(variables["params"]) == 9_340_553
     assert count(variables["batch_stats"]) == 67_568
+    assert_the_tables_say_so(model, variables)
+
+
+def test_the_tables_hold_for_small_and_headless_models():
+    for model in (fer_model("tiny"), fer_model("tiny").clone(head=None)):
+        assert_the_tables_say_so(model, shapes(model))
 
 
 def test_the_smallest_size_is_the_smallest_that_gives_the_head_a_window():

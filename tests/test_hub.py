@@ -70,7 +70,7 @@ def test_the_hub_s_library_reads_the_card(folder):
     assert result.dataset_name == "validation part of its data"
     assert "session.disable_quant_qdq=1" in card.text
     assert ", ".join(LABELS) in card.text
-    assert "Temperature: 2.5" in card.text
+    assert "calibrated: softmax(logits / 2.5)" in card.text
     name, results = model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])
     assert (name, len(results)) == ("my-model", 1)
 

@@ -11,7 +11,6 @@ from made_models import (
     made_variables,
     refused_import,
     scaling,
-    shapes_of,
     torch_arrays,
     two_stages,
     wanted,
@@ -25,6 +24,7 @@ from fer_jax.conversion import importing, layout, names
 from fer_jax.conversion.importing import import_file
 from fer_jax.errors import UserError
 from fer_jax.models import efficientnet
+from fer_jax.models.classifier import variable_shapes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -168,7 +168,7 @@ def test_the_wrong_library_is_refused(tmp_path):
 def test_a_variant_is_recognised_by_its_shapes(variant, monkeypatch):
     monkeypatch.setattr(efficientnet, "STAGES", STAGES)
     model = made_model(variant)
-    foreign, shapes = names.foreign_names(model, "lukemelas"), shapes_of(model)
+    foreign, shapes = names.foreign_names(model, "lukemelas"), variable_shapes(model)
     arrays = {foreign[ours]: np.broadcast_to(np.float32(1), shapes[ours]) for ours in shapes}
     assert importing._looks_like(arrays) == variant
 

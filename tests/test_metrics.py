@@ -90,7 +90,6 @@ def test_accuracy_is_python_division_to_the_last_digit():
     """A mean in float32, or 1 - error, would differ from 2017 / 3589 in its last digits."""
     predicted = [0] * 2017 + [1] * 1572
     given = predictions([0] * 3589, predicted, 2)
-    assert metrics.accuracy(given) == 2017 / 3589
     assert metrics.summary(given, label_names=("a", "b"))["accuracy"] == 2017 / 3589
 
 
@@ -101,7 +100,11 @@ def test_loss_does_not_depend_on_the_order_of_images():
     losses = rng.exponential(size=5000).astype(np.float32) ** 9
     keys = tuple(map(str, range(5000)))
     figures = {
-        metrics.loss(Predictions(keys, labels, probabilities, rng.permutation(losses)))
+        metrics.summary(
+            Predictions(keys, labels, probabilities, rng.permutation(losses)),
+            label_names=("a", "b"),
+            bootstrap_samples=1,
+        )["loss"]
         for _ in range(5)
     }
     assert len(figures) == 1

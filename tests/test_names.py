@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import flax.linen as nn
 import pytest
 from made_models import made_model
 
@@ -15,15 +14,6 @@ from fer_jax.models.classifier import variable_shapes
 GOLDEN = Path(__file__).resolve().parent / "golden"
 VARIANTS = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "lite0", "lite1", "lite2")
 VARIANTS += ("lite3", "lite4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Shapes do not rest on how kernels are drawn, which takes the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "KERNEL_INIT", nn.initializers.zeros)
-        patch.setattr(efficientnet, "DEPTHWISE_INIT", nn.initializers.zeros)
-        yield
 
 
 @pytest.fixture(scope="module")

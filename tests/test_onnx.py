@@ -32,10 +32,10 @@ def small():
         yield
 
 
-def file_of(*settings, temperature=None, **changes) -> ModelFile:
+def file_of(*settings, about=None, **changes) -> ModelFile:
     model = made_model(*settings, **changes)
-    about = made_file(model, image_size=SIDE, temperature=temperature).about
-    return ModelFile(about, trained_variables(model))
+    said = made_file(model, image_size=SIDE, **(about or {})).about
+    return ModelFile(said, trained_variables(model))
 
 
 def session_of(path, option=False):
@@ -115,8 +115,9 @@ def test_int8_rounds_each_output_channel_by_its_own_largest_weight(tmp_path):
             assert (np.abs(stored[name] * scale - kernel) <= 0.501 * scale).all()
 
 
-def test_the_metadata_say_labels_and_temperature(tmp_path):
-    file = file_of("tiny", "fer", temperature=2.5)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_metadata_say_labels_and_calibration(smoothing, tmp_path):
+    file = file_of("tiny", "fer", about={"temperature": 2.5, "label_smoothing": smoothing})
     export_onnx(tmp_path / "m.onnx", file)
     session, images = session_of(tmp_path / "m.onnx"), made_images(2, SIDE)
     texts = session.get_modelmeta().custom_metadata_map
@@ -125,7 +126,8 @@ def test_the_metadata_say_labels_and_temperature(tmp_path):
     assert model_file.KEY in texts
     assert model_file.HASHES_KEY not in texts
     logits, probabilities = session.run(None, {"images": images})
-    np.testing.assert_allclose(probabilities, softmax(logits / 2.5, axis=1), atol=1e-6)
+    expected = softmax(model_file.calibrated(logits, file.about), axis=1)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
 
 def test_the_command(tmp_path):

@@ -97,11 +97,11 @@ def test_reliability_of_one_image(tmp_path):
     assert_drawn(tmp_path / "a.png")
 
 
-def test_mistakes_and_none(tmp_path):
+def test_contact_sheet_of_few_and_of_none(tmp_path):
     names = ["happy", "sad", "fear"]
-    plots.mistakes(faces(3), names, names[::-1], [0.99, 0.9, 0.5], tmp_path / "some.png")
+    plots.contact_sheet(faces(3), names, tmp_path / "some.png", columns=6, heading="Mistakes")
     assert_drawn(tmp_path / "some.png", least=(150, 600))
-    plots.mistakes([], [], [], [], tmp_path / "none.png")
+    plots.contact_sheet([], [], tmp_path / "none.png", columns=6, heading="No mistakes")
     assert (pixels(tmp_path / "none.png") != 255).any()
 
 

@@ -15,7 +15,7 @@ from support import compile_cache
 from fer_jax.conversion.exporting import TARGETS
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
-from fer_jax.model_file import ModelFile
+from fer_jax.model_file import ModelFile, calibrated
 
 SIDE = 33
 ALONE = """
@@ -37,7 +37,8 @@ pytestmark = pytest.mark.usefixtures("one_stage")
 def file_of(head: str) -> ModelFile:
     model = made_model("tiny", head, scaling=PUBLISHED)
     return ModelFile(
-        made_file(model, image_size=SIDE, temperature=2.5).about, trained_variables(model)
+        made_file(model, image_size=SIDE, temperature=2.5, label_smoothing=0.1).about,
+        trained_variables(model),
     )
 
 
@@ -59,7 +60,8 @@ def test_a_process_without_flax_gets_our_answers(tmp_path):
         for kind in ("logits", "probabilities")
     )
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    np.testing.assert_allclose(probabilities, softmax(logits / 2.5, axis=1), atol=1e-6)
+    expected = softmax(calibrated(logits, file.about), axis=1)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
 
 def test_any_number_of_images_and_without_labels_arrays(tmp_path):

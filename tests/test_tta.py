@@ -12,7 +12,7 @@ from scipy.special import softmax
 from support import call, small_evaluator
 
 from fer_jax import trained
-from fer_jax.evaluation import calibration, inference, tta
+from fer_jax.evaluation import calibration, inference
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.evaluation.report import describe_answers
 from fer_jax.models import efficientnet
@@ -22,11 +22,11 @@ def faces(n=3, size=32) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
 
 
-@pytest.mark.parametrize("kind", tta.VIEWS)
+@pytest.mark.parametrize("kind", inference.VIEWS)
 def test_views_are_images_and_the_first_is_the_image_itself(kind):
     images = faces()
-    shown = tta.views(jnp.asarray(images), kind)
-    assert len(shown) == tta.VIEWS[kind]
+    shown = inference.views(jnp.asarray(images), kind)
+    assert len(shown) == inference.VIEWS[kind]
     assert all(view.shape == images.shape and view.dtype == jnp.uint8 for view in shown)
     np.testing.assert_array_equal(shown[0], images)
     assert len({np.asarray(view).tobytes() for view in shown}) == len(shown)
@@ -34,7 +34,7 @@ def test_views_are_images_and_the_first_is_the_image_itself(kind):
 
 @pytest.mark.parametrize("kind", ["flip", "flip_crops"])
 def test_the_second_half_mirrors_the_first(kind):
-    shown = [np.asarray(view) for view in tta.views(jnp.asarray(faces()), kind)]
+    shown = [np.asarray(view) for view in inference.views(jnp.asarray(faces()), kind)]
     half = len(shown) // 2
     for view, mirrored in zip(shown[:half], shown[half:], strict=True):
         np.testing.assert_array_equal(mirrored, view[:, :, ::-1])
@@ -44,20 +44,22 @@ def test_crops_show_the_corners_and_the_centre():
     """Of a picture whose grey is its column, and of one whose grey is its row."""
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None], (64, 64))
     images = np.stack([ramp, ramp.T])[..., None].repeat(3, axis=-1)
-    crops = [np.asarray(view)[..., 0] for view in tta.views(jnp.asarray(images), "flip_crops")]
+    crops = [
+        np.asarray(view)[..., 0] for view in inference.views(jnp.asarray(images), "flip_crops")
+    ]
     edges = [(down[0, 0], down[-1, 0], right[0, 0], right[0, -1]) for down, right in crops[1:6]]
     assert edges == [(0, 55, 0, 55), (0, 55, 8, 63), (8, 63, 0, 55), (8, 63, 8, 63), (4, 59, 4, 59)]
 
 
 def test_a_crop_of_one_grey_stays_it():
     images = np.full((1, 33, 33, 3), 201, np.uint8)
-    for view in tta.views(jnp.asarray(images), "flip_crops"):
+    for view in inference.views(jnp.asarray(images), "flip_crops"):
         np.testing.assert_array_equal(view, images)
 
 
 def test_unknown_views_are_refused():
     with pytest.raises(ValueError, match="flip_crops"):
-        tta.views(jnp.asarray(faces()), "ten")
+        inference.views(jnp.asarray(faces()), "ten")
 
 
 def test_the_average_is_of_probabilities():
@@ -118,7 +120,7 @@ def test_prediction_over_views_is_the_mean_of_predictions_of_views(monkeypatch):
     evaluator = small_evaluator()
     variables = evaluator.model.init(jax.random.key(0), jnp.asarray(images[:1]), False)
     for kind in ("flip", "flip_crops"):
-        shown = [np.asarray(view) for view in tta.views(jnp.asarray(images), kind)]
+        shown = [np.asarray(view) for view in inference.views(jnp.asarray(images), kind)]
         apart = [evaluator.predict(variables, Memory(view), False) for view in shown]
         found = evaluator.predict(variables, Memory(images), False, kind)
         expected = inference.ensemble(apart)
@@ -179,7 +181,7 @@ def test_a_temperature_scales_the_mean_of_an_ensemble(two_models, small_csv, tmp
     same = ("n", "accuracy", "accuracy_95_interval", "confusion_matrix", "macro_f1", "clean")
     assert [report[name] for name in same] == [plain[name] for name in same]
     assert report["loss"] == pytest.approx(calibration.mean_loss(expected, one.labels))
-    error = calibration.expected_calibration_error(expected, one.labels)
+    error = calibration.calibration_error(calibration.reliability(expected, one.labels))
     assert report["expected_calibration_error"] == pytest.approx(error)
     assert abs(error - plain["expected_calibration_error"]) > 0.01
     assert (report["temperature"], report["answers"]) == (0.25, "ensemble of 2, temperature 0.25")

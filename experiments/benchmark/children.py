@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from experiments.benchmark.settings import ROOT, Settings
-from fer_jax import memory
+from fer_jax import cli
 
 PATIENCE = 1200.0  # seconds for one answer: compilers take minutes on few cores
-HUGE_PAGES = {memory.VARIABLE: memory.HUGE_PAGES}
+HUGE_PAGES = {cli.TUNABLES: cli.HUGE_PAGES}
 
 
 class NotRunError(Exception):
@@ -136,7 +136,7 @@ class Child:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """The user's, without what only fer_jax would gain by; compilations are kept for this run."""
-    kept = {k: v for k, v in os.environ.items() if k != memory.VARIABLE}
+    kept = {k: v for k, v in os.environ.items() if k != cli.TUNABLES}
     return {
         "JAX_COMPILATION_CACHE_DIR": str(settings.file("compiled")),
         "KERAS_BACKEND": "tensorflow",

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.benchmark import inputs
 from experiments.benchmark.children import NotRunError
 from experiments.benchmark.settings import ROOT, Settings, config_of
-from fer_jax import memory
+from fer_jax import cli
 
 PATIENCE, POLL = 900.0, 0.02  # seconds
 METRICS = "metrics.jsonl"
@@ -133,7 +133,7 @@ def door(recipe: str, workdir: pathlib.Path, changed: Mapping[str, Any]) -> list
 
 
 def _environment(cache: pathlib.Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k != memory.VARIABLE}
+    kept = {k: v for k, v in os.environ.items() if k != cli.TUNABLES}
     return {**kept, "JAX_COMPILATION_CACHE_DIR": str(cache)}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fer_jax import model_file
 from fer_jax.conversion.onnx import SESSION_OPTION, export_onnx, texts_of
-from fer_jax.model_file import HUB_NAME, ModelFile, temperature_of
+from fer_jax.model_file import HUB_NAME, LEAST, About, ModelFile
 
 ONNX_NAMES = {"float32": "model", "float16": "model_fp16", "int8": "model_int8"}
 TEXT = """
@@ -26,7 +26,7 @@ file, and gives `logits` and `probabilities` [batch, {count}]; it scales pixels 
 latter with the session option `{option}=1`, or ONNX Runtime is slower with it.
 
 - Preprocessing: {about.preprocessing}.
-- Temperature: {temperature:g} divides the logits before the softmax; `probabilities` have it.
+- Probabilities are calibrated: {calibration}.
 - Licence of the weights: {about.licence}. Origin: {origin}.
 - Metrics in the front matter, if any, are of the images that chose the checkpoint: optimistic.
 
@@ -50,7 +50,7 @@ def export_hub(folder: pathlib.Path, file: ModelFile) -> None:
 
 
 def config_of(file: ModelFile) -> dict[str, Any]:
-    """What programs read of the model: labels by number, preprocessing, temperature."""
+    """What programs read of the model: labels by number, preprocessing, calibration."""
     about, names = file.about, _labels(file)
     return {
         "model_type": "fer_jax",
@@ -60,7 +60,8 @@ def config_of(file: ModelFile) -> dict[str, Any]:
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
         "preprocessing": about.preprocessing,
-        "temperature": temperature_of(about),
+        "temperature": about.temperature or 1.0,
+        "label_smoothing": about.label_smoothing,
     }
 
 
@@ -91,11 +92,21 @@ def card_of(name: str, file: ModelFile) -> str:
         count=len(names),
         labels=", ".join(names),
         option=SESSION_OPTION,
-        temperature=temperature_of(about),
+        calibration=_calibration(about, len(names)),
         origin=json.dumps(about.origin),
     )
     lines = [f"{key}: {json.dumps(value)}" for key, value in front.items()]
     return "\n".join(["---", *lines, "---", text.lstrip()])
+
+
+def _calibration(about: About, classes: int) -> str:
+    """How `probabilities` come of `logits`."""
+    if about.temperature is None:
+        return "softmax(logits)"
+    if not about.label_smoothing:
+        return f"softmax(logits / {about.temperature:g})"
+    shares = f"max(softmax(logits) - {about.label_smoothing:g} / {classes}, {LEAST:g})"
+    return f"softmax(log({shares}) / {about.temperature:g})"
 
 
 def _labels(file: ModelFile) -> list[str]:

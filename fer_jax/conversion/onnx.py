@@ -16,7 +16,7 @@ import numpy as np
 
 from fer_jax import model_file
 from fer_jax.errors import UserError
-from fer_jax.model_file import ModelFile, temperature_of
+from fer_jax.model_file import LEAST, About, ModelFile
 from fer_jax.models import folded
 from fer_jax.models.windows import Padding, explicit_pads, outputs
 
@@ -30,8 +30,8 @@ LARGEST_HALF, LARGEST_INT8 = 65504, 127
 def export_onnx(path: pathlib.Path, file: ModelFile, precision: str = "float32") -> None:
     """Input `images` uint8 [B, S, S, 3]; outputs `logits` and `probabilities` float32 [B, K].
 
-    Probabilities are at the model's temperature. UserError without a head, or where a kernel does
-    not fit into float16.
+    Probabilities are calibrated. UserError without a head, or where a kernel does not fit into
+    float16.
     """
     try:
         onnx: Any = importlib.import_module("onnx")
@@ -45,20 +45,30 @@ def export_onnx(path: pathlib.Path, file: ModelFile, precision: str = "float32")
     folded.network(model, graph, _Tensor("images", side))
 
     # The last node's output is the graph's.
-    logits, temperature = "logits", temperature_of(file.about)
-    graph.nodes[-1].output[0] = logits
-    if temperature != 1:
-        logits = graph.node("Div", logits, graph.constant("temperature", np.float32(temperature)))
-    graph.node("Softmax", logits, axis=1)
+    graph.nodes[-1].output[0] = "logits"
+    classes = model.head.classes  # type: ignore[union-attr]
+    graph.node("Softmax", _calibrated(graph, "logits", file.about, classes), axis=1)
     graph.nodes[-1].output[0] = "probabilities"
 
-    proto = graph.proto(side, model.head.classes, texts)  # type: ignore[union-attr]
+    proto = graph.proto(side, classes, texts)
     onnx.checker.check_model(proto)
     model_file.in_one_step(path, lambda temporary: onnx.save(proto, temporary))
 
 
+def _calibrated(graph: "_Graph", logits: str, about: About, classes: int) -> str:
+    """As model_file.calibrated does it."""
+    if about.temperature is None:
+        return logits
+    if about.label_smoothing:
+        taught = graph.constant("taught", np.float32(about.label_smoothing / classes))
+        shares = graph.node("Sub", graph.node("Softmax", logits, axis=1), taught)
+        shares = graph.node("Max", shares, graph.constant("least", np.float32(LEAST)))
+        logits = graph.node("Log", shares)
+    return graph.node("Div", logits, graph.constant("temperature", np.float32(about.temperature)))
+
+
 def texts_of(file: ModelFile) -> dict[str, str]:
-    """What an export says of its model: labels, temperature, our whole header; UserError headless.
+    """What an export says of its model: labels, calibration, our whole header; UserError headless.
 
     The hashes of the training images stay at home.
     """
@@ -67,7 +77,8 @@ def texts_of(file: ModelFile) -> dict[str, str]:
         raise UserError("a model without a head has no answers to export: keep it in our format")
     return {
         "labels": json.dumps(about.labels),
-        "temperature": str(temperature_of(about)),
+        "temperature": str(about.temperature or 1.0),
+        "label_smoothing": str(about.label_smoothing),
         "image_size": str(about.image_size),
         "preprocessing": about.preprocessing,
         "licence": about.licence,

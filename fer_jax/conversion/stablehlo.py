@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fer_jax import model_file
 from fer_jax.conversion.onnx import texts_of
-from fer_jax.model_file import ModelFile, temperature_of
+from fer_jax.model_file import ModelFile, calibrated
 from fer_jax.models import folded
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -35,7 +35,7 @@ def export_stablehlo(path: pathlib.Path, file: ModelFile) -> None:
 
 def _answers(file: ModelFile, arrays: folded.Arrays, images: jax.Array) -> dict[str, Any]:
     logits = folded.logits(file.model(), arrays, images, plain=True)
-    scaled = jax.nn.softmax(logits / temperature_of(file.about))
+    scaled = jax.nn.softmax(calibrated(logits, file.about, jnp))
     answers, labels = {"logits": logits, "probabilities": scaled}, file.about.labels
     if labels is None:
         return answers

@@ -1,92 +1,70 @@
 """How far confidence can be believed: reliability table, calibration error, and its mending."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.model_file import LEAST
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
+Bins = list[
+    dict[str, Any]
+]  # one dict of plain numbers a bin: from, to, count, accuracy, confidence
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """Equal-width bins of confidence: edges [M + 1]; count, accuracy and confidence [M].
-
-    `accuracy` and `confidence` are means over the bin's images, NaN where a bin is empty.
-    """
-
-    edges: np.ndarray
-    count: np.ndarray
-    accuracy: np.ndarray
-    confidence: np.ndarray
-
-    @property
-    def expected_calibration_error(self) -> float:
-        """sum_m (count_m / N) |accuracy_m - confidence_m|, 0..1 (Guo et al. 2017, eq. 3)."""
-        filled = self.count > 0
-        gaps = np.abs(self.accuracy[filled] - self.confidence[filled])
-        return float(np.sum(self.count[filled] * gaps) / np.sum(self.count))
-
-    def rows(self) -> list[dict[str, float | int | None]]:
-        """One plain dict per bin, for JSON and tables; None for the means of an empty bin."""
-        return [
-            {
-                "from": float(self.edges[m]),
-                "to": float(self.edges[m + 1]),
-                "count": int(self.count[m]),
-                "accuracy": float(self.accuracy[m]) if self.count[m] else None,
-                "confidence": float(self.confidence[m]) if self.count[m] else None,
-            }
-            for m in range(len(self.count))
-        ]
-
-
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
-    """The reliability table of probabilities [N, K] and labels int [N].
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Bins:
+    """The images of [N, K] and int [N] in equal-width bins of confidence, with the means of each.
 
     Confidence is the largest probability; bin m holds ((m-1)/M, m/M], as in Guo et al. 2017,
-    "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599.
+    "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599. The means of an
+    empty bin are None.
     """
     confidence = np.max(probabilities, axis=1)
-    correct = np.argmax(probabilities, axis=1) == labels
+    right = np.argmax(probabilities, axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
     # Edges in the data's precision, so that float32 0.2 lies in the bin that ends at 0.2.
     position = np.searchsorted(edges[1:].astype(confidence.dtype), confidence, side="left")
     position = np.minimum(position, bins - 1)
-    count = np.bincount(position, minlength=bins)
-    divisor = np.where(count > 0, count, np.nan)
-    return Reliability(
-        edges=edges,
-        count=count,
-        accuracy=np.bincount(position, weights=correct, minlength=bins) / divisor,
-        confidence=np.bincount(position, weights=confidence, minlength=bins) / divisor,
-    )
+    sums = (np.bincount(position, values, bins) for values in (None, right, confidence))
+    return [
+        {
+            "from": float(low),
+            "to": float(high),
+            "count": int(count),
+            "accuracy": float(rights / count) if count else None,
+            "confidence": float(sure / count) if count else None,
+        }
+        for low, high, count, rights, sure in zip(edges[:-1], edges[1:], *sums, strict=True)
+    ]
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
-) -> float:
-    """ECE, 0..1: mean |accuracy - confidence| over equal-width bins, weighted by their counts.
+def calibration_error(table: Bins) -> float:
+    """The expected one, 0..1: sum_m (count_m / N) |accuracy_m - confidence_m| (Guo et al., eq. 3).
 
-    ECE = sum_m (|B_m| / N) |acc(B_m) - conf(B_m)|, Guo et al. 2017, equation 3, there with M = 15.
+    There with M = 15.
     """
-    return reliability(probabilities, labels, bins).expected_calibration_error
+    filled = [row for row in table if row["count"]]
+    counts = np.array([row["count"] for row in filled])
+    gaps = np.array([abs(row["accuracy"] - row["confidence"]) for row in filled])
+    return float(np.sum(counts * gaps) / np.sum(counts))
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """Two-fold cross-fitted temperature scaling: no image is scored by what was fitted on it."""
+def unsmoothed(probabilities: np.ndarray, smoothing: float) -> np.ndarray:
+    """[N, K] in float64 without what training's label smoothing taught; the best answer stays.
 
-    probabilities: np.ndarray
-    """float64 [N, K], each row scaled by the temperature of the other fold."""
-    fold: np.ndarray
-    """int [N]: 0 or 1."""
-    temperatures: tuple[float, float]
-    """Fitted on fold 0 and on fold 1; each scales the other."""
+    Who is taught (1 - s) p + s / K answers so; s / K is taken off, down to model_file.LEAST. One
+    temperature cannot do it: smoothed answers are too modest at their end and nowhere else.
+    """
+    if not smoothing:
+        return probabilities
+    shares = np.asarray(probabilities, np.float64) - smoothing / probabilities.shape[1]
+    shares = np.maximum(shares, LEAST)
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 def scale(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
@@ -94,17 +72,17 @@ def scale(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndar
     return softmax(_log(probabilities) / temperature, axis=1)
 
 
-def at_temperature(answers: Predictions, temperature: float) -> Predictions:
-    """`answers` with their probabilities as `scale` gives them, and the losses of those; 1: as is.
+def at_temperature(answers: Predictions, temperature: float, smoothing: float) -> Predictions:
+    """`answers` unsmoothed, then as `scale` gives them, with the losses of those; at 1 as they are.
 
-    Probabilities become float64, in which none that differed are made equal.
+    Probabilities become float64, in which none that differed are made equal by the temperature.
     """
     if temperature == 1:
         return answers
-    logs = log_softmax(_log(answers.probabilities) / temperature, axis=1)
+    shares = unsmoothed(answers.probabilities, smoothing)
+    logs = log_softmax(_log(shares) / temperature, axis=1)
     losses = -logs[np.arange(len(answers)), answers.labels]
-    scaled = scale(answers.probabilities, temperature)
-    return replace(answers, probabilities=scaled, losses=losses)
+    return replace(answers, probabilities=scale(shares, temperature), losses=losses)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -125,10 +103,24 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
+class Scaled(NamedTuple):
+    """Two-fold cross-fitted temperature scaling: no image is scored by what was fitted on it."""
+
+    probabilities: np.ndarray  # float64 [N, K], each row by the temperature of the other fold
+    fold: np.ndarray  # int [N]: 0 or 1
+    temperatures: tuple[float, float]  # fitted on fold 0 and on fold 1; each scales the other
+    temperature: float  # fitted on all, for other images
+    smoothing: float  # of the labels in training, taken off before
+
+
 def cross_fitted(
-    probabilities: np.ndarray, labels: np.ndarray, copies: np.ndarray, seed: int
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    copies: np.ndarray,
+    seed: int,
+    smoothing: float = 0.0,
 ) -> Scaled | None:
-    """Temperature scaling of [N, K] by two random halves; None where there are no two.
+    """Temperature scaling of [N, K], unsmoothed, by two random halves; None where there are no two.
 
     `copies` int [N] is equal for exact copies, which go into one fold: a copy is the same image.
     """
@@ -136,11 +128,11 @@ def cross_fitted(
     if len(groups) < 2:
         return None
     fold = (np.random.default_rng(seed).permutation(len(groups)) % 2)[group]
-    first, second = (
-        fit_temperature(probabilities[fold == half], labels[fold == half]) for half in (0, 1)
-    )
+    shares = unsmoothed(probabilities, smoothing)
+    first, second = (fit_temperature(shares[fold == half], labels[fold == half]) for half in (0, 1))
     others = np.where(fold == 0, second, first)[:, None]
-    return Scaled(scale(probabilities, others), fold, (first, second))
+    everywhere = fit_temperature(shares, labels)
+    return Scaled(scale(shares, others), fold, (first, second), everywhere, smoothing)
 
 
 def mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -1,16 +1,20 @@
 """Models compared on the same images: a paired test, differences, and the spread over seeds."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
 from fer_jax.errors import UserError
+from fer_jax.evaluation.metrics import interval_95
 from fer_jax.evaluation.predictions import Predictions
 
 BLOCK = 1000  # bootstrap samples drawn at a time
+MODELS_HEAD = ("model", "answers", "runs", "accuracy", "sd (points)", "95 % interval")
+COUNTED = ("only it right", "only the other", "McNemar p")  # of single runs
+PAIRS_HEAD = ("difference", "points", "95 % interval", *COUNTED)
 
 
 def correct_answers(files: Mapping[str, Predictions]) -> dict[str, np.ndarray]:
@@ -55,7 +59,7 @@ def compare(
             for name, runs in models.items()
         ],
         "pairs": [
-            _pair((a, models[a], drawn[a]), (b, models[b], drawn[b]))
+            {"first": a, "second": b, **_pair(models[a], models[b], drawn[b] - drawn[a])}
             for a, b in itertools.combinations(models, 2)
         ],
     }
@@ -69,35 +73,16 @@ def bootstrap_accuracies(correct: np.ndarray, samples: int, rng: np.random.Gener
     """
     patterns, counts = np.unique(correct.astype(np.uint8), axis=1, return_counts=True)
     total = int(counts.sum())
-    return np.concatenate(
-        [
-            rng.multinomial(total, counts / total, size=size) @ patterns.T.astype(float) / total
-            for size in _blocks(samples)
-        ]
-    )
+    blocks = (min(BLOCK, samples - start) for start in range(0, samples, BLOCK))
+    drawn = (rng.multinomial(total, counts / total, size=size) for size in blocks)
+    return np.concatenate([block @ patterns.T.astype(float) / total for block in drawn])
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided p that bool [N] twice come from models of one accuracy (McNemar 1947, exact)."""
-    only_first = int(np.sum(first & ~second))
-    discordant = only_first + int(np.sum(second & ~first))
+    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    discordant = only_first + only_second
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """Tables to read, aligned for terminals, of what `compare` returns."""
-    boot = result["bootstrap"]
-    notes = [
-        f"{result['n']:,} images, the same for all; intervals are 95 % bootstrap percentiles of "
-        f"{boot['samples']:,} samples, seed {boot['seed']}.",
-        "Intervals of several runs draw runs as well as images; with few runs they are too narrow."
-        * any(row["runs"] > 1 for row in result["models"]),
-        "p is of each pair alone: nothing is subtracted for there being several pairs."
-        * (len(result["pairs"]) > 1),
-    ]
-    tables = [_models_table(result["models"])]
-    tables += [_pairs_table(result["pairs"])] if result["pairs"] else []
-    return "\n\n".join([*tables, "\n".join(filter(None, notes))]) + "\n"
 
 
 def _check_same(first: str, truth: Mapping[str, int], name: str, labels: Mapping[str, int]) -> None:
@@ -135,76 +120,72 @@ def _figures(runs: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
         "accuracies": accuracies,
         "accuracy": float(np.mean(accuracies)),
         "standard_deviation": float(np.std(accuracies, ddof=1)) if len(runs) > 1 else None,
-        "accuracy_95_interval": _interval(drawn),
+        "accuracy_95_interval": interval_95(drawn),
     }
 
 
-def _pair(
-    first: tuple[str, np.ndarray, np.ndarray], second: tuple[str, np.ndarray, np.ndarray]
-) -> dict[str, Any]:
-    (a, runs, drawn), (b, others, others_drawn) = first, second
+def _pair(runs: np.ndarray, others: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+    """Of the second model against the first; `drawn` are the differences on samples of images."""
     single = len(runs) == len(others) == 1
     return {
-        "first": a,
-        "second": b,
         "difference": float(others.mean() - runs.mean()),
-        "difference_95_interval": _interval(others_drawn - drawn),
+        "difference_95_interval": interval_95(drawn),
         "only_first_right": int(np.sum(runs[0] & ~others[0])) if single else None,
         "only_second_right": int(np.sum(others[0] & ~runs[0])) if single else None,
         "mcnemar_p": mcnemar(runs[0], others[0]) if single else None,
     }
 
 
-def _interval(drawn: np.ndarray) -> list[float]:
-    return [float(edge) for edge in np.quantile(drawn, (0.025, 0.975))]
+# ---- Tables --------------------------------------------------------------------------------------
 
 
-def _blocks(samples: int) -> Iterator[int]:
-    return (min(BLOCK, samples - start) for start in range(0, samples, BLOCK))
-
-
-def _models_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [
-        (
-            row["name"],
-            row["answers"] or "–",
-            str(row["runs"]),
-            f"{row['accuracy']:.2%}",
-            "–" if row["standard_deviation"] is None else f"{100 * row['standard_deviation']:.2f}",
-            "{:.2%} to {:.2%}".format(*row["accuracy_95_interval"]),
-        )
-        for row in rows
+def markdown(result: Mapping[str, Any]) -> str:
+    """Tables to read, aligned for terminals, of what `compare` returns."""
+    boot, pairs = result["bootstrap"], result["pairs"]
+    notes = [
+        f"{result['n']:,} images, the same for all; intervals are 95 % bootstrap percentiles of "
+        f"{boot['samples']:,} samples, seed {boot['seed']}."
     ]
-    return _table(("model", "answers", "runs", "accuracy", "sd (points)", "95 % interval"), cells)
-
-
-def _pairs_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [
-        (
-            f"{row['second']} minus {row['first']}",
-            f"{100 * row['difference']:+.2f}",
-            "{:+.2f} to {:+.2f}".format(*(100 * edge for edge in row["difference_95_interval"])),
-            _optional(row["only_second_right"], ","),
-            _optional(row["only_first_right"], ","),
-            _optional(row["mcnemar_p"], ".3g"),
+    if any(row["runs"] > 1 for row in result["models"]):
+        notes.append(
+            "Intervals of several runs draw runs as well as images; with few runs they are too "
+            "narrow."
         )
-        for row in rows
+    if len(pairs) > 1:
+        notes.append(
+            "p is of each pair alone: nothing is subtracted for there being several pairs."
+        )
+    tables = [_table(MODELS_HEAD, map(_model_cells, result["models"]))]
+    tables += [_table(PAIRS_HEAD, map(_pair_cells, pairs))] if pairs else []
+    return "\n\n".join([*tables, "\n".join(notes)]) + "\n"
+
+
+def _model_cells(row: Mapping[str, Any]) -> list[str]:
+    deviation = row["standard_deviation"]
+    return [
+        row["name"],
+        row["answers"] or "–",
+        str(row["runs"]),
+        f"{row['accuracy']:.2%}",
+        "–" if deviation is None else f"{100 * deviation:.2f}",
+        "{:.2%} to {:.2%}".format(*row["accuracy_95_interval"]),
     ]
-    head = ("difference", "points", "95 % interval", "only it right", "only the other", "McNemar p")
-    return _table(head, cells)
 
 
-def _optional(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def _pair_cells(row: Mapping[str, Any]) -> list[str]:
+    tests = {"only_second_right": ",", "only_first_right": ",", "mcnemar_p": ".3g"}
+    return [
+        f"{row['second']} minus {row['first']}",
+        f"{100 * row['difference']:+.2f}",
+        "{:+.2f} to {:+.2f}".format(*(100 * edge for edge in row["difference_95_interval"])),
+        *("–" if row[name] is None else format(row[name], form) for name, form in tests.items()),
+    ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table whose columns are as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    aligned = [
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        for row in (head, *rows)
-    ]
-    lines = [aligned[0], rule, *aligned[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]])

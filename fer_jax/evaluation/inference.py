@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from fer_jax.data.pipeline import eval_batches
 from fer_jax.data.records import Records
-from fer_jax.evaluation import tta as augmented
 from fer_jax.evaluation.predictions import Predictions
-from fer_jax.models.classifier import Classifier
+from fer_jax.models.classifier import Classifier, variable_shapes
 from fer_jax.sections import Section, key
 from fer_jax.training import mesh as meshes
 from fer_jax.training.state import Variables
@@ -23,6 +23,8 @@ from fer_jax.training.step import eval_step
 
 EvalStep = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 LAG = 2  # batches in flight before results are fetched
+VIEWS = {"none": 1, "flip": 2, "flip_crops": 12}  # kinds of test-time augmentation, and how many
+CROP = 0.875  # side of a crop, of the image's: 42 of FER2013's 48 pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Evaluator:
     ) -> Predictions:
         """Probabilities and losses for every record of a split, in their order.
 
-        With `tta`, one of evaluation.tta.VIEWS, means over the views of each image.
+        With `tta`, one of VIEWS, means over the views of each image.
         """
         batches = eval_batches(
             records,
@@ -65,21 +67,23 @@ class Evaluator:
     def _over_views(self, tta: str) -> EvalStep:
         """The same compiled inference for each view, then the mean: nothing is compiled anew."""
         replicated, sharded = meshes.replicated(self.mesh), meshes.sharded(self.mesh)
-        views = jax.jit(functools.partial(augmented.views, kind=tta), out_shardings=sharded)
+        shown = jax.jit(functools.partial(views, kind=tta), out_shardings=sharded)
         mean = jax.jit(average, out_shardings=replicated)
 
         def step(variables: Variables, batch: Any) -> tuple[jax.Array, jax.Array]:
-            images = views(batch["image"])
+            images = shown(batch["image"])
             return mean([self.eval_step(variables, {**batch, "image": view}) for view in images])
 
         return step
 
     def template(self) -> Variables:
         """Shapes, dtypes and shardings of the model's variables, to restore onto."""
-        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.uint8)
-        init = functools.partial(self.model.init, train=False)
-        shapes = jax.eval_shape(init, jax.random.key(0), images)
-        return dict(meshes.abstract(shapes, meshes.replicated(self.mesh)))
+        sharding = meshes.replicated(self.mesh)
+        flat = {
+            name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+            for name, shape in variable_shapes(self.model).items()
+        }
+        return unflatten_dict(flat, sep="/")
 
 
 def make_evaluator(model: Classifier, image_size: int, config: EvaluationConfig) -> Evaluator:
@@ -130,3 +134,29 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
         return first
     probabilities, losses = average([(one.probabilities, one.losses) for one in members])
     return Predictions(first.keys, first.labels, np.asarray(probabilities), np.asarray(losses))
+
+
+def views(images: jax.Array, kind: str) -> list[jax.Array]:
+    """uint8 [B, S, S, C] -> VIEWS[kind] of that shape, the images themselves first.
+
+    `flip` adds the mirror image; `flip_crops` has the whole image, its four corners and its centre,
+    enlarged to S again (bilinear), each as it is and mirrored.
+    """
+    if kind not in VIEWS:
+        raise ValueError(f"{kind!r} is not one of {', '.join(VIEWS)}")
+    shown = [images]
+    if kind == "flip_crops":
+        whole = images.shape[1]
+        side = round(CROP * whole)
+        rest = whole - side
+        corners = [(0, 0), (0, rest), (rest, 0), (rest, rest), (rest // 2, rest // 2)]
+        shown += [_crop(images, top, left, side) for top, left in corners]
+    if kind != "none":
+        shown += [view[:, :, ::-1] for view in shown]
+    return shown
+
+
+def _crop(images: jax.Array, top: int, left: int, side: int) -> jax.Array:
+    """The square at `top`, `left` of `side` pixels, enlarged to the images' size, uint8."""
+    part = images[:, top : top + side, left : left + side].astype(jnp.float32)
+    return jnp.round(jax.image.resize(part, images.shape, "linear")).astype(jnp.uint8)

@@ -1,49 +1,19 @@
-"""Figures of merit of a set of predictions, through scikit-learn where it has them."""
+"""Figures of merit of a set of predictions, on all of its images and on those without a copy."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from fer_jax.data.records import has_hash_in
 from fer_jax.errors import UserError
-from fer_jax.evaluation.calibration import expected_calibration_error
+from fer_jax.evaluation.calibration import calibration_error, reliability
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.labels import LABELS
 
 BOOTSTRAP_SAMPLES = 10_000
 COLLAPSE_SHARE = 0.9
-
-
-def accuracy(predictions: Predictions) -> float:
-    """Top-1 accuracy, 0..1: the number of correct answers divided by N, as Python divides."""
-    return int(np.sum(predictions.predicted == predictions.labels)) / len(predictions)
-
-
-def loss(predictions: Predictions) -> float:
-    """Mean unweighted cross-entropy in nats, exactly summed: the images' order does not matter."""
-    return math.fsum(predictions.losses.tolist()) / len(predictions)
-
-
-def bootstrap_interval(correct: int, n: int, samples: int, seed: int) -> list[float]:
-    """The 2.5 % and 97.5 % quantiles of accuracy over bootstrap samples of the n images.
-
-    Drawing n images with replacement makes the number of correct ones binomial (n, correct / n),
-    so that number is drawn at once (Efron & Tibshirani 1993, chapter 13: percentile interval).
-    """
-    draws = np.random.default_rng(seed).binomial(n, correct / n, size=samples) / n
-    return [float(edge) for edge in np.quantile(draws, (0.025, 0.975))]
-
-
-def collapse_warning(predicted: np.ndarray, label_names: Sequence[str] = LABELS) -> str | None:
-    """A sentence if one class takes over 90 % of predicted int [N], the mark of a collapse."""
-    counts = np.bincount(predicted, minlength=len(label_names))
-    share = float(counts.max() / max(counts.sum(), 1))
-    if share <= COLLAPSE_SHARE:
-        return None
-    name = label_names[int(counts.argmax())]
-    return f"{share:.1%} of all predictions are {name!r}: the model has collapsed to one answer"
 
 
 def summary(
@@ -55,35 +25,69 @@ def summary(
 ) -> dict[str, Any]:
     """Every figure of the report as plain Python numbers, ready for strict JSON.
 
-    Macro-F1 and balanced accuracy are means over the classes that occur in the split; the others
-    are named in `absent_classes` and have None for what is undefined. `confusion_matrix` has rows
-    of true and columns of predicted classes. UserError if there is nothing to measure.
+    Accuracy is a count divided by a count, the loss an exact sum: neither depends on the order of
+    images. Macro-F1 and balanced accuracy are means over the classes that occur in the split; the
+    others are named in `absent_classes` and have None for what is undefined. `confusion_matrix` has
+    rows of true and columns of predicted classes. UserError if there is nothing to measure.
     """
+    from sklearn import metrics  # a second to import
+
     _check(predictions, label_names)
-    n, predicted = len(predictions), predictions.predicted
+    n, predicted, classes = len(predictions), predictions.predicted, range(len(label_names))
     correct = int(np.sum(predicted == predictions.labels))
-    per_class = _per_class(predictions.labels, predicted, label_names)
+    table = metrics.precision_recall_fscore_support(
+        predictions.labels, predicted, labels=classes, average=None, zero_division=0.0
+    )
+    per_class = {name: _class(*row) for name, *row in zip(label_names, *table, strict=True)}
     present = [row for row in per_class.values() if row["support"]]
     warning = collapse_warning(predicted, label_names)
-    indices = range(len(label_names))
     return {
         "n": n,
-        "accuracy": accuracy(predictions),
+        "accuracy": correct / n,
         "accuracy_95_interval": bootstrap_interval(correct, n, bootstrap_samples, seed),
-        "loss": loss(predictions),
+        "loss": math.fsum(predictions.losses.tolist()) / n,
         "macro_f1": math.fsum(row["f1"] for row in present) / len(present),
         "balanced_accuracy": math.fsum(row["recall"] for row in present) / len(present),
-        "expected_calibration_error": expected_calibration_error(
-            predictions.probabilities, predictions.labels
+        "expected_calibration_error": calibration_error(
+            reliability(predictions.probabilities, predictions.labels)
         ),
         "per_class": per_class,
-        "confusion_matrix": confusion_matrix(
-            predictions.labels, predicted, labels=indices
+        "confusion_matrix": metrics.confusion_matrix(
+            predictions.labels, predicted, labels=classes
         ).tolist(),
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],
         "warnings": [warning] if warning else [],
         "bootstrap": {"samples": bootstrap_samples, "seed": seed},
     }
+
+
+def _class(precision: float, recall: float, f1: float, support: int) -> dict[str, Any]:
+    figures = {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+    return {**(figures if support else dict.fromkeys(figures)), "support": int(support)}
+
+
+def bootstrap_interval(correct: int, n: int, samples: int, seed: int) -> list[float]:
+    """The 2.5 % and 97.5 % quantiles of accuracy over bootstrap samples of the n images.
+
+    Drawing n images with replacement makes the number of correct ones binomial (n, correct / n),
+    so that number is drawn at once (Efron & Tibshirani 1993, chapter 13: percentile interval).
+    """
+    return interval_95(np.random.default_rng(seed).binomial(n, correct / n, size=samples) / n)
+
+
+def interval_95(draws: np.ndarray) -> list[float]:
+    """The 2.5 % and 97.5 % quantiles of [samples]."""
+    return [float(edge) for edge in np.quantile(draws, (0.025, 0.975))]
+
+
+def collapse_warning(predicted: np.ndarray, label_names: Sequence[str] = LABELS) -> str | None:
+    """A sentence if one class takes over 90 % of predicted int [N], the mark of a collapse."""
+    counts = np.bincount(predicted, minlength=len(label_names))
+    share = float(counts.max() / max(counts.sum(), 1))
+    if share <= COLLAPSE_SHARE:
+        return None
+    name = label_names[int(counts.argmax())]
+    return f"{share:.1%} of all predictions are {name!r}: the model has collapsed to one answer"
 
 
 def _check(predictions: Predictions, label_names: Sequence[str]) -> None:
@@ -103,15 +107,35 @@ def _check(predictions: Predictions, label_names: Sequence[str]) -> None:
         )
 
 
-def _per_class(
-    labels: np.ndarray, predicted: np.ndarray, label_names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    table = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(label_names)), average=None, zero_division=0.0
-    )
-    rows: dict[str, dict[str, Any]] = {}
-    for name, precision, recall, f1, support in zip(label_names, *table, strict=True):
-        figures = zip(("precision", "recall", "f1"), (precision, recall, f1), strict=True)
-        rows[name] = {key: float(value) if support else None for key, value in figures}
-        rows[name]["support"] = int(support)
-    return rows
+class Copied(NamedTuple):
+    """Which images of a split have a copy in training, and how that is known."""
+
+    mask: np.ndarray  # bool [N], in the order of the split
+    against: str  # what counts as a copy, of which training images
+
+
+def exact_copies(digests: np.ndarray, train_hashes: np.ndarray) -> Copied:
+    """Of digests uint8 [N, 32], what a model tells by the `short_hashes` of its training images."""
+    return Copied(has_hash_in(digests, train_hashes), "exact copies of the model's training images")
+
+
+def without_copies(
+    predictions: Predictions, copied: Copied, samples: int, seed: int
+) -> dict[str, Any]:
+    """The `clean` of report.json; accuracies are None where there is no image to measure them on.
+
+    ValueError where `copied` is not of these predictions.
+    """
+    right = predictions.predicted == predictions.labels
+    if copied.mask.shape != right.shape:
+        raise ValueError(f"{len(right)} predictions, but copies are known of {copied.mask.shape}")
+    n, copies = int(np.sum(~copied.mask)), int(np.sum(copied.mask))
+    correct = int(np.sum(right & ~copied.mask))
+    return {
+        "n": n,
+        "accuracy": correct / n if n else None,
+        "accuracy_interval": bootstrap_interval(correct, n, samples, seed) if n else None,
+        "copies": copies,
+        "copies_accuracy": int(np.sum(right & copied.mask)) / copies if copies else None,
+        "against": copied.against,
+    }

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fer_jax.evaluation.calibration import Reliability
+from fer_jax.evaluation.calibration import Bins, calibration_error
 from fer_jax.labels import LABELS
 
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
@@ -17,26 +17,19 @@ BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e07b39", "#4a9a6f", "#c0392b"
 Path = str | os.PathLike[str]
 
 
-def confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: Path) -> None:
+def confusion_matrix(matrix: Sequence[Any], label_names: Sequence[str], path: Path) -> None:
     """Draws counts [K, K], rows true, columns predicted; colour is the share of the row."""
     counts = np.asarray(matrix)
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(totals, 1)
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
     size = 2.6 + 0.78 * len(label_names)
     figure, axes = _figure(size, size - 1.3)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*counts.shape):
-        share = shares[row, column]
-        axes.text(
-            column,
-            row,
-            f"{counts[row, column]:,}\n{share:.0%}" if totals[row, 0] else "–",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if share > 0.55 else INK,
-        )
-    names = [f"{name} ({total:,})" for name, total in zip(label_names, totals[:, 0], strict=True)]
+    for (row, column), share in np.ndenumerate(shares):
+        text = f"{counts[row, column]:,}\n{share:.0%}" if totals[row] else "–"
+        color = "white" if share > 0.55 else INK
+        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
+    names = [f"{name} ({total:,})" for name, total in zip(label_names, totals, strict=True)]
     axes.set_xticks(range(len(label_names)), label_names, rotation=35, ha="right")
     axes.set_yticks(range(len(label_names)), names)
     axes.set(xlabel="predicted", ylabel="true (images)")
@@ -50,56 +43,41 @@ def confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: Path)
     _save(figure, path)
 
 
-def reliability_diagram(table: Reliability, path: Path, scaled: Reliability | None = None) -> None:
+def reliability_diagram(table: Bins, path: Path, scaled: Bins | None = None) -> None:
     """Draws accuracy over confidence, the gap to the diagonal, and how often each bin occurs.
 
     `scaled`, the same after temperature scaling, stands to the right.
     """
-    titles = ["Reliability"] if scaled is None else ["As answered", "After temperature scaling"]
-    figure = Figure(figsize=(5.6 * len(titles), 6.2), layout="constrained")
+    shown = {"Reliability": table}
+    if scaled is not None:
+        shown = {"As answered": table, "After temperature scaling": scaled}
+    figure = Figure(figsize=(5.6 * len(shown), 6.2), layout="constrained")
     grid = figure.subplots(
-        2, len(titles), sharex=True, sharey="row", height_ratios=(3.2, 1), squeeze=False
+        2, len(shown), sharex=True, sharey="row", height_ratios=(3.2, 1), squeeze=False
     )
-    for (upper, lower), title, shown in zip(grid.T, titles, (table, scaled), strict=False):
-        if shown is not None:
-            _reliability(upper, lower, shown, title)
+    for (upper, lower), (title, bins) in zip(grid.T, shown.items(), strict=True):
+        _reliability(upper, lower, bins, title)
     _save(figure, path)
 
 
-def _reliability(upper: Axes, lower: Axes, table: Reliability, title: str) -> None:
-    width, middle = np.diff(table.edges) * 0.94, (table.edges[:-1] + table.edges[1:]) / 2
-    right, sure = np.nan_to_num(table.accuracy), np.nan_to_num(table.confidence)
+def _reliability(upper: Axes, lower: Axes, table: Bins, title: str) -> None:
+    names = ("from", "to", "count", "accuracy", "confidence")
+    start, end, count, right, sure = (np.array([row[name] or 0 for row in table]) for name in names)
+    width, middle = (end - start) * 0.94, (start + end) / 2
     upper.bar(middle, right, width, color=BLUE, label="accuracy")
     over, under = np.maximum(sure - right, 0), np.maximum(right - sure, 0)
     upper.bar(middle, over, width, bottom=right, color="#f0b8ae", label="overconfident by")
     upper.bar(middle, under, width, bottom=sure, color="#9fd3b4", label="underconfident by")
     upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="calibrated")
-    ece = table.expected_calibration_error
     upper.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1))
-    upper.set_title(f"{title}: expected calibration error {ece:.2%}")
+    upper.set_title(f"{title}: expected calibration error {calibration_error(table):.2%}")
     upper.legend(loc="upper left", framealpha=0.85, edgecolor="none")
-    lower.bar(middle, table.count / table.count.sum(), width, color=MUTED)
+    lower.bar(middle, count / count.sum(), width, color=MUTED)
     lower.set(xlabel="confidence (largest probability)", ylabel="images")
     for axes in (upper, lower):
         _tidy(axes)
         axes.yaxis.set_major_formatter(_percent)
         axes.xaxis.set_major_formatter(_percent)
-
-
-def mistakes(
-    images: Sequence[np.ndarray],
-    true: Sequence[str],
-    predicted: Sequence[str],
-    confidence: Sequence[float],
-    path: Path,
-) -> None:
-    """Draws uint8 images [H, W, C] with `true -> predicted` and the confidence, in their order."""
-    titles = [
-        f"{name} → {answer}\n{sure:.1%} sure"
-        for name, answer, sure in zip(true, predicted, confidence, strict=True)
-    ]
-    heading = "Most confident mistakes (true → predicted)" if titles else "No mistakes"
-    contact_sheet(images, titles, path, columns=6, heading=heading)
 
 
 def contact_sheet(
@@ -128,7 +106,7 @@ def contact_sheet(
         side = cell - 0.1
         axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
         axes.set_axis_off()
-        axes.imshow(_rgb(image), interpolation="nearest")
+        axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
         axes.set_title(text, fontsize=8, color=INK, pad=3)
     if heading:
         figure.text(0.5, 1 - 0.05 / height, heading, fontsize=11, color=INK, ha="center", va="top")
@@ -148,27 +126,23 @@ def learning_curves(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def class_distribution(
-    counts: Mapping[str, Sequence[int] | np.ndarray],
-    path: Path,
-    label_names: Sequence[str] = LABELS,
-) -> None:
+def class_distribution(counts: Mapping[str, Sequence[int] | np.ndarray], path: Path) -> None:
     """Draws, per role (train, validation, ...), each class's share; counts int [K] as text."""
-    figure, axes = _figure(max(8.0, 2 + 0.42 * len(counts) * len(label_names)), 4.4)
+    figure, axes = _figure(max(8.0, 2 + 0.42 * len(counts) * len(LABELS)), 4.4)
     width = 0.84 / max(len(counts), 1)
     for position, (role, values) in enumerate(counts.items()):
         numbers = np.asarray(values)
         total = int(numbers.sum())
         shift = (position - (len(counts) - 1) / 2) * width
         bars = axes.bar(
-            np.arange(len(label_names)) + shift,
+            np.arange(len(LABELS)) + shift,
             numbers / max(total, 1),
             width=width * 0.94,
             color=(BLUE, ORANGE, GREEN, RED)[position % 4],
             label=f"{role} ({total:,} images)",
         )
         axes.bar_label(bars, [f"{n:,}" for n in numbers], fontsize=7, padding=2, color=INK)
-    axes.set_xticks(range(len(label_names)), label_names)
+    axes.set_xticks(range(len(LABELS)), LABELS)
     axes.set(ylabel="share of the role")
     axes.set_title("Images per class")
     axes.margins(y=0.1)
@@ -192,14 +166,7 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         best = int(np.nanargmin(values) if name == "loss" else np.nanargmax(values))
         text = f"{values[best]:.4f}" if name == "loss" else f"{values[best]:.2%}"
         label = f"best {text} (epoch {epochs[best]:.3g})"
-        ring: dict[str, Any] = {
-            "markersize": 11,
-            "mfc": "none",
-            "mec": RED,
-            "mew": 1.6,
-            "linestyle": "none",
-        }
-        axes.plot(epochs[best], values[best], marker="o", label=label, **ring)
+        axes.plot(epochs[best], values[best], "o", label=label, ms=11, mfc="none", mec=RED, mew=1.6)
     if axes.lines:
         axes.legend(frameon=False)
         axes.margins(y=0.15)
@@ -218,13 +185,6 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     reach = len(values) // 80
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return np.array([np.nanmean(w) if np.isfinite(w).any() else math.nan for w in windows])
-
-
-def _rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W], [H, W, 1] or [H, W, 3] -> uint8 [H, W, 3]."""
-    image = np.asarray(image)
-    planes = image[..., None] if image.ndim == 2 else image
-    return np.broadcast_to(planes, (*planes.shape[:2], 3))
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -11,7 +11,8 @@ import numpy as np
 from fer_jax.errors import UserError
 
 PREDICTIONS_FILE, REPORT_FILE = "predictions.npz", "report.json"
-_ARRAYS = ("key", "label", "probabilities", "loss")
+ARRAYS = ("key", "label", "probabilities", "loss")
+BROKEN = (OSError, EOFError, KeyError, ValueError, TypeError, BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,7 @@ class Predictions:
         """What `save` wrote; UserError names a file that is missing or is none of ours."""
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                keys, labels, probabilities, losses = (file[name] for name in _ARRAYS)
-        except (
-            OSError,
-            EOFError,
-            KeyError,
-            ValueError,
-            TypeError,
-            BadZipFile,
-            zlib.error,
-        ) as error:
+                keys, labels, probabilities, losses = (file[name] for name in ARRAYS)
+        except BROKEN as error:
             raise UserError(f"cannot read predictions from {path}: {error}") from error
         return cls(tuple(keys.tolist()), labels, probabilities, losses)

@@ -11,40 +11,23 @@ from typing import Any
 import numpy as np
 
 from fer_jax.data.records import Records, copy_groups
-from fer_jax.errors import UserError
+from fer_jax.errors import writing
 from fer_jax.evaluation.calibration import (
-    Reliability,
     Scaled,
     at_temperature,
+    calibration_error,
     cross_fitted,
-    fit_temperature,
     mean_loss,
     reliability,
 )
-from fer_jax.evaluation.clean import Copied
-from fer_jax.evaluation.clean import figures as clean_figures
-from fer_jax.evaluation.inference import Evaluator, ensemble
-from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, summary
+from fer_jax.evaluation.inference import VIEWS, Evaluator, ensemble
+from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, Copied, summary, without_copies
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
-from fer_jax.evaluation.tta import VIEWS
 from fer_jax.labels import LABELS
 from fer_jax.training.mesh import is_first
 from fer_jax.training.state import Variables
 
-MISTAKES_SHOWN = 24
-CONTEXT_KEYS = (
-    "checkpoint",
-    "checkpoint_step",
-    "selected_on",
-    "split",
-    "data_path",
-    "data_fingerprint",
-    "label_names",
-    "command",
-    "tta",
-    "temperature",
-    "members",
-)
+MISTAKES_SHOWN, CONFUSIONS_SHOWN = 24, 5
 
 
 def evaluate(
@@ -60,8 +43,8 @@ def evaluate(
     """Answer every image of `records` and write the report; what report.json holds.
 
     The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
-    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members,
-    command, data_path; `copied` which images were in training. {} in other processes than 0.
+    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
+    data_path; `copied` which images were in training. {} in other processes than 0.
     """
     progress = sys.stderr.isatty()
     answers = ensemble([one.predict(var, records, progress, tta) for one, var in members])
@@ -69,15 +52,15 @@ def evaluate(
         return {}
     context = {
         **origin,
-        "tta": tta,
-        "temperature": temperature,
         "split": split,
         "data_fingerprint": records.fingerprint,
         "label_names": list(LABELS),
+        "tta": tta,
+        "temperature": temperature,
     }
     return write_report(
         output,
-        at_temperature(answers, temperature),
+        at_temperature(answers, temperature, smoothing_of(context["members"])),
         records.image,
         context,
         bootstrap_samples=members[0][0].config.bootstrap_samples,
@@ -89,7 +72,7 @@ def evaluate(
 def headline(report: Mapping[str, Any]) -> str:
     """The report's first figure, with its interval and what is to be known of it."""
     low, high = report["accuracy_95_interval"]
-    figures = f"{report['accuracy']:.2%} accuracy on {report['split']}{in_brackets(report)}"
+    figures = f"{report['accuracy']:.2%} accuracy on {report['split']}{_in_brackets(report)}"
     lines = [f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})", report["note"]]
     clean = report["clean"]
     if clean and clean["n"]:
@@ -101,7 +84,7 @@ def headline(report: Mapping[str, Any]) -> str:
 
 
 def write_report(
-    output_dir: str | os.PathLike[str],
+    folder: Path,
     predictions: Predictions,
     images_of: Callable[[int], np.ndarray],
     context: Mapping[str, Any],
@@ -111,41 +94,37 @@ def write_report(
     copies: np.ndarray | None = None,
     copied: Copied | None = None,
 ) -> dict[str, Any]:
-    """Writes all files of the report into `output_dir` and returns what report.json holds.
+    """Writes all files of the report into `folder` and returns what report.json holds.
 
-    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` has exactly CONTEXT_KEYS,
-    of them `members` a list of {checkpoint, checkpoint_step, selected_on}, one for each model, and
-    `temperature` what already scales `predictions`, so that the report's own comes on top of it;
-    `copies` int [N] is equal for images with the same pixels, None if there are none; `copied`
-    tells those that were in training, None if nobody knows.
+    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` is what `evaluate` makes
+    of its arguments: `members` has for each model {checkpoint, checkpoint_step, selected_on,
+    label_smoothing}, and `temperature` already scales `predictions`, so that the report's own comes
+    on top of it; `copies` int [N] is equal for images with the same pixels, None if there are none;
+    `copied` tells those that were in training, None if nobody knows.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
     measured or written.
     """
-    scaled = cross_fitted(
-        predictions.probabilities,
-        predictions.labels,
-        np.arange(len(predictions)) if copies is None else copies,
-        seed,
-    )
-    report = make_report(
-        predictions, context, scaled, copied, bootstrap_samples=bootstrap_samples, seed=seed
-    )
+    # All that can fail for other reasons than the folder comes first.
+    groups = np.arange(len(predictions)) if copies is None else copies
+    smoothing = smoothing_of(context["members"]) if context["temperature"] == 1 else 0.0
+    scaled = cross_fitted(predictions.probabilities, predictions.labels, groups, seed, smoothing)
+    report = make_report(predictions, context, scaled, copied, bootstrap_samples, seed)
     worst = most_confident_mistakes(predictions)
     pictures = [images_of(int(i)) for i in worst]
-    folder = Path(output_dir)
-    try:
+
+    # Whole beside its place, then moved into it: no report.json stands beside another's files.
+    hint = "choose an output folder that can be written"
+    with writing(f"cannot write the report to {folder}", hint):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-            unfinished = Path(name)
-            _write_files(unfinished, predictions, report, scaled)
-            _write_mistakes(unfinished, predictions, worst, pictures, report["label_names"])
-            _publish(unfinished, folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write the report to {folder} ({reason}): choose an output folder that can be "
-            "written"
-        ) from error
+            _draw(Path(name), predictions, report, worst, pictures)
+            predictions.save(Path(name) / PREDICTIONS_FILE)
+            (Path(name) / "report.md").write_text(_markdown(report), encoding="utf-8")
+            text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+            (Path(name) / REPORT_FILE).write_text(text, encoding="utf-8")
+            (folder / REPORT_FILE).unlink(missing_ok=True)
+            for file in sorted(Path(name).iterdir(), key=lambda path: path.name == REPORT_FILE):
+                os.replace(file, folder / file.name)
     return report
 
 
@@ -154,35 +133,23 @@ def make_report(
     context: Mapping[str, Any],
     scaled: Scaled | None,
     copied: Copied | None,
-    *,
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What report.json holds: `context`, the summary, reliability and its mending, and a note."""
-    if set(context) != set(CONTEXT_KEYS):
-        raise ValueError(f"context has {sorted(context)}, not {sorted(CONTEXT_KEYS)}")
-    names = list(context["label_names"])
-    figures = summary(
-        predictions, label_names=names, bootstrap_samples=bootstrap_samples, seed=seed
-    )
+    names, split, chosen = (context[key] for key in ("label_names", "split", "selected_on"))
+    clean = without_copies(predictions, copied, bootstrap_samples, seed) if copied else None
+    answers = describe_answers(len(context["members"]), context["tta"], context["temperature"])
     return {
-        **{key: context[key] for key in CONTEXT_KEYS},
-        "label_names": names,
-        "answers": describe_answers(
-            len(context["members"]), context["tta"], context["temperature"]
-        ),
-        "note": selection_note(context["split"], context["selected_on"]),
-        "split_chose_checkpoint": split_chose(context["split"], context["selected_on"]),
-        **figures,
-        "clean": clean_figures(predictions, copied, bootstrap_samples, seed) if copied else None,
-        "reliability": _table(predictions).rows(),
-        "temperature_scaling": None if scaled is None else _scaling(predictions, scaled, seed),
+        **context,
+        "answers": answers,
+        "note": selection_note(split, chosen),
+        "split_chose_checkpoint": None if chosen is None else split == chosen,
+        **summary(predictions, label_names=names, bootstrap_samples=bootstrap_samples, seed=seed),
+        "clean": clean,
+        "reliability": reliability(predictions.probabilities, predictions.labels),
+        "temperature_scaling": scaled and _scaling(predictions, scaled, seed),
     }
-
-
-def split_chose(split: str, selected_on: str | None) -> bool | None:
-    """Whether the scored split chose the checkpoint, and so flatters it; None if nobody knows."""
-    return None if selected_on is None else split == selected_on
 
 
 def selection_note(split: str, selected_on: str | None) -> str:
@@ -197,13 +164,14 @@ def selection_note(split: str, selected_on: str | None) -> str:
     return f"The checkpoint was chosen on {selected_on!r}; {split!r} took no part in the choice."
 
 
-def describe_answers(members: int, tta: str, temperature: float = 1.0) -> str:
-    """How many models and views made each answer: what must not be mixed up; "plain" for one.
+def smoothing_of(members: Sequence[Mapping[str, Any]]) -> float:
+    """Of the labels that all members were taught; 0 where they differ, as if it were not known."""
+    found = {member["label_smoothing"] for member in members}
+    return found.pop() if len(found) == 1 else 0.0
 
-    And the temperature that scaled it, where that is not 1.
-    """
-    if tta not in VIEWS:
-        raise ValueError(f"tta={tta!r} is not one of {', '.join(VIEWS)}")
+
+def describe_answers(members: int, tta: str, temperature: float) -> str:
+    """How many models and views made each answer, and its temperature; "plain" for one of each."""
     parts = [f"ensemble of {members}"] if members > 1 else []
     parts += [f"test-time augmentation {tta}, {VIEWS[tta]} views"] if tta != "none" else []
     parts += [f"temperature {temperature}"] if temperature != 1 else []
@@ -212,65 +180,20 @@ def describe_answers(members: int, tta: str, temperature: float = 1.0) -> str:
 
 def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, Any]:
     """The `temperature_scaling` of report.json; `temperature` is for such answers to others."""
-    raw, labels = predictions.probabilities, predictions.labels
-    after = reliability(scaled.probabilities, labels)
+    labels = predictions.labels
+    states = {"before": predictions.probabilities, "after": scaled.probabilities}
+    tables = {state: reliability(answers, labels) for state, answers in states.items()}
     return {
         "method": "two halves, each scaled by the temperature fitted on the other",
         "images": np.bincount(scaled.fold, minlength=2).tolist(),
         "seed": seed,
         "temperatures": list(scaled.temperatures),
-        "temperature": fit_temperature(raw, labels),
-        "expected_calibration_error": {
-            "before": _table(predictions).expected_calibration_error,
-            "after": after.expected_calibration_error,
-        },
-        "loss": {
-            "before": mean_loss(raw, labels),
-            "after": mean_loss(scaled.probabilities, labels),
-        },
-        "reliability": after.rows(),
+        "temperature": scaled.temperature,
+        "label_smoothing": scaled.smoothing,
+        "expected_calibration_error": {s: calibration_error(table) for s, table in tables.items()},
+        "loss": {state: mean_loss(answers, labels) for state, answers in states.items()},
+        "reliability": tables["after"],
     }
-
-
-def _write_files(
-    folder: Path, predictions: Predictions, report: Mapping[str, Any], scaled: Scaled | None
-) -> None:
-    from fer_jax.evaluation import plots  # Matplotlib takes a second to import
-
-    names = report["label_names"]
-    predictions.save(folder / PREDICTIONS_FILE)
-    matrix = np.array(report["confusion_matrix"])
-    plots.confusion_matrix(matrix, names, folder / "confusion_matrix.png")
-    after = None if scaled is None else reliability(scaled.probabilities, predictions.labels)
-    plots.reliability_diagram(_table(predictions), folder / "reliability.png", after)
-    (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    (folder / REPORT_FILE).write_text(text, encoding="utf-8")
-
-
-def _write_mistakes(
-    folder: Path,
-    predictions: Predictions,
-    worst: np.ndarray,
-    pictures: Sequence[np.ndarray],
-    names: Sequence[str],
-) -> None:
-    from fer_jax.evaluation import plots
-
-    plots.mistakes(
-        pictures,
-        [names[label] for label in predictions.labels[worst]],
-        [names[label] for label in predictions.predicted[worst]],
-        predictions.confidence[worst].tolist(),
-        folder / "mistakes.png",
-    )
-
-
-def _publish(unfinished: Path, folder: Path) -> None:
-    """Moves the files into place; no report.json stands beside files of another report."""
-    (folder / REPORT_FILE).unlink(missing_ok=True)
-    for path in sorted(unfinished.iterdir(), key=lambda path: (path.name == REPORT_FILE, path)):
-        os.replace(path, folder / path.name)
 
 
 def most_confident_mistakes(predictions: Predictions, count: int = MISTAKES_SHOWN) -> np.ndarray:
@@ -280,120 +203,121 @@ def most_confident_mistakes(predictions: Predictions, count: int = MISTAKES_SHOW
     return wrong[order][:count]
 
 
-def _table(predictions: Predictions) -> Reliability:
-    return reliability(predictions.probabilities, predictions.labels)
+def _draw(
+    folder: Path,
+    predictions: Predictions,
+    report: Mapping[str, Any],
+    worst: np.ndarray,
+    pictures: Sequence[np.ndarray],
+) -> None:
+    from fer_jax.evaluation import plots  # Matplotlib takes a second to import
+
+    names, scaling = report["label_names"], report["temperature_scaling"]
+    plots.confusion_matrix(report["confusion_matrix"], names, folder / "confusion_matrix.png")
+    after = scaling and scaling["reliability"]
+    plots.reliability_diagram(report["reliability"], folder / "reliability.png", after)
+    columns = (predictions.labels, predictions.predicted, predictions.confidence)
+    titles = [
+        f"{names[true]} → {names[answer]}\n{sure:.1%} sure"
+        for true, answer, sure in zip(*(column[worst] for column in columns), strict=True)
+    ]
+    heading = "Most confident mistakes (true → predicted)" if titles else "No mistakes"
+    plots.contact_sheet(pictures, titles, folder / "mistakes.png", columns=6, heading=heading)
+
+
+# ---- report.md -----------------------------------------------------------------------------------
 
 
 def _markdown(report: Mapping[str, Any]) -> str:
-    parts = [
-        f"# {report['accuracy']:.2%} accuracy on `{report['split']}`{in_brackets(report)}",
-        *(f"> **Warning:** {text}." for text in report["warnings"]),
-        f"> {report['note']}",
-        _figures(report),
-        _clean(report),
-        "## Classes",
-        _classes(report),
-        *_absent(report),
-        "![Confusion matrix](confusion_matrix.png)",
-        _confusions(report),
-        "## Calibration",
-        _calibration(report),
-        "![Reliability diagram](reliability.png)",
-        "## Most confident mistakes",
-        "![Most confident mistakes](mistakes.png)",
-        "## Where this comes from",
-        _origin(report),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    warnings = "".join(f"> **Warning:** {text}.\n\n" for text in report["warnings"])
+    low, high = report["accuracy_95_interval"]
+    return f"""\
+# {report["accuracy"]:.2%} accuracy on `{report["split"]}`{_in_brackets(report)}
+
+{warnings}> {report["note"]}
+
+| figure | value |
+| --- | --- |
+| images | {report["n"]:,} |
+| accuracy | {report["accuracy"]:.2%} |
+| 95 % bootstrap interval | {low:.2%} to {high:.2%} |
+| macro-F1 | {report["macro_f1"]:.4f} |
+| balanced accuracy | {report["balanced_accuracy"]:.2%} |
+| cross-entropy (nats) | {report["loss"]:.4f} |
+| expected calibration error | {report["expected_calibration_error"]:.2%} |
+
+{_clean(report["clean"])}
+
+## Classes
+
+{_classes(report)}
+
+![Confusion matrix](confusion_matrix.png)
+
+{_confusions(report)}
+
+## Calibration
+
+{_calibration(report)}
+
+![Reliability diagram](reliability.png)
+
+## Most confident mistakes
+
+![Most confident mistakes](mistakes.png)
+
+## Where this comes from
+
+{_origin(report)}
+"""
 
 
-def in_brackets(report: Mapping[str, Any]) -> str:
+def _in_brackets(report: Mapping[str, Any]) -> str:
     """` (ensemble of 5)` or the like to follow a figure; empty for a plain one."""
     return "" if report["answers"] == "plain" else f" ({report['answers']})"
 
 
-def _figures(report: Mapping[str, Any]) -> str:
-    low, high = report["accuracy_95_interval"]
-    return _markdown_table(
-        ("figure", "value"),
-        [
-            ("images", f"{report['n']:,}"),
-            ("accuracy", f"{report['accuracy']:.2%}"),
-            ("95 % bootstrap interval", f"{low:.2%} to {high:.2%}"),
-            ("macro-F1", f"{report['macro_f1']:.4f}"),
-            ("balanced accuracy", f"{report['balanced_accuracy']:.2%}"),
-            ("cross-entropy (nats)", f"{report['loss']:.4f}"),
-            ("expected calibration error", f"{report['expected_calibration_error']:.2%}"),
-        ],
-    )
-
-
-def _classes(report: Mapping[str, Any]) -> str:
-    predicted = np.sum(report["confusion_matrix"], axis=0)
-    rows = []
-    for (name, row), answers in zip(report["per_class"].items(), predicted, strict=True):
-        figures = [_share(row[key]) for key in ("precision", "recall", "f1")]
-        rows.append((name, *figures, f"{row['support']:,}", f"{answers:,}"))
-    return _markdown_table(("class", "precision", "recall", "F1", "images", "predicted"), rows)
-
-
-def _clean(report: Mapping[str, Any]) -> str:
-    clean = report["clean"]
+def _clean(clean: Mapping[str, Any] | None) -> str:
     if clean is None:
         return (
             "How many of these images were also in training is not known: give "
             "`--clean_against=PATH` of the training data, of its audit, or of a list of keys."
         )
+    interval = "{:.2%} to {:.2%}".format(*clean["accuracy_interval"]) if clean["n"] else ""
+    return f"""\
+| images | number | accuracy | 95 % bootstrap interval |
+| --- | ---: | ---: | ---: |
+| with a copy in training | {clean["copies"]:,} | {_share(clean["copies_accuracy"])} |  |
+| without (clean) | {clean["n"]:,} | {_share(clean["accuracy"])} | {interval} |
+
+Copies are {clean["against"]}."""
+
+
+def _classes(report: Mapping[str, Any]) -> str:
+    predicted = np.sum(report["confusion_matrix"], axis=0)
     rows = [
-        ("with a copy in training", f"{clean['copies']:,}", _share(clean["copies_accuracy"]), ""),
-        (
-            "without (clean)",
-            f"{clean['n']:,}",
-            _share(clean["accuracy"]),
-            "{:.2%} to {:.2%}".format(*clean["accuracy_interval"]) if clean["n"] else "",
-        ),
+        f"| {name} | {_share(row['precision'])} | {_share(row['recall'])} | {_share(row['f1'])} | "
+        f"{row['support']:,} | {answers:,} |"
+        for (name, row), answers in zip(report["per_class"].items(), predicted, strict=True)
     ]
-    head = ("images", "number", "accuracy", "95 % bootstrap interval")
-    return f"{_markdown_table(head, rows)}\n\nCopies are {clean['against']}."
+    head = "| class | precision | recall | F1 | images | predicted |"
+    absent = ", ".join(report["absent_classes"])
+    left_out = (
+        "\n\nWithout an image in this split, and left out of macro-F1 and balanced accuracy: "
+    )
+    note = f"{left_out}{absent}." if absent else ""
+    return "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: |", *rows]) + note
 
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.2%}"
 
 
-def _calibration(report: Mapping[str, Any]) -> str:
-    scaling = report["temperature_scaling"]
-    if scaling is None:
-        return "Too few images to fit a temperature on some and to measure on others."
-    first, second = scaling["temperatures"]
-    applied = report["temperature"]
-    total, already = applied * scaling["temperature"], f", the {applied} applied here included"
-    rows = [
-        (name, f"{error:.2%}", f"{scaling['loss'][name]:.4f}")
-        for name, error in scaling["expected_calibration_error"].items()
-    ]
-    text = (
-        f"Temperature scaling by two random halves: each is scaled by what was fitted on the "
-        f"other (T = {first:.3f} and {second:.3f}). On other images use "
-        f"`--temperature={total:.3f}`, fitted on all of these{already * (applied != 1)}."
-    )
-    head = ("temperature scaling", "expected calibration error", "cross-entropy (nats)")
-    return f"{text}\n\n{_markdown_table(head, rows)}"
-
-
-def _absent(report: Mapping[str, Any]) -> list[str]:
-    names = ", ".join(report["absent_classes"])
-    text = (
-        f"Without an image in this split, and left out of macro-F1 and balanced accuracy: {names}."
-    )
-    return [text] if names else []
-
-
-def _confusions(report: Mapping[str, Any], count: int = 5) -> str:
+def _confusions(report: Mapping[str, Any]) -> str:
     matrix, names = np.array(report["confusion_matrix"]), report["label_names"]
     support = matrix.sum(axis=1)
     np.fill_diagonal(matrix, 0)
-    order = np.argsort(-matrix, axis=None, kind="stable")[:count]
+    order = np.argsort(-matrix, axis=None, kind="stable")[:CONFUSIONS_SHOWN]
     pairs = [divmod(int(flat), len(names)) for flat in order if matrix.flat[flat]]
     texts = [
         f"- {names[row]} taken for {names[column]}: {matrix[row, column]:,} "
@@ -403,29 +327,45 @@ def _confusions(report: Mapping[str, Any], count: int = 5) -> str:
     return "\n".join(["Most frequent confusions:", "", *texts]) if texts else "No mistakes."
 
 
-def _origin(report: Mapping[str, Any]) -> str:
-    chosen = report["selected_on"] or "unknown"
-    boot = report["bootstrap"]
+def _calibration(report: Mapping[str, Any]) -> str:
+    scaling, applied = report["temperature_scaling"], report["temperature"]
+    if scaling is None:
+        return "Too few images to fit a temperature on some and to measure on others."
+    first, second = scaling["temperatures"]
+    total, already = applied * scaling["temperature"], f", the {applied} applied here included"
+    smoothing = scaling["label_smoothing"]
+    taken_off = f" after the training's label smoothing of {smoothing:g} is taken off"
     rows = [
-        *(
-            row
-            for member in report["members"]
-            for row in (
-                ("checkpoint", f"`{member['checkpoint']}`"),
-                ("step", str(member["checkpoint_step"])),
-            )
-        ),
-        ("answers", report["answers"]),
-        ("chosen on", chosen),
-        ("evaluated on", report["split"]),
-        ("data", f"`{report['data_path']}`"),
-        ("data fingerprint", f"`{report['data_fingerprint']}`"),
-        ("bootstrap", f"{boot['samples']:,} samples of the images, seed {boot['seed']}"),
-        ("command", f"`{report['command']}`"),
+        f"| {state} | {error:.2%} | {scaling['loss'][state]:.4f} |"
+        for state, error in scaling["expected_calibration_error"].items()
     ]
-    return _markdown_table(("", ""), rows)
+    return "\n".join(
+        [
+            "Temperature scaling by two random halves: each is scaled by what was fitted on the "
+            f"other{taken_off * (smoothing > 0)} (T = {first:.3f} and {second:.3f}). On other "
+            f"images use `--temperature={total:.3f}`, fitted on all of these"
+            f"{already * (applied != 1)}.",
+            "",
+            "| temperature scaling | expected calibration error | cross-entropy (nats) |",
+            "| --- | ---: | ---: |",
+            *rows,
+        ]
+    )
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1) if len(head) > 2 else ["---"] * 2, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _origin(report: Mapping[str, Any]) -> str:
+    members = "".join(
+        f"| checkpoint | `{one['checkpoint']}` |\n| step | {one['checkpoint_step']} |\n"
+        for one in report["members"]
+    )
+    boot = report["bootstrap"]
+    return f"""\
+|  |  |
+| --- | --- |
+{members}| answers | {report["answers"]} |
+| chosen on | {report["selected_on"] or "unknown"} |
+| evaluated on | {report["split"]} |
+| data | `{report["data_path"]}` |
+| data fingerprint | `{report["data_fingerprint"]}` |
+| bootstrap | {boot["samples"]:,} samples of the images, seed {boot["seed"]} |
+| command | `{report["command"]}` |"""

@@ -1,19 +1,30 @@
 """Faces to logits: input scaling, the EfficientNet backbone, and a head."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
 
-from fer_jax.models.efficientnet import Conv, EfficientNet, Style, feature_size
+from fer_jax.models.efficientnet import (
+    Conv,
+    EfficientNet,
+    Style,
+    block_table,
+    end_filters,
+    feature_size,
+)
 from fer_jax.models.precision import at_least_float32
 
 HEAD_KERNEL = 3
+NORM_VECTORS = (
+    "params/{}_bn/scale",
+    "params/{}_bn/bias",
+    "batch_stats/{}_bn/mean",
+    "batch_stats/{}_bn/var",
+)
 
 
 class FerHead(nn.Module):
@@ -129,11 +140,31 @@ def rebuild(description: Mapping[str, Any], dtype: Any) -> Classifier:
 
 
 def variable_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
-    """`params/backbone/stem/kernel` and so on to shapes: all that the model's variables hold."""
-    images = jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.uint8)
-    init = functools.partial(model.init, train=False)
-    shapes = jax.eval_shape(init, jax.random.key(0), images)
-    return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
+    """`params/backbone/stem/kernel` and so on to shapes: all that the model's variables hold.
+
+    By the tables alone, since to trace the model takes seconds; a test holds them to Flax's own.
+    """
+    first, last = end_filters(model.backbone.variant)
+    blocks = block_table(model.backbone.variant, drop_connect=0.0)
+    kernels: dict[str, tuple[int, ...]] = {"backbone/stem": (3, 3, 3, first)}
+    for block in blocks:
+        kernels |= {f"backbone/{block.name}/{name}": it for name, it in block.kernels().items()}
+    kernels["backbone/top"] = (1, 1, blocks[-1].filters_out, last)
+    if isinstance(model.head, FerHead):
+        kernels["head/conv"] = (HEAD_KERNEL, HEAD_KERNEL, last, model.head.filters)
+        kernels["head/hidden"] = (model.head.filters, model.head.hidden)
+        kernels["head/logits"] = (model.head.hidden, model.head.classes)
+    elif model.head is not None:
+        kernels["head/logits"] = (last, model.head.classes)
+
+    # Heads and squeeze-excite have biases, all other layers a BatchNorm.
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, kernel in kernels.items():
+        biased = layer.startswith("head/") or "squeeze_excite" in layer
+        vectors = ("params/{}/bias",) if biased else NORM_VECTORS
+        shapes[f"params/{layer}/kernel"] = kernel
+        shapes |= {name.format(layer): kernel[-1:] for name in vectors}
+    return dict(sorted(shapes.items()))
 
 
 def _settings(module: Any) -> list[str]:

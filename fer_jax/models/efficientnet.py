@@ -115,6 +115,29 @@ class Block:
         """Whether the block adds its input to its output."""
         return self.stride == 1 and self.filters_in == self.filters_out
 
+    @property
+    def wide(self) -> int:
+        """Channels between its expansion and its projection."""
+        return self.filters_in * self.expansion
+
+    @property
+    def squeezed(self) -> int:
+        """Channels of its squeeze-excite's inner layer."""
+        return max(1, int(self.filters_in * SQUEEZE_RATIO))
+
+    def kernels(self) -> dict[str, tuple[int, int, int, int]]:
+        """Shapes [k, k, C, D] of its layers' kernels, by the names that `MBConv` gives them."""
+        shapes = {
+            "expand": (1, 1, self.filters_in, self.wide),
+            "depthwise": (self.kernel, self.kernel, 1, self.wide),
+            "squeeze_excite/reduce": (1, 1, self.wide, self.squeezed),
+            "squeeze_excite/expand": (1, 1, self.squeezed, self.wide),
+            "project": (1, 1, self.wide, self.filters_out),
+        }
+        absent = ["expand"] * (self.expansion == 1)
+        absent += [n for n in shapes if n.startswith("squeeze") and not self.squeeze_excite]
+        return {name: shape for name, shape in shapes.items() if name not in absent}
+
 
 def round_filters(filters: int, width: float, divisor: int = 8) -> int:
     """`filters * width` to the nearest multiple of 8, never losing more than 10 %."""
@@ -251,14 +274,12 @@ class MBConv(nn.Module):
         """[B, H, W, filters_in] -> [B, ceil(H / stride), ceil(W / stride), filters_out]."""
         block, style, skip = self.block, self.style, x
         if block.expansion != 1:
-            wide = block.filters_in * block.expansion
-            x = Conv(wide, False, style.dtype, name="expand")(x)
+            x = Conv(block.wide, False, style.dtype, name="expand")(x)
             x = BatchNorm(style, block.activation, name="expand_bn")(x, train)
         x = Depthwise(block.kernel, block.stride, style, name="depthwise")(x)
         x = BatchNorm(style, block.activation, name="depthwise_bn")(x, train)
         if block.squeeze_excite:
-            squeezed = max(1, int(block.filters_in * SQUEEZE_RATIO))
-            x = SqueezeExcite(squeezed, style.dtype, name="squeeze_excite")(x)
+            x = SqueezeExcite(block.squeezed, style.dtype, name="squeeze_excite")(x)
         x = Conv(block.filters_out, False, style.dtype, name="project")(x)
         x = BatchNorm(style, None, name="project_bn")(x, train)
         if not block.residual:

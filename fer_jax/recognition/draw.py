@@ -3,7 +3,6 @@
 import functools
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 
 import cv2
@@ -11,14 +10,14 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 from fer_jax.recognition import explain, faces, pictures
 from fer_jax.recognition.recognizer import Face, Recognizer
 
 LEAST, MOST = 256, 8  # pixels of a drawn shorter side: smaller ones are enlarged, so many times
 SURE, UNSURE, PAPER, INK = (60, 200, 90), (230, 170, 40), (20, 20, 20), (240, 240, 240)
 HEAT = np.array([255, 40, 0], np.float32)
-WRITTEN = (".jpg", ".jpeg", ".png", ".webp")  # others are drawn as PNG
+WRITTEN = (".png", ".jpg", ".jpeg", ".webp")  # others are drawn as PNG
 
 
 class Gallery:
@@ -29,12 +28,11 @@ class Gallery:
     ) -> None:
         """An empty `folder` draws nothing. UserError where it holds the originals."""
         tops = [p if os.path.isdir(p) else os.path.dirname(p) for p in map(os.path.abspath, paths)]
-        root = os.path.commonpath(tops or [os.getcwd()])
-        if folder and os.path.abspath(folder) == root:
+        self._folder, self._root = folder, os.path.commonpath(tops or [os.getcwd()])
+        if folder and os.path.abspath(folder) == self._root:
             raise UserError(f"--draw={folder} holds the originals: give another folder")
-        self._folder, self._root, self._model = folder, root, model
         cam = functools.partial(explain.grad_cam, model.model.evaluator.model)
-        self._explain = jax.jit(cam) if explained else None
+        self._explain, self._model = jax.jit(cam) if explained else None, model
         self._film, self._filmed = cv2.VideoWriter(), ""
 
     def add(self, picture: pictures.Picture, found: Sequence[Face]) -> None:
@@ -43,7 +41,7 @@ class Gallery:
             return
         drawn = annotated(picture.pixels, found, self._heats(picture.pixels, found))[..., ::-1]
         if picture.frame is None:
-            written = cv2.imwrite(self._target(picture.file, ".png", WRITTEN), drawn)
+            written = cv2.imwrite(self._target(picture.file, *WRITTEN), drawn)
         else:
             self._open_film(picture.file, drawn.shape)
             self._film.write(drawn)
@@ -59,26 +57,31 @@ class Gallery:
         """Of each face's most probable class."""
         if self._explain is None:
             return []
-        seen = [self._model.seen(pixels, face.box, face.landmarks)[None] for face in found]
-        best = [np.argmax([face.logits], axis=1) for face in found]
-        each = zip(seen, best, strict=True)
-        return [np.asarray(self._explain(self._model.model.variables, *one))[0] for one in each]
+        variables, heats = self._model.model.variables, []
+        for face in found:
+            seen = self._model.seen(pixels, face.box, face.landmarks)
+            (heat,) = self._explain(variables, seen[None], np.argmax([face.logits], axis=1))
+            heats.append(np.asarray(heat))
+        return heats
 
     def _open_film(self, file: str, shape: tuple[int, ...]) -> None:
         """As long and as fast as the original; a new one where `file` is another."""
         if file != self._filmed:
             self.close()
-            path, code = self._target(file, ".mp4", (".mp4",)), cv2.VideoWriter.fourcc(*"mp4v")
             rate = cv2.VideoCapture(file).get(cv2.CAP_PROP_FPS) or 25.0
-            self._film.open(path, code, rate, shape[1::-1])
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._film.open(self._target(file, ".mp4"), code, rate, shape[1::-1])
             self._filmed = file
 
-    def _target(self, file: str, suffix: str, kept: Sequence[str]) -> str:
+    def _target(self, file: str, *suffixes: str) -> str:
+        """Where `file` is drawn; it gets the first of `suffixes` if it has none of them."""
         name = os.path.relpath(os.path.abspath(file), self._root)
-        name += "" if name.lower().endswith(tuple(kept)) else suffix
-        path = pathlib.Path(self._folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        path = os.path.join(self._folder, name)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to --draw={self._folder}: {one_line(error)}") from error
+        return path if name.lower().endswith(suffixes) else path + suffixes[0]
 
 
 def annotated(
@@ -92,8 +95,7 @@ def annotated(
     for face, heat in zip(found, heats, strict=False):
         picture = _heated(picture, face, heat)
     scale = min(max(1, math.ceil(LEAST / min(picture.shape[:2]))), MOST)
-    large = np.repeat(np.repeat(picture, scale, axis=0), scale, axis=1)
-    image = Image.fromarray(large)
+    image = Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
     for face in found:
         _draw_face(ImageDraw.Draw(image, "RGBA"), face, scale, image.size)
     return np.asarray(image)

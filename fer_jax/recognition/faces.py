@@ -33,15 +33,20 @@ def open_detector(name: str) -> Detector:
     """`auto` (MTCNN) or the path of a YuNet file; UserError where it is not there."""
     if name != "auto":
         return Yunet(name)
+    # OpenCV 5's own engine pads max-pooling on the wrong side, which moves eyes by two pixels.
+    engine = getattr(cv2.dnn, "ENGINE_CLASSIC", 1)
+    return Mtcnn([cv2.dnn.readNetFromONNX(path, engine) for path in networks()])
+
+
+def networks() -> list[str]:
+    """The files of MTCNN's networks, in their order; UserError where they are not installed."""
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             "no face detector is installed: pip install 'fer_jax[faces]', or give a YuNet file "
             "(detector=FILE.onnx), or take each picture for a face (crop=whole)"
         )
-    # OpenCV 5's own engine pads max-pooling on the wrong side, which moves eyes by two pixels.
-    folder, engine = spec.submodule_search_locations[0], getattr(cv2.dnn, "ENGINE_CLASSIC", 1)
-    return Mtcnn([cv2.dnn.readNetFromONNX(f"{folder}/{name}net.onnx", engine) for name in "pro"])
+    return [f"{spec.submodule_search_locations[0]}/{name}net.onnx" for name in "pro"]
 
 
 class Mtcnn:

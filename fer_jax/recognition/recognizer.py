@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 from scipy.special import log_softmax, logsumexp, softmax
 
-from fer_jax import cache, packaged, trained
+from fer_jax import cache, trained
+from fer_jax.config import packaged
 from fer_jax.data.augment import resize
 from fer_jax.data.images import quiet_pillow
 from fer_jax.errors import UserError
-from fer_jax.evaluation import tta as augmented
+from fer_jax.evaluation import inference as augmented
 from fer_jax.labels import LABELS
-from fer_jax.model_file import temperature_of
+from fer_jax.model_file import calibrated
 from fer_jax.models.pieces import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
@@ -92,7 +93,7 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
     unless JAX_COMPILATION_CACHE_DIR says where already. UserError where `path` is no model.
     """
     cache.keep_programs()
-    place = packaged.find("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
+    place = packaged("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
     return Recognizer(trained.load(place), detector)
 
 
@@ -107,10 +108,10 @@ class Recognizer:
     def __init__(self, model: trained.Trained, detector: str) -> None:
         """`detector` as in `load`; UserError where it is a file and no YuNet."""
         self.model, self.size = model, model.about.image_size
-        self.temperature = temperature_of(model.about)
         self.detector, self._thread = detector, threading.local()
         self._infer = inference(model.evaluator.model)
         self._views = jax.jit(augmented.views, static_argnames="kind")
+        self._pool = ThreadPoolExecutor(THREADS)
         if detector not in ("auto", "none"):
             self._detect()
 
@@ -172,7 +173,7 @@ class Recognizer:
         jobs = (functools.partial(self._find, item, options, own) for item, own in given)
         waiting: list[tuple[Picture, list[Cut]]] = []
         count = size = 0
-        for picture, found in _ahead(jobs, THREADS if options.batch_size > 1 else 0):
+        for picture, found in self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0):
             waiting.append((picture, found))
             count += len(found)
             size += 0 if picture.pixels is None else picture.pixels.nbytes
@@ -245,6 +246,16 @@ class Recognizer:
             places = [{"box": box, "landmarks": None, "detection": None} for box in given]
         return picture, [(self.seen(pixels, p["box"], p["landmarks"]), p) for p in places]
 
+    def _ahead(self, jobs: Iterable[Callable[[], Any]], count: int) -> Iterator[Any]:
+        """What the jobs return, in order; `count` are begun before they are asked for."""
+        begun: collections.deque[Any] = collections.deque()
+        for job in jobs:
+            begun.append(self._pool.submit(job))
+            if len(begun) > count:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+
     def _detect(self) -> faces.Detector:
         """This thread's detector: threads cannot share OpenCV's networks."""
         if not hasattr(self._thread, "detector"):
@@ -262,7 +273,7 @@ class Recognizer:
 
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""
-        probabilities = softmax(logits / self.temperature)
+        probabilities = softmax(calibrated(logits, self.model.about))
         best = int(np.argmax(probabilities))
         abstained = bool(probabilities[best] < (options.min_confidence or 0))
         return {
@@ -296,27 +307,10 @@ def _whole(pixels: np.ndarray) -> tuple[float, ...]:
     return (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
 
 
-def _ahead(jobs: Iterable[Callable[[], Any]], threads: int) -> Iterator[Any]:
-    """What the jobs return, in order, some done ahead; without threads each as it is asked for."""
-    if not threads:
-        yield from (job() for job in jobs)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        begun: collections.deque[Any] = collections.deque()
-        for job in jobs:
-            begun.append(pool.submit(job))
-            if len(begun) > 2 * threads:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-
-
 def _nearest(face: Face, others: Sequence[Face]) -> Face | None:
     """The one whose box's centre is nearest, if that is less than NEAR of the box's side away."""
-    if not others:
-        return None
     left, top, width, height = np.array([face.box, *(other.box for other in others)]).T
-    x, y = left + width / 2, top + height / 2
-    distances = np.hypot(x[1:] - x[0], y[1:] - y[0])
-    nearest = int(np.argmin(distances))
-    return others[nearest] if distances[nearest] < NEAR * max(face.box[2:]) else None
+    centres = np.column_stack([left + width / 2, top + height / 2])
+    distances = np.linalg.norm(centres[1:] - centres[0], axis=1)
+    near = distances < NEAR * max(face.box[2:])
+    return others[int(np.argmin(distances))] if near.any() else None

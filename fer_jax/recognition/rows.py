@@ -17,65 +17,56 @@ COLUMNS = (
 
 
 class Rows:
-    """Where answers go: a table for a person, JSON lines or CSV for programs."""
+    """The rows of one picture after another, printed or written."""
 
     def __init__(self, output: str) -> None:
-        """UserError for a name that is neither. `done` are the files that `output` answers."""
+        """UserError for a name of another kind. `done` are the files that `output` answers."""
         kind = pathlib.PurePath(output).suffix
         if output not in ("", "-") and kind not in (".jsonl", ".csv"):
             raise UserError(f"--output={output}: give FILE.jsonl, FILE.csv or -")
         self.error: str | None = None
         self.table = not output and sys.stdout.isatty()
-        self._csv, self.done = kind == ".csv", set[str]()
-        self._stream: Any = sys.stdout
+        self.done, self._stream = set[str](), sys.stdout
+        self._line = for_person if self.table else csv_line if kind == ".csv" else json_line
         if kind:
             try:
-                self._stream = open(output, "a+b")  # noqa: SIM115
-                self.done = _resumed(self._stream, self._csv)
+                self.done = _resume(output, kind)
+                self._stream = open(output, "a", encoding="utf-8", newline="")  # noqa: SIM115
             except (OSError, ValueError, TypeError, KeyError) as error:
-                self.close()
                 reason = one_line(error)
                 raise UserError(f"cannot go on with --output={output}: {reason}") from error
         self.read = len(self.done)
-        if self._csv and not self._stream.tell():
-            self._put(_line(dict(zip(COLUMNS, COLUMNS, strict=True))))
+        if kind == ".csv" and not self._stream.tell():
+            self._stream.write(csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))))
 
     def write(self, found: Any) -> None:
         """All rows of one picture, at once."""
-        rows = rows_of(found)
         self.read += found.error is None
         self.error = self.error or (found.error and f"{found.file}: {found.error}")
-        if self.table:
-            text = "".join(map(for_person, rows))
-        else:
-            text = "".join(_line(row) if self._csv else json.dumps(row) + "\n" for row in rows)
-        self._put(text)
+        self._stream.write("".join(map(self._line, rows_of(found))))
+        self._stream.flush()
 
     def close(self) -> None:
         """Close the file."""
         if self._stream is not sys.stdout:
             self._stream.close()
 
-    def _put(self, text: str) -> None:
-        self._stream.write(text if self._stream is sys.stdout else text.encode())
-        self._stream.flush()
 
-
-def _resumed(stream: Any, as_csv: bool) -> set[str]:
+def _resume(output: str, kind: str) -> set[str]:
     """The files that are answered, without the last one, which is cut off: it may be unfinished."""
-    stream.seek(0)
     done, last, start, position = set(), None, 0, 0
-    for line in stream:
-        if not line.endswith(b"\n"):
-            break
-        text = line.decode()
-        file = next(csv.reader([text]))[0] if as_csv else json.loads(text)["file"]
-        if file != last:
-            last, start = file, position
-            done.add(file)
-        position += len(line)
-    stream.truncate(start)
-    stream.seek(start)
+    with open(output, "a+b") as stream:
+        stream.seek(0)
+        for line in stream:
+            if not line.endswith(b"\n"):
+                break
+            text = line.decode()
+            file = next(csv.reader([text]))[0] if kind == ".csv" else json.loads(text)["file"]
+            if file != last:
+                last, start = file, position
+                done.add(file)
+            position += len(line)
+        stream.truncate(start)
     return done - {last}
 
 
@@ -92,7 +83,13 @@ def rows_of(found: Any) -> list[dict[str, Any]]:
     return rows or [blank]
 
 
-def _line(row: dict[str, Any]) -> str:
+def json_line(row: dict[str, Any]) -> str:
+    """For programs, the columns by their names."""
+    return json.dumps(row) + "\n"
+
+
+def csv_line(row: dict[str, Any]) -> str:
+    """For programs, in the order of COLUMNS."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow([row[name] for name in COLUMNS])
     return text.getvalue()

@@ -5,7 +5,7 @@ import dataclasses
 import gc
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -44,10 +44,8 @@ class Checkpoints:
         keep = [checkpoint_managers.LatestN(LATEST_KEPT), best]
         options = ocp.CheckpointManagerOptions(
             best_fn=score,
-            best_mode="max",
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=not read_only,
-            enable_async_checkpointing=True,
             read_only=read_only,
         )
         self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
@@ -61,11 +59,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        try:
+        tolerated = () if kind is None else (Exception,)  # what ended the block says more
+        with contextlib.suppress(*tolerated), self._writing():
             self._manager.close()
-        except Exception as error:
-            if kind is None:  # else what ended the block says more
-                raise self._unwritable(error) from error
 
     @property
     def latest(self) -> int | None:
@@ -90,10 +86,8 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about))
         )
-        try:
+        with self._writing():
             self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None)
-        except Exception as error:
-            raise self._unwritable(error) from error
 
     def check_step(self, step: int) -> None:
         """UserError where there is no checkpoint of `step`."""
@@ -133,10 +127,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until all that was begun is on disk; UserError where it cannot be written."""
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritable(error) from error
 
     def _read(self, step: int, part: Any) -> Any:
         args = ocp.args.Composite(state=part)
@@ -156,10 +148,14 @@ class Checkpoints:
         sys.unraisablehook = hook
         raise UserError(f"checkpoint {self.directory}/{step} is damaged; {hint} ({reason})")
 
-    def _unwritable(self, error: Exception) -> UserError:
-        last = self.latest
-        good = "none is whole yet" if last is None else f"the last whole one is of step {last}"
-        return UserError(
-            f"cannot write a checkpoint to {self.directory}, {good}: make room, then the same "
-            f"command goes on ({one_line(error)})"
-        )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            last = self.latest
+            good = "none is whole yet" if last is None else f"the last whole one is of step {last}"
+            raise UserError(
+                f"cannot write a checkpoint to {self.directory}, {good}: make room, then the same "
+                f"command goes on ({one_line(error)})"
+            ) from error

@@ -11,6 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from fer_jax.errors import NonFiniteLoss
+from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.logs import RunLog
 
 AGREE_EVERY = 10  # steps between two questions to the other processes
@@ -76,10 +77,11 @@ class LateMetrics:
         log: RunLog,
         every: int,
         schedule: Callable[[int], Any],
-        last_good: Callable[[], int | None],
+        checkpoints: Checkpoints,
     ):
-        """`every` is in steps; `last_good` tells the step of the last checkpoint."""
-        self._log, self._every, self._schedule, self._last_good = log, every, schedule, last_good
+        """`every` is in steps; `checkpoints` tell where a diverged run may go on from."""
+        self._log, self._every, self._schedule = log, every, schedule
+        self._checkpoints = checkpoints
         self._flying: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         self._fetched: list[dict[str, float]] = []
 
@@ -99,7 +101,8 @@ class LateMetrics:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         for name, value in values.items():  # a finite loss may have a gradient that is not
             if not math.isfinite(value):
-                last = self._last_good()
+                self._checkpoints.wait()
+                last = self._checkpoints.latest
                 good = "no checkpoint yet" if last is None else f"last good checkpoint: step {last}"
                 raise NonFiniteLoss(f"{name} is {value} at step {step}; {good}")
 

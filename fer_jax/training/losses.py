@@ -33,18 +33,21 @@ class Objective:
     def targets(self, labels: jax.Array, soft: jax.Array | None) -> jax.Array:
         """int32 [B] and, where there are any, float32 [B, K] -> [B, K], what logits are to answer.
 
-        Smoothing comes last, over both.
+        Smoothing, a share of the uniform distribution, comes last, over both.
         """
-        if soft is None:
-            return smooth_targets(labels, len(self.weights), self.label_smoothing)
-        hard = jax.nn.one_hot(labels, len(self.weights))
-        both = self.soft_share * soft + (1 - self.soft_share) * hard
-        return optax.smooth_labels(both, self.label_smoothing)
+        targets = jax.nn.one_hot(labels, len(self.weights))
+        if soft is not None:
+            targets = self.soft_share * soft + (1 - self.soft_share) * targets
+        return optax.smooth_labels(targets, self.label_smoothing)
 
     def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """float32 [B, K] twice -> []: mean over the batch."""
+        """Mean over the batch of sum_k w_k y_k (-log p_k): float32 [B, K] twice -> [].
+
+        The divisor is the batch size, not the sum of weights (Keras' `class_weight`).
+        """
         adjusted = logits if self.adjustment is None else logits + self.adjustment
-        return weighted_cross_entropy(adjusted, targets, self.weights)
+        log_p = jax.nn.log_softmax(adjusted)
+        return jnp.mean(-jnp.sum(self.weights * targets * log_p, axis=-1))
 
 
 def make_objective(config: LossConfig, counts: np.ndarray) -> Objective:
@@ -55,7 +58,7 @@ def make_objective(config: LossConfig, counts: np.ndarray) -> Objective:
 
 
 def class_weights(name: str, counts: np.ndarray) -> np.ndarray:
-    """float32 [classes] from training counts [classes]; ValueError for an unknown name.
+    """float32 [classes] from training counts [classes].
 
     `max_ratio`: largest count / count. `balanced`: total / (classes * count). `none`: ones.
     """
@@ -64,10 +67,8 @@ def class_weights(name: str, counts: np.ndarray) -> np.ndarray:
         weights = counts.max() / counts
     elif name == "balanced":
         weights = counts.sum() / (len(counts) * counts)
-    elif name == "none":
-        weights = np.ones_like(counts)
     else:
-        raise ValueError(f"class weights {name!r} are not one of none, balanced, max_ratio")
+        weights = np.ones_like(counts)
     return weights.astype(np.float32)
 
 
@@ -81,19 +82,6 @@ def logit_adjustment(tau: float, counts: np.ndarray) -> np.ndarray | None:
         return None
     counts = np.asarray(counts, np.float64)
     return (tau * np.log(counts / counts.sum())).astype(np.float32)
-
-
-def smooth_targets(labels: jax.Array, classes: int, smoothing: float) -> jax.Array:
-    """int [B] -> float32 [B, classes]: one-hot, mixed with the uniform distribution."""
-    return optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
-
-
-def weighted_cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mean over the batch of sum_k w_k y_k (-log p_k): [B, K], [B, K], [K] -> [].
-
-    The divisor is the batch size, not the sum of weights (Keras' `class_weight`).
-    """
-    return jnp.mean(-jnp.sum(weights * targets * jax.nn.log_softmax(logits), axis=-1))
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

