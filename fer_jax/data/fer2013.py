@@ -17,6 +17,7 @@ from fer_jax.data.records import ROLES, Entry, Found, Listing, Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, index
 
+BLOCK = 512  # records read at a time
 DESCRIPTION = "Faces with one of seven expressions, pixels lossless, in the split of their source."
 
 
@@ -70,8 +71,13 @@ def write(records: Mapping[str, Records], directory: Path) -> Path:
     return Path(builder.data_dir)
 
 
-def read(path: Path, max_pixels: int) -> Found:
-    """The entries of a directory that `write` made; UserError where files are missing or broken."""
+def read(path: Path, max_pixels: int, cache_mib: int) -> Found:
+    """The entries of a directory that `write` made; UserError where files are missing or broken.
+
+    Keeps up to `cache_mib` MiB of PNGs: decoding them once reads no file again.
+    """
+    encoded: dict[str, bytes] = {}
+    room = cache_mib * 2**20
     try:
         _source.cache_clear()  # another directory may have had this path
         info = tfds.builder_from_directory(path).info
@@ -79,10 +85,15 @@ def read(path: Path, max_pixels: int) -> Found:
         entries = []
         for role in (role for role in ROLES if role in info.splits):
             source = _source(path, role)
-            for i in tqdm(range(len(source)), f"reading {role}", disable=None, leave=False):
-                record = source[i]
-                label, key, row = names[record["label"]], record["key"].decode(), record["row"]
-                entries.append(Entry(f"{role} {i}", role, label, key, int(row)))
+            blocks = range(0, len(source), BLOCK)
+            for start in tqdm(blocks, f"reading {role}", disable=None, leave=False):
+                block = range(start, min(start + BLOCK, len(source)))
+                for i, record in zip(block, source.__getitems__(block), strict=True):
+                    label, key, row = names[record["label"]], record["key"].decode(), record["row"]
+                    entries.append(Entry(f"{role} {i}", role, label, key, int(row)))
+                    room -= len(record["image"])
+                    if room >= 0:
+                        encoded[f"{role} {i}"] = record["image"]
         prints = dict(info.metadata["fingerprints"])
     except UserError:
         raise
@@ -90,13 +101,16 @@ def read(path: Path, max_pixels: int) -> Found:
         reason = printable(one_line(error))
         raise UserError(f"no whole prepared directory ({reason}); prepare it anew") from None
     listing = Listing("prepared", entries, fingerprints=prints)
-    return listing, functools.partial(_image, path, max_pixels)
+    return listing, functools.partial(_image, encoded, path, max_pixels)
 
 
-def _image(path: Path, max_pixels: int, ref: str) -> np.ndarray:
+def _image(encoded: dict[str, bytes], path: Path, max_pixels: int, ref: str) -> np.ndarray:
     """Ref `"train 17"` -> uint8 [H, W, C] of that record; UnreadableImage for a damaged one."""
-    role, number = ref.split()
-    return images.decode(_source(path, role)[int(number)]["image"], max_pixels)
+    data = encoded.pop(ref, None)
+    if data is None:
+        role, number = ref.split()
+        data = _source(path, role)[int(number)]["image"]
+    return images.decode(data, max_pixels)
 
 
 @functools.lru_cache(8)

@@ -150,6 +150,8 @@ def kinds(names: Iterable[str]) -> Counter[str]:
 def printable(name: str) -> str:
     """A file name in NFC on one line: what cannot be shown or stored as UTF-8 is escaped."""
     text = unicodedata.normalize("NFC", name)
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

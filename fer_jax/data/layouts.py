@@ -200,7 +200,8 @@ def _entries(places: Sequence[_Place]) -> list[Entry]:
     """Rows are known if every stem is a number of its own; else the path is the key."""
     rows = [row_number(place.inside[-1].rsplit(".", 1)[0]) for place in places]
     if min(rows) >= 0 and len(set(rows)) == len(rows):
-        keys = [row_key(row, max(rows)) for row in rows]
+        largest = max(rows)
+        keys = [row_key(row, largest) for row in rows]
     else:
         rows, keys = [-1] * len(rows), [printable("/".join(place.inside)) for place in places]
     for key, count in Counter(keys).most_common(1):

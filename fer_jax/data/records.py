@@ -22,6 +22,7 @@ from fer_jax.labels import LABELS
 from fer_jax.sections import Section, key
 
 ROLES = ("train", "validation", "test")
+PART = 64  # images that a thread takes at a time: handing them over costs as much as reading
 SHOWN = 3  # first offenders named in one line
 
 Loader = Callable[[str], np.ndarray]
@@ -255,9 +256,12 @@ def load(
         return kept, digest(image), image.shape[2]
 
     threads = min(4, os.cpu_count() or 1)  # more only fight over the interpreter lock
+    parts = [ordered[start : start + PART] for start in range(0, len(ordered), PART)]
     shown = {"desc": "reading images", "unit": "image", "disable": None, "leave": False}
     with quiet_pillow(), ThreadPoolExecutor(threads) as pool:
-        found = list(tqdm(pool.map(attempt, ordered), total=len(ordered), **shown))
+        results = pool.map(lambda part: [attempt(entry) for entry in part], parts)
+        bar = tqdm(results, total=len(parts), unit_scale=PART, **shown)
+        found = [one for part in bar for one in part]
 
     read = list(zip(ordered, found, strict=True))
     unreadable = [(printable(entry.ref), one) for entry, one in read if isinstance(one, str)]

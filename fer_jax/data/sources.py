@@ -154,9 +154,9 @@ def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> F
 
     folder = PurePosixPath(infos[0]).parent
     if tree.kind == "folder":
-        return fer2013.read(tree.path / folder, options.max_pixels)
+        return fer2013.read(tree.path / folder, options.max_pixels, options.cache_mib)
     place = files.unpack(tree, [name for name in names if PurePosixPath(name).parent == folder])
-    listing, loader = fer2013.read(place, options.max_pixels)
+    listing, loader = fer2013.read(place, options.max_pixels, options.cache_mib)
     weakref.finalize(loader, shutil.rmtree, place, ignore_errors=True)
     return listing, loader
 
