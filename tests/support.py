@@ -25,6 +25,7 @@ from fer_jax.config import fill, load_config
 from fer_jax.data.augment import AugmentConfig
 from fer_jax.data.records import Dataset
 from fer_jax.data.sources import open_dataset
+from fer_jax.evaluation import plots
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
 from fer_jax.labels import LABELS
 from fer_jax.models.factory import make_model
@@ -49,7 +50,7 @@ WARNINGS = ("-W", "error", "-W", "ignore:the load_module:DeprecationWarning")  #
 CONFIG = ROOT / "configs" / "b2.py"
 SMALL = {  # a run of 21 steps that has every kind of state: averages, dropout, class weights
     "data.image_size": 32,
-    "model.variant": "tiny",
+    "model.variant": "mini",
     "model.head_padding": "SAME",
     "model.bn_momentum": 0.9,
     "model.drop_connect": 0.1,
@@ -71,6 +72,22 @@ REPORT_FILES = (
     "reliability.png",
     "mistakes.png",
 )
+BLANK = (  # a white pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c63f80f000101010018dd8db0"
+    "0000000049454e44ae426082"
+)
+DRAWN = {  # what draws pictures
+    name: getattr(plots, name)
+    for name in (
+        "class_distribution",
+        "confusion_matrix",
+        "contact_sheet",
+        "learning_curves",
+        "mistakes",
+        "reliability_diagram",
+    )
+}
 TAKE_ARGUMENTS = ("compare", "recognise")  # doors with arguments beside their flags
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
 
@@ -154,6 +171,25 @@ def advance(trainer: train.Trainer, state: Any, until: int) -> Any:
     return state
 
 
+def blank(*arguments: Any, **named: Any) -> None:
+    """Instead of a picture, whatever it were to show."""
+    (path,) = [x for x in (*arguments, *named.values()) if isinstance(x, Path)]
+    path.write_bytes(bytes.fromhex(BLANK))
+
+
+@contextlib.contextmanager
+def pictures(drawn: bool) -> Iterator[None]:
+    """Whether pictures are drawn, or blank."""
+    before = {name: getattr(plots, name) for name in DRAWN}
+    try:
+        for name in DRAWN:
+            setattr(plots, name, DRAWN[name] if drawn else blank)
+        yield
+    finally:
+        for name in DRAWN:
+            setattr(plots, name, before[name])
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command returned and printed."""
@@ -229,14 +265,12 @@ def _argv(argv: list[str]) -> Iterator[None]:
 def start(
     door: str,
     arguments: Sequence[object],
-    one_stage: bool = False,
     package: str = "fer_jax",
     **environment: str,
 ) -> subprocess.Popen:
     """`python -m PACKAGE.DOOR ARGUMENTS` as a process of its own."""
-    script = ["tests/one_stage.py", door] if one_stage else ["-m", f"{package}.{door}"]
     return subprocess.Popen(
-        [sys.executable, *WARNINGS, *script, *map(str, arguments)],
+        [sys.executable, *WARNINGS, "-m", f"{package}.{door}", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | compile_cache() | environment,
         stdout=subprocess.PIPE,

@@ -12,7 +12,6 @@ from fer_jax import train, workdir
 from fer_jax.training import checkpoints
 from fer_jax.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("one_stage")
 LAST, BEFORE = EPOCH_ENDS[1], 18  # steps of the two latest checkpoints
 
 

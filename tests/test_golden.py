@@ -38,7 +38,7 @@ def sums(tree) -> float:
 
 def first_step(data) -> dict[str, float]:
     """In the order in which one thing leads to the next."""
-    config = small_config(data)
+    config = small_config(data, model__variant="tiny")
     records = open_dataset(config.data.path, config.data).roles["train"]
     trainer = make_trainer(config, records)
     batch, state = next(trainer.batches(0)), trainer.init()

@@ -20,7 +20,6 @@ from fer_jax.labels import LABELS
 from fer_jax.train import make_trainer
 from fer_jax.training import losses, mesh, step
 
-pytestmark = pytest.mark.usefixtures("one_stage")
 
 RED = (AssertionError, ValueError)  # what a test that fails raises
 GREY = {name: 20 + 30 * number for number, name in enumerate(LABELS)}

@@ -8,7 +8,6 @@ from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer
 
 from fer_jax.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("one_stage")
 
 RHO, CLIP, DECAY = 0.2, 0.5, 0.8
 RAW = {  # SGD of rate 1 without momentum: its state after a step is the gradient

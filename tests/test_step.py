@@ -17,7 +17,6 @@ from fer_jax.train import make_trainer
 from fer_jax.training import loop, mesh
 from fer_jax.training.mixing import MixingConfig, mix
 
-pytestmark = pytest.mark.usefixtures("one_stage")
 
 BATCH, CLASSES = 8, 7
 COUNTS = Counts((20, 2, 10, 40, 5, 8, 16))

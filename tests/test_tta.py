@@ -15,7 +15,6 @@ from fer_jax import trained
 from fer_jax.evaluation import calibration, inference
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.evaluation.report import describe_answers
-from fer_jax.models import efficientnet
 
 
 def faces(n=3, size=32) -> np.ndarray:
@@ -114,8 +113,7 @@ def test_the_way_of_answering_has_a_name(members, kind, temperature, text):
     assert describe_answers(members, kind, temperature) == text
 
 
-def test_prediction_over_views_is_the_mean_of_predictions_of_views(monkeypatch):
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
+def test_prediction_over_views_is_the_mean_of_predictions_of_views():
     images = faces(11)
     evaluator = small_evaluator()
     variables = evaluator.model.init(jax.random.key(0), jnp.asarray(images[:1]), False)

@@ -32,13 +32,11 @@ from fer_jax import model_file
 from fer_jax.data.files import sha256
 from fer_jax.errors import UserError
 from fer_jax.model_file import About, ModelFile
-from fer_jax.models import efficientnet
 from fer_jax.models.classifier import ImagenetHead, describe, variable_shapes
 from fer_jax.models.factory import make_model
 from fer_jax.train import make_trainer
 from fer_jax.training import mesh
 
-pytestmark = pytest.mark.usefixtures("one_stage")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = {"model__input_mean": MEAN, "model__input_std": STD}
@@ -330,7 +328,6 @@ def test_processes_with_different_files_are_told(both):
 if __name__ == "__main__":
     coordinator, process, weights, output_file = sys.argv[1:]
     mesh.start(coordinator, 2, int(process))
-    efficientnet.STAGES = efficientnet.STAGES[:1]
     result = two_steps(weights)
     mesh.check_same("init.weights", sha256(Path(weights)))
     try:

@@ -11,6 +11,9 @@ from fer_jax.evaluation.calibration import reliability
 from fer_jax.labels import LABELS
 
 
+pytestmark = pytest.mark.usefixtures("drawn_pictures")
+
+
 def pixels(path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.format == "PNG"

@@ -155,7 +155,7 @@ def test_a_mistyped_flag_is_one_line(flag, words):
     assert words in run("benchmark", [flag], package="experiments").refusal()
 
 
-def test_fer_jax_takes_its_turns(settings, one_stage):
+def test_fer_jax_takes_its_turns(settings):
     """The product's own steps: weights written and read, answers whole, a turn of each task."""
     from experiments.benchmark import ours
 
