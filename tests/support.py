@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from absl import flags
 from made_data import csv_text
 
@@ -90,6 +91,17 @@ DRAWN = {  # what draws pictures
 }
 TAKE_ARGUMENTS = ("compare", "recognise")  # doors with arguments beside their flags
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
+
+
+def slow_but(quick: Collection[Any], cases: Iterable[Any]) -> list[Any]:
+    """A test's parameters: `cases`, of which all but the `quick` ones are of the second tier."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=() if case in quick else pytest.mark.slow,
+        )
+        for case in cases
+    ]
 
 
 def small_rows() -> list[tuple[str, str, np.ndarray]]:

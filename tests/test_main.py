@@ -158,7 +158,7 @@ def test_evaluate_leaves_alone_what_another_process_is_writing(finished_run, tmp
 def test_a_dry_run_says_what_would_be_and_writes_nothing(small_csv, tmp_path):
     outcome = call("main", [*small_run(small_csv, tmp_path / "run"), "--dry_run"])
     assert outcome.status == 0, outcome.err
-    assert "509,795 trainable parameters, 4,368 BatchNorm statistics" in outcome.out
+    assert "517,569 trainable parameters, 704 BatchNorm statistics" in outcome.out
     assert re.search(r"^validation +5 +3 +5 +6 +5 +5 +6 +35$", outcome.out, re.MULTILINE)
     assert re.search(r"^\d+ x .+\(cpu\)", outcome.out)
     assert re.search(r"about [\d,]+ MiB of memory per device", outcome.out)

@@ -37,7 +37,6 @@ from fer_jax.models.factory import make_model
 from fer_jax.train import make_trainer
 from fer_jax.training import mesh
 
-
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = {"model__input_mean": MEAN, "model__input_std": STD}
 LAST = 11  # step at which a run of one epoch is finished
@@ -310,6 +309,7 @@ def both(given, tmp_path_factory):
         return dict(file), [out for out, _ in said]
 
 
+@pytest.mark.slow
 def test_two_processes_start_where_one_does(both, given):
     two, one = both[0], two_steps(given[0])
     assert two.keys() == one.keys()
@@ -320,6 +320,7 @@ def test_two_processes_start_where_one_does(both, given):
             np.testing.assert_allclose(two[name], expected, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_processes_with_different_files_are_told(both):
     for out in both[1]:
         assert "init.weights is not the same file for every process: copy one to all" in out

@@ -20,7 +20,7 @@ from fer_jax.recognition.recognizer import Recognizer
 SIZE = 32
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model_path(tmp_path_factory) -> Path:
     """A model file whose answers differ from image to image."""
     model = make_model(small_config("unused").model)
@@ -34,7 +34,7 @@ def model_path(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(model_path) -> Recognizer:
     return fer_jax.load(os.fspath(model_path))
 

@@ -96,7 +96,7 @@ def test_eight_devices_give_one_devices_step(tmp_path, monkeypatch):
     child = subprocess.run(
         [sys.executable, __file__, str(file)],
         cwd=ROOT,
-        env=os.environ | compile_cache() | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | compile_cache() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         timeout=600,

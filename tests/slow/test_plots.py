@@ -10,7 +10,6 @@ from fer_jax.evaluation import plots
 from fer_jax.evaluation.calibration import reliability
 from fer_jax.labels import LABELS
 
-
 pytestmark = pytest.mark.usefixtures("drawn_pictures")
 
 

@@ -11,7 +11,6 @@ from support import SMALL, call, run
 from experiments import jobs, stages
 from fer_jax.evaluation.predictions import Predictions
 
-
 VIEWS = "test-time augmentation flip_crops, 12 views"
 ROWS = [  # name, answers, split, number of reports
     ("single", "plain", "validation", 2),

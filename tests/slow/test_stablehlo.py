@@ -31,7 +31,6 @@ numpy.savez(sys.argv[3], **found)
 """
 
 
-
 def file_of(head: str) -> ModelFile:
     model = made_model("mini", head, scaling=PUBLISHED)
     return ModelFile(
