@@ -11,6 +11,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow are, besides the marked ones, all in tests/slow/ and all that read the real data."""
+    for item in items:
+        apart = item.path.is_relative_to(ROOT / "tests" / "slow")
+        if apart or "fer2013" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def fer2013() -> Path:
     """The real FER2013 data: where FER2013 points, or a data/fer2013 beside the project."""

@@ -155,7 +155,7 @@ def test_the_blocks_of_the_processes_are_the_one_process_batches(processes):
     assert_same(joined(parts), evaluate(21))
 
 
-@pytest.mark.parametrize("workers", slow_but([2], [1, 2]))
+@pytest.mark.parametrize("workers", slow_but([1], [1, 2]))
 def test_worker_processes_change_nothing(workers):
     assert_same(train(workers=workers, start=2), train(start=2))
 
