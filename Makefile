@@ -29,7 +29,8 @@ endif
 demo: $(STAMP)
 	$(BIN)/python -m experiments.demo --output=runs/demo
 
-# What a user relies on; test-all adds real kills, several processes, installing, downloads.
+# What a user relies on; test-all adds real kills, several processes, hostile files, whole grids,
+# installing and downloads: tests/slow/ and what is marked slow.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slow -m "not slow"
 

@@ -89,7 +89,7 @@ DRAWN = {  # what draws pictures
         "reliability_diagram",
     )
 }
-TAKE_ARGUMENTS = ("compare", "recognise")  # doors with arguments beside their flags
+TAKE_ARGUMENTS = ("compare", "recognise", "run")  # doors with arguments beside their flags
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
 
 
@@ -219,12 +219,12 @@ class Outcome:
         return lines[0].removeprefix("error: ")
 
 
-def call(door: str, arguments: Sequence[object]) -> Outcome:
-    """`python -m fer_jax.DOOR ARGUMENTS` within this process, which saves the start of another."""
+def call(door: str, arguments: Sequence[object], package: str = "fer_jax") -> Outcome:
+    """`python -m PACKAGE.DOOR ARGUMENTS` within this process, which saves the start of another."""
     out, err = io.StringIO(), io.StringIO()
-    argv = [f"fer_jax/{door}.py", *map(str, arguments)]
+    argv = [f"{package}/{door}.py", *map(str, arguments)]
     with (
-        _front_door(f"fer_jax.{door}") as module,
+        _front_door(f"{package}.{door}") as module,
         _argv(argv),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
