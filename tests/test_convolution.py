@@ -39,7 +39,6 @@ def both(**settings):
 KERNELS = [(3, 1), (3, 2), (5, 1), (5, 2), (1, 2)]  # their sizes and strides
 QUICK = [
     (MAPS[1], (3, 2), CHANNELS[0]),
-    (MAPS[3], (3, 1), CHANNELS[1]),
     (MAPS[4], (5, 2), CHANNELS[1]),
     (MAPS[2], (1, 2), CHANNELS[0]),
 ]
@@ -72,9 +71,8 @@ def test_a_map_smaller_than_its_kernel(k, channels):
     )
 
 
-@pytest.mark.parametrize(
-    ("stride", "channels"), slow_but([(2, CHANNELS[1])], itertools.product([1, 2], CHANNELS))
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("stride", "channels"), itertools.product([1, 2], CHANNELS))
 def test_in_bfloat16(stride, channels):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(4, 7, 9, channels)), rng.normal(size=(3, 3, channels, 8))

@@ -27,12 +27,7 @@ def plain_depthwise(x, kernel, stride, padding):
     )
 
 
-QUICK = (
-    (3, 1, (12, 12), "SAME"),
-    (3, 2, (7, 9), "symmetric"),
-    (5, 1, (7, 9), "symmetric"),
-    (5, 2, (12, 12), "SAME"),
-)
+QUICK = ((3, 1, (7, 9), "symmetric"), (5, 2, (12, 12), "SAME"))
 GRID = [(3, 5), (1, 2), ((12, 12), (7, 9))]  # kernels, strides, sizes
 
 
@@ -52,9 +47,8 @@ def test_depthwise_equals_the_grouped_convolution(k, stride, size, padding):
     )
 
 
-@pytest.mark.parametrize(
-    ("k", "stride", "size"), slow_but([(5, 2, (7, 9))], itertools.product(*GRID))
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "stride", "size"), itertools.product(*GRID))
 def test_depthwise_in_bfloat16(k, stride, size):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(4, *size, 8)), rng.normal(size=(k, k, 1, 8))

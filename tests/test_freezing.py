@@ -112,7 +112,8 @@ def test_averages_start_at_the_backbone_and_follow_it(history):
         np.testing.assert_allclose(average, rate * old + (1 - rate) * new, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("batch_size", slow_but([2 * PIECE], [8, 2 * PIECE]))
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [8, 2 * PIECE])
 def test_a_frozen_backbone_infers(small_csv, batch_size):
     """Stored statistics, no stochastic depth: without dropout the loss is that of evaluation."""
     size = {"train__batch_size": batch_size}
@@ -165,7 +166,7 @@ def test_the_backbone_is_frozen_for_whole_epochs(trainer, small_csv):
         assert frozen_trainer(small_csv, init__frozen_epochs=epochs).frozen_steps == steps
 
 
-@pytest.mark.parametrize("step", slow_but([5, 15], STOPS))
+@pytest.mark.parametrize("step", slow_but([15], STOPS))
 def test_a_run_interrupted_anywhere_ends_bit_identical(history, small_csv, step, tmp_path):
     """Saved by Orbax, restored onto the template of a trainer of its own."""
     other = frozen_trainer(small_csv)

@@ -134,9 +134,9 @@ def test_whole_backbones(variant, tmp_path, monkeypatch):
     [
         ("legacy", "b0", "b2"),
         pytest.param("weights", "b4", "b3", marks=pytest.mark.slow),
-        ("weights before 3.4", "b0", "b2"),
+        pytest.param("weights before 3.4", "b0", "b2", marks=pytest.mark.slow),
         pytest.param("weights before 3.4", "b2", "b0", marks=pytest.mark.slow),
-        ("archive", "b1", "b0"),
+        pytest.param("archive", "b1", "b0", marks=pytest.mark.slow),
     ],
 )
 def test_the_right_variant_is_named_for_keras(kind, found, told, tmp_path, monkeypatch):

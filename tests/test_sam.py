@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer, slow_but
+from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer
 
 from fer_jax.training.checkpoints import Checkpoints
 
@@ -71,6 +71,7 @@ def test_the_step_starts_where_it_stood_and_the_averages_follow(steps):
         np.testing.assert_allclose(averages[name], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_gradient_uphill_is_clipped_as_any_other(small_csv):
     trainer = make_trainer(small_csv, **RAW, optimizer__sam_rho=RHO, optimizer__clip_norm=CLIP)
     state, metrics = trainer.train_step(trainer.init(), next(trainer.batches(0)))
@@ -91,7 +92,8 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("stop", slow_but([4], [4, EPOCH_ENDS[0] + 2]))
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [4, EPOCH_ENDS[0] + 2])
 def test_mixing_sam_averages_and_sizes_resume_bit_identical(small_csv, stop, tmp_path):
     """Also where the backbone is still frozen; by way of a saved checkpoint."""
 

@@ -108,6 +108,7 @@ def test_loss_is_keras_class_weighted_cross_entropy(trainer, state, batch):
     assert float(metrics["accuracy"]) == np.mean(logits.argmax(-1) == labels)
 
 
+@pytest.mark.slow
 def test_the_step_learns_from_mixed_images_and_counts_by_their_larger_part(batch):
     """Dropout draws as without mixing: what is mixed is all that differs."""
     config = small_config("", mixing__mixup=0.4, mixing__cutmix=1.0, model__dropout=0.5)

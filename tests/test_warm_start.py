@@ -115,7 +115,7 @@ def test_the_first_line_lists_what_is_left_over_on_both_sides(given, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value", "override"),
     [
-        ("variant", "b0", "--config.model.variant=b0"),
+        ("variant", "tiny", "--config.model.variant=tiny"),
         ("padding", "symmetric", "--config.model.padding=symmetric"),
         ("bn_epsilon", 1e-5, "--config.model.bn_epsilon=1e-05"),
         ("input_mean", (0.5, 0.25, 1 / 3), "--config.model.input_mean=0.5,0.25,0.3333333"),
@@ -135,8 +135,9 @@ def test_a_file_of_another_model_is_refused_with_the_override(tmp_path, setting,
 
 def test_the_overrides_named_are_all_that_is_needed(tmp_path, small_csv):
     path = tmp_path / "other.safetensors"
-    write(path, model__variant="b0", model__padding="symmetric", model__input_mean=(0.1, 1 / 3, 0))
-    flags = [*small_run(small_csv, tmp_path / "run"), f"--config.init.weights={path}", "--dry_run"]
+    write(path, model__padding="symmetric", model__input_mean=(0.1, 1 / 3, 0))
+    flags = small_run(small_csv, tmp_path / "run", model__variant="tiny")
+    flags += [f"--config.init.weights={path}", "--dry_run"]
     line = call("main", flags).refusal()
     overrides = [word for word in line.split() if word.startswith("--")]
     assert len(overrides) == 4  # b2.py has Keras' scaling without weights
