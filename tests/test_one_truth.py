@@ -71,7 +71,8 @@ def test_one_truth(layout, places, truth):
         assert other.roles[role].fingerprint == records.fingerprint
     same = dataclasses.replace(trainer, records=other.roles["train"])
     assert_identical(first(same.batches(0), BATCHES), batches)
-    assert_identical(train(same), state)
+    if layout == "prepared":  # of the others, equal batches say as much
+        assert_identical(train(same), state)
 
 
 def test_the_kaggle_layout_holds_the_same_images(places, truth, tmp_path):

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import (
     EPOCH_ENDS,
     arrays,
@@ -93,6 +94,13 @@ def untouched_run(small_csv, tmp_path_factory):
     outcome = run("main", small_run(small_csv, workdir, **LARGER))
     assert outcome.status == 0, outcome.err
     return workdir
+
+
+@pytest.mark.slow
+def test_the_pictures_of_a_run_are_drawn(untouched_run):
+    for name in ("learning_curves", "class_distribution", "augmented", "report/mistakes"):
+        with Image.open(untouched_run / f"{name}.png") as picture:
+            assert min(picture.size) > 100
 
 
 @pytest.fixture(scope="module")
