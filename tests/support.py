@@ -85,7 +85,6 @@ DRAWN = {  # what draws pictures
         "confusion_matrix",
         "contact_sheet",
         "learning_curves",
-        "mistakes",
         "reliability_diagram",
     )
 }
