@@ -29,12 +29,13 @@ endif
 demo: $(STAMP)
 	$(BIN)/python -m experiments.demo --output=runs/demo
 
-# What a user relies on; test-all adds real kills, several processes, installing, downloads.
+# What a user relies on; test-all adds real kills, several processes, hostile files, whole grids,
+# installing and downloads: tests/slow/ and what is marked slow.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slow -m "not slow"
 
 test-all: test
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # What the page is tried in: Debian's Chromium, where root may install it, driven by playwright-core.
 # Where either cannot be had, that test is skipped and says so.

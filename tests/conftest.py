@@ -5,9 +5,19 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import filelock
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow are, besides the marked ones, all in tests/slow/ and all that read the real data."""
+    for item in items:
+        apart = item.path.is_relative_to(ROOT / "tests" / "slow")
+        if apart or "fer2013" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +38,7 @@ QUICK = ["--xla_backend_optimization_level=0"]
 if int(version("jax").split(".")[1]) < 11:  # newer ones have no other way to emit fusions
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,32 +50,55 @@ def shared_compilations(request: pytest.FixtureRequest) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-@pytest.fixture(scope="module")
-def one_stage() -> Iterator[None]:
-    """A backbone of one stage has every kind of layer and compiles in a moment."""
-    from fer_jax.models import efficientnet
+@pytest.fixture(scope="session", autouse=True)
+def blank_pictures() -> Iterator[None]:
+    """Drawing takes most of the time of a report; those who look at pictures draw them."""
+    from support import pictures
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
+    with pictures(drawn=False):
+        yield
+
+
+@pytest.fixture
+def drawn_pictures() -> Iterator[None]:
+    from support import pictures
+
+    with pictures(drawn=True):
         yield
 
 
 @pytest.fixture(scope="session")
-def small_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """fer2013.csv of a few images in each role; to be read only."""
-    from support import write_small_csv
-
-    return write_small_csv(tmp_path_factory.mktemp("small"))
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session's that all its workers see."""
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    place.mkdir(exist_ok=True)
+    return place
 
 
 @pytest.fixture(scope="session")
-def finished_run(small_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run from start to end, of SMALL on `small_csv`; to be read only."""
-    from support import run, small_run
+def small_csv(shared_folder: Path) -> Path:
+    """fer2013.csv of a few images in each role; to be read only."""
+    from support import write_small_csv
 
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    outcome = run("main", small_run(small_csv, workdir))
-    assert outcome.status == 0, outcome.err
-    workdir.with_suffix(".out").write_text(outcome.out)
-    workdir.with_suffix(".err").write_text(outcome.err)
+    with filelock.FileLock(shared_folder / "csv.lock"):
+        path = shared_folder / "fer2013.csv"
+        return path if path.exists() else write_small_csv(shared_folder)
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_csv: Path, shared_folder: Path) -> Path:
+    """The workdir of a run from start to end, of SMALL on `small_csv`; to be read only.
+
+    The first worker that needs it makes it.
+    """
+    from support import call, small_run
+
+    workdir = shared_folder / "run"
+    with filelock.FileLock(shared_folder / "run.lock"):
+        if not workdir.with_suffix(".err").exists():
+            outcome = call("main", small_run(small_csv, workdir))
+            assert outcome.status == 0, outcome.err
+            workdir.with_suffix(".out").write_text(outcome.out)
+            workdir.with_suffix(".err").write_text(outcome.err)
     return workdir

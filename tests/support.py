@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from absl import flags
 from made_data import csv_text
 
@@ -25,6 +26,7 @@ from fer_jax.config import fill, load_config
 from fer_jax.data.augment import AugmentConfig
 from fer_jax.data.records import Dataset
 from fer_jax.data.sources import open_dataset
+from fer_jax.evaluation import plots
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
 from fer_jax.labels import LABELS
 from fer_jax.models.classifier import make_model
@@ -49,7 +51,7 @@ WARNINGS = ("-W", "error", "-W", "ignore:the load_module:DeprecationWarning")  #
 CONFIG = ROOT / "configs" / "b2.py"
 SMALL = {  # a run of 21 steps that has every kind of state: averages, dropout, class weights
     "data.image_size": 32,
-    "model.variant": "tiny",
+    "model.variant": "mini",
     "model.head_padding": "SAME",
     "model.bn_momentum": 0.9,
     "model.drop_connect": 0.1,
@@ -71,8 +73,34 @@ REPORT_FILES = (
     "reliability.png",
     "mistakes.png",
 )
-TAKE_ARGUMENTS = ("compare", "recognise")  # doors with arguments beside their flags
+BLANK = (  # a white pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c63f80f000101010018dd8db0"
+    "0000000049454e44ae426082"
+)
+DRAWN = {  # what draws pictures
+    name: getattr(plots, name)
+    for name in (
+        "class_distribution",
+        "confusion_matrix",
+        "contact_sheet",
+        "learning_curves",
+        "reliability_diagram",
+    )
+}
+TAKE_ARGUMENTS = ("compare", "recognise", "run", "sweep")  # doors with arguments beside their flags
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
+
+
+def slow_but(quick: Collection[Any], cases: Iterable[Any]) -> list[Any]:
+    """A test's parameters: `cases`, of which all but the `quick` ones are of the second tier."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=() if case in quick else pytest.mark.slow,
+        )
+        for case in cases
+    ]
 
 
 def small_rows() -> list[tuple[str, str, np.ndarray]]:
@@ -154,6 +182,25 @@ def advance(trainer: train.Trainer, state: Any, until: int) -> Any:
     return state
 
 
+def blank(*arguments: Any, **named: Any) -> None:
+    """Instead of a picture, whatever it were to show."""
+    (path,) = [x for x in (*arguments, *named.values()) if isinstance(x, Path)]
+    path.write_bytes(bytes.fromhex(BLANK))
+
+
+@contextlib.contextmanager
+def pictures(drawn: bool) -> Iterator[None]:
+    """Whether pictures are drawn, or blank."""
+    before = {name: getattr(plots, name) for name in DRAWN}
+    try:
+        for name in DRAWN:
+            setattr(plots, name, DRAWN[name] if drawn else blank)
+        yield
+    finally:
+        for name in DRAWN:
+            setattr(plots, name, before[name])
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command returned and printed."""
@@ -171,12 +218,12 @@ class Outcome:
         return lines[0].removeprefix("error: ")
 
 
-def call(door: str, arguments: Sequence[object]) -> Outcome:
-    """`python -m fer_jax.DOOR ARGUMENTS` within this process, which saves the start of another."""
+def call(door: str, arguments: Sequence[object], package: str = "fer_jax") -> Outcome:
+    """`python -m PACKAGE.DOOR ARGUMENTS` within this process, which saves the start of another."""
     out, err = io.StringIO(), io.StringIO()
-    argv = [f"fer_jax/{door}.py", *map(str, arguments)]
+    argv = [f"{package}/{door}.py", *map(str, arguments)]
     with (
-        _front_door(f"fer_jax.{door}") as module,
+        _front_door(f"{package}.{door}") as module,
         _argv(argv),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -229,14 +276,12 @@ def _argv(argv: list[str]) -> Iterator[None]:
 def start(
     door: str,
     arguments: Sequence[object],
-    one_stage: bool = False,
     package: str = "fer_jax",
     **environment: str,
 ) -> subprocess.Popen:
     """`python -m PACKAGE.DOOR ARGUMENTS` as a process of its own."""
-    script = ["tests/one_stage.py", door] if one_stage else ["-m", f"{package}.{door}"]
     return subprocess.Popen(
-        [sys.executable, *WARNINGS, *script, *map(str, arguments)],
+        [sys.executable, *WARNINGS, "-m", f"{package}.{door}", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | compile_cache() | environment,
         stdout=subprocess.PIPE,

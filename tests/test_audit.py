@@ -238,6 +238,7 @@ def test_refusals_are_one_line_and_change_nothing(small, tmp_path, flags, reason
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_as_a_process_it_is_quiet_where_there_is_no_terminal(small, tmp_path):
     outcome = run("audit", [f"--data={small}", f"--output={tmp_path / 'a'}"])
     assert outcome.status == 0, outcome.err

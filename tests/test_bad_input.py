@@ -38,6 +38,7 @@ def flags_of(place, **changes):
     return small_run(place / "faces", place / "run", **changes)
 
 
+@pytest.mark.slow
 def test_a_mistyped_override_names_the_nearest_key(place):
     """As a process: this is refused by the flags' library, before any of our code runs."""
     before = contents(place)

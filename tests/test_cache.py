@@ -102,6 +102,7 @@ def compiled(**environment):
     return json.loads(out.stdout)
 
 
+@pytest.mark.slow
 def test_a_second_process_does_not_compile(tmp_path):
     place, hits, misses = compiled(FER_JAX_CACHE=str(tmp_path))
     assert place == str(tmp_path / "programs" / cache.processor())
@@ -110,6 +111,7 @@ def test_a_second_process_does_not_compile(tmp_path):
     assert compiled(FER_JAX_CACHE=str(tmp_path)) == [place, misses, 0]
 
 
+@pytest.mark.slow
 def test_the_users_own_folder_is_left_alone(tmp_path):
     own = str(tmp_path / "own")
     place, *_ = compiled(JAX_COMPILATION_CACHE_DIR=own, FER_JAX_CACHE=str(tmp_path / "ours"))
@@ -117,6 +119,7 @@ def test_the_users_own_folder_is_left_alone(tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
     (tmp_path / "file").write_text("")
     place, *_ = compiled(FER_JAX_CACHE=str(tmp_path / "file"))

@@ -226,6 +226,7 @@ def test_the_door_refuses_in_one_line(reports, monkeypatch, arguments, words):
     assert all(word in line for word in words), line
 
 
+@pytest.mark.slow
 def test_as_a_process_it_takes_arguments(reports):
     outcome = run("compare", [reports / "a", reports / "b"])
     assert outcome.status == 0, outcome.err

@@ -109,6 +109,7 @@ def test_every_config_says_its_command_and_what_to_expect(name):
     assert "Expected:" in docstring
 
 
+@pytest.mark.slow
 def test_configs_load_from_any_folder(tmp_path):
     """Also a copy of the folder elsewhere, which then has its own parent."""
     folder = tmp_path / "mine"

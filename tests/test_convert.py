@@ -59,6 +59,7 @@ def place(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_as_a_process(tmp_path):
     """From the start: Keras' weights of the smallest variant, and a file that is not there."""
     model = made_model("tiny")

@@ -1,6 +1,7 @@
 """Dense convolutions against the library's own: values, gradients, platforms."""
 
 import functools
+import itertools
 
 import jax
 import jax.export
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from gradients import assert_close, value_and_gradients
 from jax import lax
+from support import slow_but
 
 from fer_jax.models.convolution import FEW_CHANNELS, conv, pointwise_conv
 
@@ -33,10 +35,19 @@ def both(**settings):
     return (functools.partial(function, **settings) for function in (conv, plain_conv))
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize(("k", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (1, 2)])
-@pytest.mark.parametrize(("size", "padding"), MAPS)
-def test_products_equal_the_convolution(size, k, stride, padding, channels):
+KERNELS = [(3, 1), (3, 2), (5, 1), (5, 2), (1, 2)]  # their sizes and strides
+QUICK = [
+    (MAPS[1], (3, 2), CHANNELS[0]),
+    (MAPS[4], (5, 2), CHANNELS[1]),
+    (MAPS[2], (1, 2), CHANNELS[0]),
+]
+
+
+@pytest.mark.parametrize(
+    ("shown", "kernel", "channels"), slow_but(QUICK, itertools.product(MAPS, KERNELS, CHANNELS))
+)
+def test_products_equal_the_convolution(shown, kernel, channels):
+    (size, padding), (k, stride) = shown, kernel
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, *size, channels)).astype(np.float32)
     kernel = rng.normal(size=(k, k, channels, 6)).astype(np.float32)
@@ -46,8 +57,9 @@ def test_products_equal_the_convolution(size, k, stride, padding, channels):
     )
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize(
+    ("k", "channels"), slow_but([(5, CHANNELS[0])], itertools.product([3, 5], CHANNELS))
+)
 def test_a_map_smaller_than_its_kernel(k, channels):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 1, 2, channels)).astype(np.float32)
@@ -58,8 +70,8 @@ def test_a_map_smaller_than_its_kernel(k, channels):
     )
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize(("stride", "channels"), list(itertools.product([1, 2], CHANNELS)))
 def test_in_bfloat16(stride, channels):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(4, 7, 9, channels)), rng.normal(size=(3, 3, channels, 8))

@@ -1,6 +1,7 @@
 """The depthwise convolution against the library's: values, gradients, platforms."""
 
 import functools
+import itertools
 
 import jax
 import jax.export
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from gradients import assert_close, value_and_gradients
 from jax import lax
+from support import slow_but
 
 from fer_jax.models.convolution import depthwise_conv
 
@@ -25,10 +27,14 @@ def plain_depthwise(x, kernel, stride, padding):
     )
 
 
-@pytest.mark.parametrize("size", [(12, 12), (7, 9)])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("k", [3, 5])
-@pytest.mark.parametrize("padding", ["SAME", "symmetric"])
+QUICK = ((3, 1, (7, 9), "symmetric"), (5, 2, (12, 12), "SAME"))
+GRID = [(3, 5), (1, 2), ((12, 12), (7, 9))]  # kernels, strides, sizes
+
+
+@pytest.mark.parametrize(
+    ("k", "stride", "size", "padding"),
+    slow_but(QUICK, itertools.product(*GRID, ["SAME", "symmetric"])),
+)
 def test_depthwise_equals_the_grouped_convolution(k, stride, size, padding):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, *size, 5)).astype(np.float32)
@@ -41,9 +47,8 @@ def test_depthwise_equals_the_grouped_convolution(k, stride, size, padding):
     )
 
 
-@pytest.mark.parametrize("size", [(12, 12), (7, 9)])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "stride", "size"), list(itertools.product(*GRID)))
 def test_depthwise_in_bfloat16(k, stride, size):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(4, *size, 8)), rng.normal(size=(k, k, 1, 8))

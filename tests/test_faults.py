@@ -12,24 +12,14 @@ from fer_jax import train, workdir
 from fer_jax.training import checkpoints
 from fer_jax.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("one_stage")
 LAST, BEFORE = EPOCH_ENDS[1], 18  # steps of the two latest checkpoints
 
 
-@pytest.fixture(scope="module")
-def whole(small_csv, tmp_path_factory):
-    """A run from start to end, of a backbone of one stage; to be read only."""
-    place = tmp_path_factory.mktemp("whole") / "run"
-    outcome = call("main", small_run(small_csv, place))
-    assert outcome.status == 0, outcome.err
-    return place
-
-
 @pytest.fixture
-def damaged(whole, tmp_path):
-    """The same without its report, the largest file of its latest checkpoint cut short."""
+def damaged(finished_run, tmp_path):
+    """The finished run without its report, the largest file of its last checkpoint cut short."""
     place = tmp_path / "run"
-    shutil.copytree(whole, place)
+    shutil.copytree(finished_run, place)
     shutil.rmtree(place / "report")
     files = (place / "checkpoints" / str(LAST) / "state").rglob("d/*")
     largest = max(files, key=lambda path: path.stat().st_size)
@@ -52,7 +42,7 @@ def test_a_second_process_is_refused_and_changes_nothing(damaged, small_csv):
         pass
 
 
-def test_a_damaged_checkpoint_names_the_whole_one_to_go_on_from(damaged, whole, small_csv):
+def test_a_damaged_checkpoint_names_the_whole_one_to_go_on_from(damaged, finished_run, small_csv):
     flags = small_run(small_csv, damaged)
     line = call("main", flags).refusal()
     assert f"checkpoints/{LAST} is damaged; that of step {BEFORE} is whole" in line
@@ -60,7 +50,7 @@ def test_a_damaged_checkpoint_names_the_whole_one_to_go_on_from(damaged, whole, 
     outcome = call("main", [*flags, f"--step={BEFORE}"])
     assert outcome.status == 0, outcome.err
     assert f"continuing after step {BEFORE}\n" in outcome.out
-    assert_identical(final_state(damaged, small_csv), final_state(whole, small_csv))
+    assert_identical(final_state(damaged, small_csv), final_state(finished_run, small_csv))
 
 
 def test_a_step_without_a_checkpoint_is_refused(damaged, small_csv):

@@ -22,10 +22,10 @@ def small():
 @pytest.mark.parametrize(
     ("variant", "head", "padding", "scaling", "stem_stride"),
     [
-        ("tiny", "fer", "same", PUBLISHED, 2),
+        pytest.param("tiny", "fer", "same", PUBLISHED, 2, marks=pytest.mark.slow),
         ("tiny", "fer same", "symmetric", ((0.1, 0.5, 0.9), (0.9, 0.5, 0.25)), 1),
         ("lite0", "imagenet", "symmetric", PUBLISHED, 2),
-        ("tiny", "none", "same", UNIT, 2),
+        pytest.param("tiny", "none", "same", UNIT, 2, marks=pytest.mark.slow),
     ],
 )
 def test_it_answers_as_the_trained_model(variant, head, padding, scaling, stem_stride):

@@ -4,19 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer
+from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer, slow_but
 
-from fer_jax.models import efficientnet
 from fer_jax.models.folded import PIECE
 from fer_jax.training import mesh
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.losses import Objective
 
-pytestmark = pytest.mark.usefixtures("one_stage")
-
 FROZEN, END = EPOCH_ENDS  # steps
 RATE, DECAY = 3e-4, 0.8
-STAGES = efficientnet.STAGES
 STOPS = (5, FROZEN - 1, FROZEN, 15)  # within the frozen steps, around their end, after it
 SETTINGS = {
     "init__frozen_epochs": 1,
@@ -116,6 +112,7 @@ def test_averages_start_at_the_backbone_and_follow_it(history):
         np.testing.assert_allclose(average, rate * old + (1 - rate) * new, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [8, 2 * PIECE])
 def test_a_frozen_backbone_infers(small_csv, batch_size):
     """Stored statistics, no stochastic depth: without dropout the loss is that of evaluation."""
@@ -147,10 +144,10 @@ def test_the_heads_dropout_is_on(trainer):
     assert losses[0] != losses[1]
 
 
-def test_a_frozen_step_costs_less_than_half(small_csv, monkeypatch):
+@pytest.mark.slow
+def test_a_frozen_step_costs_less_than_half(small_csv):
     """A forward pass is about a third of a step; no backward pass goes through the backbone."""
-    monkeypatch.setattr(efficientnet, "STAGES", STAGES)  # with one stage the head costs most
-    trainer = frozen_trainer(small_csv)
+    trainer = frozen_trainer(small_csv, model__variant="tiny")  # of mini the head costs most
     shapes = {
         "image": jax.ShapeDtypeStruct((8, 32, 32, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((8,), np.int32),
@@ -169,7 +166,7 @@ def test_the_backbone_is_frozen_for_whole_epochs(trainer, small_csv):
         assert frozen_trainer(small_csv, init__frozen_epochs=epochs).frozen_steps == steps
 
 
-@pytest.mark.parametrize("step", STOPS)
+@pytest.mark.parametrize("step", slow_but([15], STOPS))
 def test_a_run_interrupted_anywhere_ends_bit_identical(history, small_csv, step, tmp_path):
     """Saved by Orbax, restored onto the template of a trainer of its own."""
     other = frozen_trainer(small_csv)

@@ -21,18 +21,17 @@ from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 from fer_jax.model_file import ModelFile
 
-pytestmark = pytest.mark.usefixtures("one_stage")
 SIDE = 33
 
 
 def file_of(head: str, **changes) -> ModelFile:
-    model = made_model("tiny", head)
+    model = made_model("mini", head)
     about = made_file(model, image_size=SIDE, **changes).about
     return ModelFile(about, trained_variables(model))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, one_stage):
+def folder(tmp_path_factory):
     """As the command writes it."""
     place = tmp_path_factory.mktemp("hub")
     origin = {"source": "fer_jax", "selected_on": "validation"}

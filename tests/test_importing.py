@@ -17,7 +17,7 @@ from made_models import (
     write_legacy,
 )
 from planted_conversion import exchanged_blocks, exchanged_rows, transposed_kernels
-from support import arrays, assert_identical
+from support import arrays, assert_identical, slow_but
 
 from fer_jax import model_file
 from fer_jax.conversion import importing, names
@@ -149,8 +149,14 @@ def test_a_mismatch_lists_both_sides(tmp_path):
     assert "looks like" not in line
 
 
-@pytest.mark.parametrize("source", ["timm", "torchvision"])
-@pytest.mark.parametrize(("found", "told"), [("b0", "b2"), ("b2", "b0"), ("b1", "b0")])
+@pytest.mark.parametrize(
+    ("source", "found", "told"),
+    [
+        ("timm", "b0", "b2"),
+        ("torchvision", "b1", "b0"),
+        pytest.param("torchvision", "b2", "b0", marks=pytest.mark.slow),
+    ],
+)
 def test_the_right_variant_is_named_for_pytorch(source, found, told, tmp_path, monkeypatch):
     monkeypatch.setattr(efficientnet, "STAGES", STAGES[:4])
     path = torch_file(tmp_path, source, made_model(found, head="imagenet"))
@@ -164,7 +170,9 @@ def test_the_wrong_library_is_refused(tmp_path):
     assert "95 left over (blocks." in line
 
 
-@pytest.mark.parametrize("variant", ["tiny", "b0", "b2", "lite0", "lite1", "lite2"])
+@pytest.mark.parametrize(
+    "variant", slow_but(["tiny"], ["tiny", "b0", "b2", "lite0", "lite1", "lite2"])
+)
 def test_a_variant_is_recognised_by_its_shapes(variant, monkeypatch):
     monkeypatch.setattr(efficientnet, "STAGES", STAGES)
     model = made_model(variant)

@@ -21,7 +21,7 @@ from made_models import (
     write_legacy,
     write_weights,
 )
-from support import assert_identical
+from support import assert_identical, slow_but
 
 from fer_jax.conversion.importing import import_file
 from fer_jax.labels import LABELS
@@ -71,7 +71,10 @@ def write_keras_file(folder, kind, nested, layers):
     return write(folder / f"m{suffix}", layers, nested)
 
 
-@pytest.mark.parametrize(("kind", "head", "nested"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "head", "nested"),
+    slow_but([(kind, "fer", True) for kind in LAYOUTS] + [("legacy", "none", False)], CASES),
+)
 def test_every_layout_of_keras_gives_the_same_variables(kind, head, nested, tmp_path):
     model = made_model(head=head)
     variables = made_variables(model)
@@ -91,8 +94,10 @@ def test_weights_of_keras_3_0_have_bare_names(tmp_path):
     assert_identical(import_file(path, wanted()).variables, variables)
 
 
-@pytest.mark.parametrize("kind", ["legacy", "weights", "weights before 3.4", "archive"])
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "nested"),
+    [("legacy", False), ("weights", True), ("weights before 3.4", False), ("archive", True)],
+)
 def test_the_head_is_told_by_its_place_not_by_its_numbers(kind, nested, tmp_path):
     """Keras counts on through a session: the hidden layer may have the higher number."""
     model = made_model()
@@ -109,7 +114,7 @@ def test_names_with_slashes_do_no_harm(tmp_path):
     assert_identical(import_file(path, wanted()).variables, made_variables(model))
 
 
-@pytest.mark.parametrize("variant", ["tiny", "b0"])
+@pytest.mark.parametrize("variant", slow_but(["tiny"], ["tiny", "b0"]))
 def test_whole_backbones(variant, tmp_path, monkeypatch):
     monkeypatch.setattr(efficientnet, "STAGES", STAGES)
     model = made_model(variant)
@@ -128,10 +133,10 @@ def test_whole_backbones(variant, tmp_path, monkeypatch):
     ("kind", "found", "told"),
     [
         ("legacy", "b0", "b2"),
-        ("weights", "b4", "b3"),
-        ("weights before 3.4", "b0", "b2"),
-        ("weights before 3.4", "b2", "b0"),
-        ("archive", "b1", "b0"),
+        pytest.param("weights", "b4", "b3", marks=pytest.mark.slow),
+        pytest.param("weights before 3.4", "b0", "b2", marks=pytest.mark.slow),
+        pytest.param("weights before 3.4", "b2", "b0", marks=pytest.mark.slow),
+        pytest.param("archive", "b1", "b0", marks=pytest.mark.slow),
     ],
 )
 def test_the_right_variant_is_named_for_keras(kind, found, told, tmp_path, monkeypatch):
@@ -267,8 +272,7 @@ def setting(name, **settings):
     return change
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize(("padding", "nested"), [("valid", True), ("same", False)])
 def test_the_heads_padding_is_the_configs(padding, nested, tmp_path):
     path = whole(tmp_path, padding=padding, nested=nested)
     head = import_file(path, wanted(head_padding=None)).about.architecture["head"]

@@ -5,13 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from made_data import csv_text, recompressed
+from made_data import csv_text, recompressed, some_faces
 from support import call, read_data, small_config, small_rows
 
 from fer_jax import leakage, trained, workdir
 from fer_jax.auditing.report import AUDIT_FILE
 from fer_jax.data.records import has_hash_in
-from fer_jax.data.synthetic import faces
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 
@@ -20,11 +19,11 @@ EXACT, JPEG, MIRRORED = 0, 1, 2  # positions in validation of what is planted
 
 def planted_rows() -> list:
     """14 drawn faces to train on; 10 to score, three of them copies of the first ones."""
-    images, labels = faces("train")
+    images, labels = some_faces("train", 90)
     first = [int(np.flatnonzero(labels == label)[i]) for i in range(2) for label in range(7)]
-    others, their = faces("validation")
+    others, their = some_faces("validation", 40)
     chosen = [(images[i], labels[i]) for i in first]
-    scored = [(others[i], their[i]) for i in range(0, 100, 10)]
+    scored = [(others[i], their[i]) for i in range(0, 20, 2)]
     for place, change in (
         (EXACT, lambda image: image),
         (JPEG, lambda image: recompressed(image, 80)),

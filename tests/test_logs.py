@@ -196,6 +196,7 @@ def test_no_file_is_no_records(tmp_path):
     assert read_metrics(tmp_path / "nowhere") == []
 
 
+@pytest.mark.slow
 def test_killed_process_loses_nothing_that_it_logged(tmp_path):
     code = """
 import os, signal, sys

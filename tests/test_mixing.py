@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import slow_but
 
 from fer_jax.training.losses import Objective
 from fer_jax.training.mixing import MixingConfig, mix
@@ -41,7 +42,7 @@ def test_off_it_hands_back_what_it_got():
     assert [a is b for a, b in zip(done, (images, labels, targets), strict=True)] == [True] * 3
 
 
-@pytest.mark.parametrize("settings", [MIXUP, CUTMIX, BOTH])
+@pytest.mark.parametrize("settings", slow_but([BOTH], [MIXUP, CUTMIX, BOTH]))
 def test_partners_are_a_permutation_and_the_share_is_the_batchs(settings):
     for images, _, targets in many(settings):
         assert (images.shape, images.dtype) == (IMAGES.shape, np.uint8)
@@ -84,7 +85,7 @@ def test_the_label_is_the_one_of_which_there_is_more(settings):
     assert seen == {True, False}
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", slow_but([0.2], [0.2, 1.0, 4.0]))
 def test_the_share_is_drawn_from_beta(alpha):
     shares = [share_of(targets) for _, _, targets in many(MixingConfig(alpha, 0.0), count=400)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.06)

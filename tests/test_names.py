@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from made_models import made_model
+from support import slow_but
 
 from fer_jax.conversion import names
 from fer_jax.errors import UserError
@@ -13,7 +14,7 @@ from fer_jax.models.classifier import variable_shapes
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 VARIANTS = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "lite0", "lite1", "lite2")
-VARIANTS += ("lite3", "lite4")
+VARIANTS += ("lite3", "lite4", "mini")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_variants_have_the_variables_of_their_blocks(of_b0):
     assert variables_of("tiny", of_b0) == variable_shapes(made_model("tiny")).keys()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(("mini", "b2", "lite2"), VARIANTS))
 def test_every_variable_has_its_own_name_in_every_library(variant, of_b0):
     for column in names.COLUMNS:
         foreign = names.foreign_names(made_model(variant), column)

@@ -15,7 +15,6 @@ from made_data import (
 from support import assert_identical, first, read_data, small_config
 
 from fer_jax.data.sources import read_dataset
-from fer_jax.models import efficientnet
 from fer_jax.prepare import prepare
 from fer_jax.train import make_trainer
 
@@ -51,11 +50,9 @@ def places(tmp_path_factory):
 @pytest.fixture(scope="module")
 def truth(places):
     """Fingerprints, trainer, first batches and the state after some steps, of the CSV."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
-        data = read_data(places["csv"])
-        trainer = make_trainer(small_config(places["csv"]), data.roles["train"])
-        yield data, trainer, first(trainer.batches(0), BATCHES), train(trainer)
+    data = read_data(places["csv"])
+    trainer = make_trainer(small_config(places["csv"]), data.roles["train"])
+    return data, trainer, first(trainer.batches(0), BATCHES), train(trainer)
 
 
 def train(trainer):
@@ -74,7 +71,8 @@ def test_one_truth(layout, places, truth):
         assert other.roles[role].fingerprint == records.fingerprint
     same = dataclasses.replace(trainer, records=other.roles["train"])
     assert_identical(first(same.batches(0), BATCHES), batches)
-    assert_identical(train(same), state)
+    if layout == "prepared":  # of the others, equal batches say as much
+        assert_identical(train(same), state)
 
 
 def test_the_kaggle_layout_holds_the_same_images(places, truth, tmp_path):

@@ -14,7 +14,7 @@ import weakref
 import numpy as np
 import pytest
 from absl import flags
-from support import EVERY_AUGMENTATION
+from support import EVERY_AUGMENTATION, slow_but
 
 from fer_jax.data import pipeline
 from fer_jax.data.augment import resize
@@ -155,11 +155,12 @@ def test_the_blocks_of_the_processes_are_the_one_process_batches(processes):
     assert_same(joined(parts), evaluate(21))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", slow_but([1], [1, 2]))
 def test_worker_processes_change_nothing(workers):
     assert_same(train(workers=workers, start=2), train(start=2))
 
 
+@pytest.mark.slow
 def test_processes_with_workers_that_resume_change_nothing():
     parts = [train(shard=Shard(p, 2), workers=2, start=3) for p in range(2)]
     assert_same(joined(parts), train(start=3))
@@ -241,6 +242,7 @@ def test_dropping_the_iterator_ends_its_thread():
         assert not thread.is_alive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_program_that_still_holds_its_iterator_exits_in_silence(workers, tmp_path):
     script = tmp_path / "script.py"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import support
 from made_data import Memory, csv_text, seed_files, write_folder
+from made_models import trained_variables
 from support import small_config, small_evaluator
 
 from fer_jax import train
@@ -19,8 +20,6 @@ from fer_jax.evaluation import inference
 from fer_jax.labels import LABELS
 from fer_jax.train import make_trainer
 from fer_jax.training import losses, mesh, step
-
-pytestmark = pytest.mark.usefixtures("one_stage")
 
 RED = (AssertionError, ValueError)  # what a test that fails raises
 GREY = {name: 20 + 30 * number for number, name in enumerate(LABELS)}
@@ -57,7 +56,7 @@ def check_input_is_scaled_once(places):
     evaluator = small_evaluator()
     batches = inference.eval_batches(white, image_size=32, batch_size=8, shard=mesh.shard())
     images = jnp.asarray(next(batches)["image"])
-    variables = evaluator.model.init(jax.random.key(0), images, train=False)
+    variables = trained_variables(evaluator.model)
     _, seen = evaluator.model.apply(
         variables,
         images,
@@ -103,7 +102,7 @@ def check_evaluation_looks_at_each_image_alone(places):
     images = draw.integers(0, 256, (8, 32, 32, 1), np.uint8)
     others = np.concatenate([images[:1], images[1:] // 4])
     evaluator = small_evaluator()
-    variables = evaluator.model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8), False)
+    variables = trained_variables(evaluator.model)
     one, other = (evaluator.predict(variables, Memory(part), False) for part in (images, others))
     np.testing.assert_allclose(one.probabilities[0], other.probabilities[0], rtol=1e-5)
 
@@ -113,7 +112,7 @@ def check_every_image_is_answered(places):
     config = plain(places[0])
     records = open_dataset(config.data.path, config.data).roles["validation"]
     evaluator = small_evaluator()
-    variables = evaluator.model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8), False)
+    variables = trained_variables(evaluator.model)
     answers = evaluator.predict(variables, records, progress=False)
     assert answers.probabilities.shape == (IMAGES["validation"], 7)
     assert answers.keys == records.keys

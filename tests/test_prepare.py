@@ -25,13 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = make_rows()
 
 
-def run(*flags: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-W", "error", "-m", "fer_jax.prepare", *map(str, flags)]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
 def prepared(source: Path, output: Path) -> Path:
     prepare.prepare(read_dataset(str(source), OPTIONS), output)
     return output
@@ -128,12 +121,12 @@ def test_labels_are_mapped_by_name(made, tmp_path):
 
 def test_the_front_door(tmp_path):
     write_folder(tmp_path / "a", seed_files(ROWS) | {"images/.DS_Store": b""})
-    result = run(f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'new' / 'b'}")
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert "seed folders" in result.stdout
-    assert "ignored: 1 .DS_Store" in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("wrote ")
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'new' / 'b'}"]
+    result = call("prepare", flags)
+    assert (result.status, result.err) == (0, "")
+    assert "seed folders" in result.out
+    assert "ignored: 1 .DS_Store" in result.out
+    assert result.out.splitlines()[-1].startswith("wrote ")
     written = read_dataset(str(tmp_path / "new" / "b"), OPTIONS)
     source = read_dataset(str(tmp_path / "a"), OPTIONS)
     assert sources.fingerprint(written) == sources.fingerprint(source)
@@ -199,6 +192,7 @@ def test_a_prepare_that_still_runs_keeps_its_folder(made, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_takes_nothing_with_it(tmp_path):
     """prepare | head -1"""
     write_folder(tmp_path / "a", seed_files(ROWS))
@@ -212,6 +206,7 @@ def test_a_reader_that_goes_takes_nothing_with_it(tmp_path):
     assert len(read_dataset(str(tmp_path / "b"), OPTIONS).roles["train"]) == 14
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow_is_one_line(tmp_path):
     """As on a full disk, array_record raises what is no OSError."""
     write_folder(tmp_path / "a", seed_files(ROWS))

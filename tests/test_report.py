@@ -58,7 +58,7 @@ def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_everything_is_written_and_read_back(tmp_path):
+def test_everything_is_written_and_read_back(tmp_path, drawn_pictures):
     given = some_predictions()
     returned = report.write_report(tmp_path / "a" / "report", given, image, context())
     folder = tmp_path / "a" / "report"

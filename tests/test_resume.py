@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import (
     EPOCH_ENDS,
     arrays,
@@ -25,12 +26,13 @@ from fer_jax.training.checkpoints import Checkpoints
 pytestmark = pytest.mark.timeout(1200)  # on a busy machine
 
 FOR_LONG = 300  # seconds within which a started run must have come to its first steps
+LARGER = {"model__variant": "tiny"}  # whose steps take long enough to be met between two
 
 
-def final_state(workdir, data):
+def final_state(workdir, data, **changes):
     with Checkpoints(workdir, "accuracy") as checkpoints:
         assert checkpoints.latest == EPOCH_ENDS[-1]
-        return checkpoints.restore(checkpoints.latest, make_trainer(data).template())
+        return checkpoints.restore(checkpoints.latest, make_trainer(data, **changes).template())
 
 
 def last_step(workdir):
@@ -73,11 +75,39 @@ def stop_with(number, process, workdir):
     return finish(process)
 
 
+def test_a_killed_run_goes_on_and_ends_bit_identical(finished_run, small_csv, tmp_path):
+    workdir = tmp_path / "run"
+    command = small_run(small_csv, workdir)
+    process = begin(command, workdir)
+    wait_until((workdir / "checkpoints" / "6").exists, process, FOR_LONG)
+    kill_at(process, workdir, 6)
+    outcome = call("main", command)
+    assert outcome.status == 0, outcome.err
+    assert "continuing after step" in outcome.out
+    assert_identical(final_state(workdir, small_csv), final_state(finished_run, small_csv))
+    assert logged(workdir, "validation") == logged(finished_run, "validation")
+
+
+@pytest.fixture(scope="module")
+def untouched_run(small_csv, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("untouched") / "run"
+    outcome = run("main", small_run(small_csv, workdir, **LARGER))
+    assert outcome.status == 0, outcome.err
+    return workdir
+
+
+@pytest.mark.slow
+def test_the_pictures_of_a_run_are_drawn(untouched_run):
+    for name in ("learning_curves", "class_distribution", "augmented", "report/mistakes"):
+        with Image.open(untouched_run / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+
+
 @pytest.fixture(scope="module")
 def battered_run(small_csv, tmp_path_factory):
     """The workdir of a run killed twice and stopped twice; and what the stopped parts said."""
     workdir = tmp_path_factory.mktemp("battered") / "run"
-    command = small_run(small_csv, workdir)
+    command = small_run(small_csv, workdir, **LARGER)
     random_step = int(np.random.default_rng().integers(1, EPOCH_ENDS[0]))
     print(f"killed at step {random_step}")
     kill_at(begin(command, workdir), workdir, random_step)
@@ -90,38 +120,43 @@ def battered_run(small_csv, tmp_path_factory):
     return workdir, said
 
 
-def test_the_battered_run_ends_bit_identical(battered_run, finished_run, small_csv):
+@pytest.mark.slow
+def test_the_battered_run_ends_bit_identical(battered_run, untouched_run, small_csv):
     workdir, said = battered_run
     assert said["end"].status == 0, said["end"].err
-    state = final_state(workdir, small_csv)
-    assert_identical(state, final_state(finished_run, small_csv))
+    state = final_state(workdir, small_csv, **LARGER)
+    assert_identical(state, final_state(untouched_run, small_csv, **LARGER))
     assert any("ema" in name for name in arrays(state))
     assert any("batch_stats" in name for name in arrays(state))
 
 
-def test_its_figures_are_those_of_the_untouched_run(battered_run, finished_run):
+@pytest.mark.slow
+def test_its_figures_are_those_of_the_untouched_run(battered_run, untouched_run):
     workdir, _ = battered_run
-    assert logged(workdir, "validation") == logged(finished_run, "validation")
-    files = [folder / "report" / "predictions.npz" for folder in (workdir, finished_run)]
+    assert logged(workdir, "validation") == logged(untouched_run, "validation")
+    files = [folder / "report" / "predictions.npz" for folder in (workdir, untouched_run)]
     one, other = (np.load(file) for file in files)
     for name in one.files:
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_its_metrics_hold_every_step_once_and_in_order(battered_run, finished_run):
+@pytest.mark.slow
+def test_its_metrics_hold_every_step_once_and_in_order(battered_run, untouched_run):
     workdir, _ = battered_run
     steps = [record["step"] for record in logged(workdir, "train")]
     assert steps == list(range(1, EPOCH_ENDS[-1] + 1))
-    for mine, other in zip(logged(workdir, "train"), logged(finished_run, "train"), strict=True):
+    for mine, other in zip(logged(workdir, "train"), logged(untouched_run, "train"), strict=True):
         assert mine["loss"] == other["loss"]
 
 
+@pytest.mark.slow
 def test_nothing_half_written_is_left(battered_run):
     workdir, _ = battered_run
     assert not unfinished_saves(workdir)
     assert not list(workdir.glob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_polite_signal_saves_and_says_how_to_continue(battered_run, small_csv, number, status):
     workdir, said = battered_run
@@ -129,7 +164,7 @@ def test_a_polite_signal_saves_and_says_how_to_continue(battered_run, small_csv,
     assert outcome.status == status, outcome.err
     assert "Traceback" not in outcome.err
     assert "continue with: python -m fer_jax.main" in outcome.out
-    for flag in small_run(small_csv, workdir):
+    for flag in small_run(small_csv, workdir, **LARGER):
         assert flag in outcome.out
     following = said[signal.SIGINT if number == signal.SIGTERM else "end"]
     stopped_at = said[number, "step"]

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import json
 
 import cv2
@@ -22,7 +23,7 @@ from made_models import (
     write_archive,
     write_weights,
 )
-from support import call
+from support import call, slow_but
 
 from fer_jax import model_file
 from fer_jax.conversion.exporting import TARGETS
@@ -124,8 +125,16 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("target", BACK)
-@pytest.mark.parametrize("kind", list(MODELS))
+QUICK = (
+    ("the notebook's", "keras"),
+    ("symmetric", "timm"),
+    ("symmetric", "keras"),
+    ("Lite", "fer_jax"),
+    ("headless", "hub"),
+)
+
+
+@pytest.mark.parametrize(("kind", "target"), slow_but(QUICK, itertools.product(MODELS, BACK)))
 def test_our_models_come_back_with_their_answers_and_their_header(kind, target, tmp_path):
     start, out = tmp_path / "a.safetensors", tmp_path / f"b{TARGETS[target].suffix}"
     file = ours(start, **MODELS[kind])
@@ -158,8 +167,10 @@ def theirs(folder, source, padding="same", epsilon=1e-3, head="imagenet"):
     return path
 
 
-@pytest.mark.parametrize("target", BACK)
-@pytest.mark.parametrize("source", COLUMNS)
+QUICKLY = ("keras", "timm"), ("timm", "keras"), ("torchvision", "keras"), ("lukemelas", "hub")
+
+
+@pytest.mark.parametrize(("source", "target"), slow_but(QUICKLY, itertools.product(COLUMNS, BACK)))
 def test_their_models_come_back_from_every_format(source, target, tmp_path):
     path = theirs(tmp_path, source)
     direct, back = tmp_path / "direct.safetensors", tmp_path / "back.safetensors"
@@ -299,7 +310,7 @@ def test_seven_classes_in_another_order_are_put_into_ours(tmp_path):
     np.testing.assert_array_equal(answers(sorted_), answers(plain)[:, moved])
 
 
-@pytest.mark.parametrize("source", COLUMNS)
+@pytest.mark.parametrize("source", slow_but(("keras", "timm"), COLUMNS))
 def test_a_foreign_head_can_be_left(source, tmp_path):
     """Whatever it is: the backbone serves, and answers with its features."""
     headless, path = tmp_path / "none.safetensors", theirs(tmp_path, source, head="none")

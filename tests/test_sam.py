@@ -8,8 +8,6 @@ from support import EPOCH_ENDS, advance, arrays, assert_identical, make_trainer
 
 from fer_jax.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("one_stage")
-
 RHO, CLIP, DECAY = 0.2, 0.5, 0.8
 RAW = {  # SGD of rate 1 without momentum: its state after a step is the gradient
     "optimizer__name": "sgd",
@@ -23,12 +21,12 @@ RAW = {  # SGD of rate 1 without momentum: its state after a step is the gradien
 
 @pytest.fixture(scope="module")
 def steps(small_csv):
-    """What one step makes of the same state and batch, by the distance."""
-    found = {}
+    """The plain trainer, and what one step makes of the same state and batch, by the distance."""
+    found, trainers = {}, {}
     for rho in (0.0, RHO):
-        trainer = make_trainer(small_csv, **RAW, optimizer__sam_rho=rho)
+        trainers[rho] = trainer = make_trainer(small_csv, **RAW, optimizer__sam_rho=rho)
         found[rho] = trainer.train_step(trainer.init(), next(trainer.batches(0)))
-    return trainer, found
+    return trainers[0.0], found
 
 
 def gradients(state):
@@ -36,12 +34,11 @@ def gradients(state):
     return found
 
 
-def test_the_gradient_is_that_of_the_point_uphill(steps, small_csv):
+def test_the_gradient_is_that_of_the_point_uphill(steps):
     """Taken by the plain step there, with the same dropout and the same mixing."""
-    _, found = steps
+    plain, found = steps
     first, there = gradients(found[0.0][0]), gradients(found[RHO][0])
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in arrays(first).values()))
-    plain = make_trainer(small_csv, **RAW)
     state = plain.init()
     uphill = jax.tree.map(lambda p, g: p + RHO * g / norm, state.params, first)
     expected, _ = plain.train_step(state.replace(params=uphill), next(plain.batches(0)))
@@ -60,7 +57,7 @@ def test_loss_and_statistics_are_of_the_first_pass(steps):
         np.testing.assert_allclose(arrays(sam.batch_stats)[name], leaf, rtol=1e-5, atol=1e-7)
 
 
-def test_the_step_starts_where_it_stood_and_the_averages_follow(steps, small_csv):
+def test_the_step_starts_where_it_stood_and_the_averages_follow(steps):
     """Not from the point uphill; the norm that is logged is that of the gradient stepped along."""
     trainer, found = steps
     new, metrics = found[RHO]
@@ -74,6 +71,7 @@ def test_the_step_starts_where_it_stood_and_the_averages_follow(steps, small_csv
         np.testing.assert_allclose(averages[name], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_gradient_uphill_is_clipped_as_any_other(small_csv):
     trainer = make_trainer(small_csv, **RAW, optimizer__sam_rho=RHO, optimizer__clip_norm=CLIP)
     state, metrics = trainer.train_step(trainer.init(), next(trainer.batches(0)))
@@ -94,6 +92,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [4, EPOCH_ENDS[0] + 2])
 def test_mixing_sam_averages_and_sizes_resume_bit_identical(small_csv, stop, tmp_path):
     """Also where the backbone is still frozen; by way of a saved checkpoint."""

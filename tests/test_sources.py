@@ -150,7 +150,7 @@ def test_windows_separators(tmp_path):
 
 
 @given(st.text(max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_name_is_one_storable_line(name):
     shown = files.printable(name)
     assert shown.encode("utf-8").decode() == shown
@@ -159,7 +159,7 @@ def test_any_name_is_one_storable_line(name):
 
 
 @given(st.lists(st.text("abtrainesg./\\019 ", max_size=24), max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_names_give_a_listing_or_one_line(names):
     kept, junk = files.split_junk(names)
     try:

@@ -17,8 +17,6 @@ from fer_jax.train import make_trainer
 from fer_jax.training import loop, mesh
 from fer_jax.training.mixing import MixingConfig, mix
 
-pytestmark = pytest.mark.usefixtures("one_stage")
-
 BATCH, CLASSES = 8, 7
 COUNTS = Counts((20, 2, 10, 40, 5, 8, 16))
 WEIGHTS = 40 / COUNTS.counts()
@@ -92,6 +90,7 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_the_quickly_compiled_first_state_is_the_optimized_one(trainer):
     init = trainer.init_fn.__wrapped__
     optimized = jax.jit(init, compiler_options={"xla_backend_optimization_level": 3})
@@ -109,6 +108,7 @@ def test_loss_is_keras_class_weighted_cross_entropy(trainer, state, batch):
     assert float(metrics["accuracy"]) == np.mean(logits.argmax(-1) == labels)
 
 
+@pytest.mark.slow
 def test_the_step_learns_from_mixed_images_and_counts_by_their_larger_part(batch):
     """Dropout draws as without mixing: what is mixed is all that differs."""
     config = small_config("", mixing__mixup=0.4, mixing__cutmix=1.0, model__dropout=0.5)
@@ -399,17 +399,17 @@ def test_neither_an_epochs_end_nor_a_last_batch_compiles_anew(small_csv):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("step", range(1, 9))
-def test_a_loss_that_is_not_finite_stops_the_run(bad, step):
+def test_a_loss_that_is_not_finite_stops_the_run(bad):
     """Whatever the step, in time: nothing of it is ever saved."""
-    losses = [1.0] * 8
-    losses[step - 1] = bad
-    saved = [k for k in (2, 4, 6) if k < step]
-    last = f"last good checkpoint: step {saved[-1]}" if saved else "no checkpoint yet"
-    with pytest.raises(NonFiniteLoss) as caught:
-        drive(losses)
-    assert str(caught.value) == f"loss is {bad} at step {step}; {last}"
-    assert caught.value.status == 1
+    for step in range(1, 9):
+        losses = [1.0] * 8
+        losses[step - 1] = bad
+        saved = [k for k in (2, 4, 6) if k < step]
+        last = f"last good checkpoint: step {saved[-1]}" if saved else "no checkpoint yet"
+        with pytest.raises(NonFiniteLoss) as caught:
+            drive(losses)
+        assert str(caught.value) == f"loss is {bad} at step {step}; {last}"
+        assert caught.value.status == 1
 
 
 def test_a_gradient_that_is_not_finite_stops_it_too():

@@ -26,6 +26,7 @@ def validation():
     return synthetic.faces("validation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["train", "validation"])
 def test_a_role_holds_grey_pictures_of_all_classes(role, request):
     images, labels = request.getfixturevalue(role)
@@ -34,6 +35,7 @@ def test_a_role_holds_grey_pictures_of_all_classes(role, request):
     assert tuple(np.bincount(labels, minlength=7)) == synthetic.COUNTS[role]
 
 
+@pytest.mark.slow
 def test_no_person_and_no_picture_is_in_both_roles(train, validation):
     assert not set(synthetic.IDENTITIES["train"]) & set(synthetic.IDENTITIES["validation"])
     pictures = {image.tobytes() for image in train[0]}
@@ -66,18 +68,21 @@ def test_the_same_in_every_python_process():
     assert done.stdout.strip() == hashlib.sha256(here).hexdigest()
 
 
+@pytest.mark.slow
 def test_pictures_are_neither_flat_nor_burnt_out(validation):
     images = validation[0]
     assert images.std(axis=(1, 2)).min() > 6
     assert ((images == 0) | (images == 255)).mean() < 0.05
 
 
+@pytest.mark.slow
 def test_the_label_is_neither_in_brightness_nor_in_the_position_in_the_role(train):
     images, labels = train
     means = [images[labels == k].mean() for k in range(7)]
     assert np.ptp(means) < 12
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_fails(train, validation):
     scaler = StandardScaler().fit(train[0].reshape(len(train[0]), -1).astype(np.float32))
     x, v = (

@@ -19,8 +19,6 @@ from fer_jax.evaluation.predictions import Predictions
 from fer_jax.labels import LABELS
 from fer_jax.train import make_trainer
 
-pytestmark = pytest.mark.usefixtures("one_stage")
-
 FERPLUS_NAMES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 
 

@@ -146,7 +146,7 @@ def test_another_data_sets_report_stands_beside_and_claims_no_choice(
 
 def test_what_the_converter_says(converted):
     said = converted[1]
-    assert "EfficientNet-TINY, fer head of 7 classes (padding SAME), " in said
+    assert "EfficientNet-MINI, fer head of 7 classes (padding SAME), " in said
     assert f"labels {','.join(LABELS)}" in said
     assert "licence MIT" in said
     assert f"wrote {converted[0]}" in said

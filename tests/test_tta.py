@@ -3,11 +3,11 @@
 import json
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_data import Memory
+from made_models import trained_variables
 from scipy.special import softmax
 from support import call, small_evaluator
 
@@ -15,7 +15,6 @@ from fer_jax import trained
 from fer_jax.evaluation import calibration, inference
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.evaluation.report import describe_answers
-from fer_jax.models import efficientnet
 
 
 def faces(n=3, size=32) -> np.ndarray:
@@ -114,11 +113,10 @@ def test_the_way_of_answering_has_a_name(members, kind, temperature, text):
     assert describe_answers(members, kind, temperature) == text
 
 
-def test_prediction_over_views_is_the_mean_of_predictions_of_views(monkeypatch):
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
+def test_prediction_over_views_is_the_mean_of_predictions_of_views():
     images = faces(11)
     evaluator = small_evaluator()
-    variables = evaluator.model.init(jax.random.key(0), jnp.asarray(images[:1]), False)
+    variables = trained_variables(evaluator.model)
     for kind in ("flip", "flip_crops"):
         shown = [np.asarray(view) for view in inference.views(jnp.asarray(images), kind)]
         apart = [evaluator.predict(variables, Memory(view), False) for view in shown]

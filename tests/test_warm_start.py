@@ -32,12 +32,9 @@ from fer_jax import model_file
 from fer_jax.data.files import sha256
 from fer_jax.errors import UserError
 from fer_jax.model_file import About, ModelFile
-from fer_jax.models import efficientnet
 from fer_jax.models.classifier import ImagenetHead, describe, make_model, variable_shapes
 from fer_jax.train import make_trainer
 from fer_jax.training import mesh
-
-pytestmark = pytest.mark.usefixtures("one_stage")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = {"model__input_mean": MEAN, "model__input_std": STD}
@@ -117,7 +114,7 @@ def test_the_first_line_lists_what_is_left_over_on_both_sides(given, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value", "override"),
     [
-        ("variant", "b0", "--config.model.variant=b0"),
+        ("variant", "tiny", "--config.model.variant=tiny"),
         ("padding", "symmetric", "--config.model.padding=symmetric"),
         ("bn_epsilon", 1e-5, "--config.model.bn_epsilon=1e-05"),
         ("input_mean", (0.5, 0.25, 1 / 3), "--config.model.input_mean=0.5,0.25,0.3333333"),
@@ -137,8 +134,9 @@ def test_a_file_of_another_model_is_refused_with_the_override(tmp_path, setting,
 
 def test_the_overrides_named_are_all_that_is_needed(tmp_path, small_csv):
     path = tmp_path / "other.safetensors"
-    write(path, model__variant="b0", model__padding="symmetric", model__input_mean=(0.1, 1 / 3, 0))
-    flags = [*small_run(small_csv, tmp_path / "run"), f"--config.init.weights={path}", "--dry_run"]
+    write(path, model__padding="symmetric", model__input_mean=(0.1, 1 / 3, 0))
+    flags = small_run(small_csv, tmp_path / "run", model__variant="tiny")
+    flags += [f"--config.init.weights={path}", "--dry_run"]
     line = call("main", flags).refusal()
     overrides = [word for word in line.split() if word.startswith("--")]
     assert len(overrides) == 4  # b2.py has Keras' scaling without weights
@@ -311,6 +309,7 @@ def both(given, tmp_path_factory):
         return dict(file), [out for out, _ in said]
 
 
+@pytest.mark.slow
 def test_two_processes_start_where_one_does(both, given):
     two, one = both[0], two_steps(given[0])
     assert two.keys() == one.keys()
@@ -321,6 +320,7 @@ def test_two_processes_start_where_one_does(both, given):
             np.testing.assert_allclose(two[name], expected, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_processes_with_different_files_are_told(both):
     for out in both[1]:
         assert "init.weights is not the same file for every process: copy one to all" in out
@@ -329,7 +329,6 @@ def test_processes_with_different_files_are_told(both):
 if __name__ == "__main__":
     coordinator, process, weights, output_file = sys.argv[1:]
     mesh.start(coordinator, 2, int(process))
-    efficientnet.STAGES = efficientnet.STAGES[:1]
     result = two_steps(weights)
     mesh.check_same("init.weights", sha256(Path(weights)))
     try:

@@ -55,6 +55,7 @@ def test_the_cards_row_of_each_class_is_the_reports():
         assert f"| {label} | {recall} | {precision} | {found['support']} |" in CARD.read_text()
 
 
+@pytest.mark.slow
 def test_evaluating_the_file_gives_the_cards_figure(fer2013: Path, tmp_path: Path):
     asked = [f"--checkpoint={FILE}", f"--data={fer2013 / 'images.zip'}", f"--output={tmp_path}"]
     outcome = run("evaluate", asked, XLA_FLAGS="")  # optimized: there is much to compute

@@ -36,6 +36,7 @@ class Variant:
     activation: Activation = "swish"
     squeeze_excite: bool = True
     fixed_ends: bool = False  # stem and top are not widened, first and last stage not deepened
+    stages: int = 7  # the first ones of STAGES
 
 
 def _lite(width: float, depth: float, image_size: int, dropout: float) -> Variant:
@@ -43,7 +44,8 @@ def _lite(width: float, depth: float, image_size: int, dropout: float) -> Varian
 
 
 VARIANTS = {
-    "tiny": Variant(0.25, 0.1, 96, 0.0),  # ours, for tests and the smoke run
+    "mini": Variant(0.25, 0.1, 96, 0.0, stages=1),  # ours, for tests: compiled in a moment
+    "tiny": Variant(0.25, 0.1, 96, 0.0),  # ours, for the smoke run
     "b0": Variant(1.0, 1.0, 224, 0.2),
     "b1": Variant(1.0, 1.1, 240, 0.2),
     "b2": Variant(1.1, 1.2, 260, 0.3),
@@ -152,11 +154,12 @@ def block_table(variant: str, drop_connect: float) -> list[Block]:
     """All blocks of a variant, first to last; the drop rate grows linearly with depth."""
     row = VARIANTS[variant]
     blocks: list[Block] = []
-    repeats = [math.ceil(row.depth * stage.repeats) for stage in STAGES]
+    stages = STAGES[: row.stages]
+    repeats = [math.ceil(row.depth * stage.repeats) for stage in stages]
     if row.fixed_ends:
-        repeats[0], repeats[-1] = STAGES[0].repeats, STAGES[-1].repeats
+        repeats[0], repeats[-1] = stages[0].repeats, stages[-1].repeats
     filters_in, _ = end_filters(variant)
-    for number, (stage, repeat) in enumerate(zip(STAGES, repeats, strict=True), start=1):
+    for number, (stage, repeat) in enumerate(zip(stages, repeats, strict=True), start=1):
         filters_out = round_filters(stage.filters, row.width)
         for i in range(repeat):
             name = f"block{number}{chr(ord('a') + i)}"

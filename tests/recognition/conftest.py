@@ -19,9 +19,9 @@ from fer_jax.recognition.recognizer import Recognizer
 SIZE = 32
 
 
-@pytest.fixture(scope="module")
-def model_path(one_stage, tmp_path_factory) -> Path:
-    """A model file of one stage whose answers differ from image to image."""
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory) -> Path:
+    """A model file whose answers differ from image to image."""
     model = make_model(small_config("unused").model)
     images = jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(1), images)
@@ -33,7 +33,7 @@ def model_path(one_stage, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(model_path) -> Recognizer:
     return fer_jax.load(os.fspath(model_path))
 

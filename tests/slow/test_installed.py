@@ -18,8 +18,8 @@ import sys, fer_jax, numpy as np
 assert "site-packages" in fer_jax.__file__, fer_jax.__file__
 ((face,),) = fer_jax.load(detector="none").predict(np.zeros((48, 48), np.uint8))
 print(face.label)
-from fer_jax import packaged
-assert (packaged.PACKAGE / "recognition/page/index.html").exists()
+import fer_jax, pathlib
+assert (pathlib.Path(fer_jax.__file__).parent / "recognition/page/index.html").exists()
 """
 
 

@@ -49,7 +49,7 @@ class Made:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     config = str(ROOT / "configs/b2_scratch.py")
-    return Settings(config, "tiny", 32, 8, "float32", 1, str(tmp_path))
+    return Settings(config, "mini", 32, 8, "float32", 1, str(tmp_path))
 
 
 @pytest.fixture

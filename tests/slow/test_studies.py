@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from ml_collections import ConfigDict
-from support import EPOCH_ENDS, ROOT, SMALL, finish, logged, start, wait_until
+from support import EPOCH_ENDS, ROOT, SMALL, call, finish, logged, start, wait_until
 
 from experiments import jobs, studies
 from experiments.ablations import STUDIES
@@ -71,7 +71,8 @@ def test_what_is_not_told(tmp_path):
     [(["nothing", "--data=x"], "give one study of augmentation"), (["ema"], "no --data")],
 )
 def test_the_door_refuses_in_one_line(arguments, words, tmp_path):
-    outcome = finish(begin([*arguments, f"--output={tmp_path / 'out'}"]))
+    given = [*arguments, f"--output={tmp_path / 'out'}"]
+    outcome = call("run", given, package="experiments")
     assert words in outcome.refusal()
     assert not (tmp_path / "out").exists()
 

@@ -10,6 +10,8 @@ from fer_jax.evaluation import plots
 from fer_jax.evaluation.calibration import reliability
 from fer_jax.labels import LABELS
 
+pytestmark = pytest.mark.usefixtures("drawn_pictures")
+
 
 def pixels(path) -> np.ndarray:
     with Image.open(path) as image:

@@ -48,6 +48,7 @@ def trainer(**changes):
     """SGD without momentum: its state after the first step is the gradient itself."""
     config = small_config(
         "",
+        model__variant="tiny",
         optimizer__name="sgd",
         optimizer__momentum=0.0,
         train__batch_size=BATCH,
@@ -95,7 +96,7 @@ def test_eight_devices_give_one_devices_step(tmp_path, monkeypatch):
     child = subprocess.run(
         [sys.executable, __file__, str(file)],
         cwd=ROOT,
-        env=os.environ | compile_cache() | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | compile_cache() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         timeout=600,
@@ -133,13 +134,13 @@ def test_the_train_step_exports_for_accelerators_that_are_not_here(monkeypatch):
     assert len(exported.out_avals) == len(jax.tree.leaves(bound.template())) + 3
 
 
-def start_two(flags, one_stage=False):
+def start_two(flags):
     """The run of `flags` as two processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = [*flags, f"--coordinator=localhost:{port}", "--processes=2"]
-    return [start("main", [*flags, f"--process={i}"], one_stage) for i in range(2)]
+    return [start("main", [*flags, f"--process={i}"]) for i in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +202,7 @@ def test_only_the_first_process_logs(two_processes, finished_run):
 def test_two_processes_stop_together_when_one_is_asked(small_csv, tmp_path):
     """A scheduler may tell only one of them; the other must not wait for it for ever."""
     flags = [*small_run(small_csv, tmp_path / "run"), "--config.train.epochs=300"]
-    first, second = start_two(flags, one_stage=True)
+    first, second = start_two(flags)
     wait_until(lambda: logged(tmp_path / "run"), first, FOR_LONG)
     second.send_signal(signal.SIGTERM)
     outcomes = [finish(process) for process in (first, second)]

@@ -6,12 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support import SMALL, call, run
+from support import SMALL, call
 
 from experiments import jobs, stages
 from fer_jax.evaluation.predictions import Predictions
-
-pytestmark = pytest.mark.usefixtures("one_stage")
 
 VIEWS = "test-time augmentation flip_crops, 12 views"
 ROWS = [  # name, answers, split, number of reports
@@ -115,5 +113,5 @@ def test_what_is_done_is_passed_over(done, monkeypatch, capsys):
 )
 def test_the_door_refuses_in_one_line(flags, words, tmp_path):
     flags = [*flags, f"--output={tmp_path / 'out'}"]
-    assert words in run("protocol", flags, package="experiments").refusal()
+    assert words in call("protocol", flags, package="experiments").refusal()
     assert not (tmp_path / "out").exists()

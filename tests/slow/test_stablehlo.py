@@ -31,11 +31,8 @@ numpy.savez(sys.argv[3], **found)
 """
 
 
-pytestmark = pytest.mark.usefixtures("one_stage")
-
-
 def file_of(head: str) -> ModelFile:
-    model = made_model("tiny", head, scaling=PUBLISHED)
+    model = made_model("mini", head, scaling=PUBLISHED)
     return ModelFile(
         made_file(model, image_size=SIDE, temperature=2.5, label_smoothing=0.1).about,
         trained_variables(model),

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from made_contestants import documented
-from support import run
+from support import call
 
 from experiments.benchmark import inputs, processes, report, turns
 from experiments.benchmark.agreement import agree
@@ -152,10 +152,10 @@ def test_a_whole_run_that_fails_says_its_last_words(tmp_path):
     ],
 )
 def test_a_mistyped_flag_is_one_line(flag, words):
-    assert words in run("benchmark", [flag], package="experiments").refusal()
+    assert words in call("benchmark.__main__", [flag], package="experiments").refusal()
 
 
-def test_fer_jax_takes_its_turns(settings, one_stage):
+def test_fer_jax_takes_its_turns(settings):
     """The product's own steps: weights written and read, answers whole, a turn of each task."""
     from experiments.benchmark import ours
 
