@@ -15,6 +15,7 @@ from fer_jax.data.pipeline import DataConfig
 from fer_jax.errors import UserError
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
 from fer_jax.models.classifier import ModelConfig, describe, make_model
+from fer_jax.training.losses import LossConfig
 from fer_jax.training.state import Variables
 
 ALL = "all"  # the part that is scored of data which nobody divided
@@ -130,7 +131,7 @@ def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | Non
 
     # What is known of it.
     made = {"checkpoint_step": step, "selected_on": run["selected_on"]}
-    smoothing = run["config"]["loss"]["label_smoothing"]
+    smoothing = _section(folder / workdir.RUN_FILE, run, LossConfig).label_smoothing
     about = model_file.About(
         architecture=describe(evaluator.model),
         image_size=data.image_size,

@@ -110,11 +110,11 @@ def test_a_run_of_another_version_says_which_key_it_lacks(finished_run, tmp_path
 
 
 def test_an_evaluation_needs_no_optimizer(finished_run, tmp_path):
-    """Of the run's configuration it reads how to read data, the model and how to evaluate."""
+    """Of the run's configuration it reads data, model, evaluation, and what smoothed its labels."""
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
     about = json.loads((workdir / "run.json").read_text())
-    for section in ("augment", "init", "optimizer", "schedule", "loss", "mixing", "train", "log"):
+    for section in ("augment", "init", "optimizer", "schedule", "mixing", "train", "log"):
         del about["config"][section]
     (workdir / "run.json").write_text(json.dumps(about))
     one, other = (trained.load(folder) for folder in (workdir, finished_run))
