@@ -13,7 +13,6 @@ from absl import flags
 
 from fer_jax import cli
 from fer_jax.errors import UserError, writing
-from fer_jax.evaluation import comparison
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
 
 OUTPUT = flags.DEFINE_string("output", "", "Folder for comparison.json and comparison.md.")
@@ -31,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
         raise UserError(f"{twice} is given twice: it would count as two runs")
+    from fer_jax.evaluation import comparison  # SciPy's statistics: --help does without
+
     correct = comparison.correct_answers({path: Predictions.load(file_of(path)) for path in paths})
     models = {",".join(group): np.stack([correct[path] for path in group]) for group in groups}
     answers = {",".join(group): answers_of(group) for group in groups}
