@@ -147,6 +147,7 @@ class Counts:
     """As much of records as a trainer asks for before it is fed: images per class."""
 
     given: tuple[int, ...]
+    note: str = ""  # of soft targets, which there are none
 
     def __len__(self) -> int:
         return sum(self.given)

@@ -192,8 +192,8 @@ def plant_unmatched_evaluation_labels(patch):
 
 
 def plant_batch_statistics_at_evaluation(patch):
-    def planted(variables, batch, *, model):
-        logits, _ = model.apply(
+    def planted(variables, batch, *, infer):
+        logits, _ = infer.func(  # Classifier.apply
             variables,
             batch["image"],
             train=True,

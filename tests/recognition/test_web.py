@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import threading
 from http.client import HTTPConnection
+from pathlib import Path
 
 import onnx
 import pytest
@@ -50,7 +51,7 @@ def test_the_folder_is_whole_and_says_what_the_model_says(model_path, runtime, t
     for _ in range(2):  # what is there is written anew
         web.write(out, str(model_path), str(runtime))
     named = {*web.PARTS, "pnet.onnx", "rnet.onnx", "onet.onnx", "model.onnx", "model.json"}
-    page = {path.name for path in (web.packaged.PACKAGE / "recognition/page").iterdir()}
+    page = {path.name for path in (Path(web.__file__).parent / "recognition/page").iterdir()}
     assert {path.name for path in out.iterdir()} == named | page
     assert json.loads((out / "model.json").read_text())["labels"] == list(LABELS)
     assert {node.op_type for node in onnx.load(out / "model.onnx").graph.node} >= {"Softmax"}
