@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
 from fer_jax.evaluation.predictions import Predictions
@@ -91,6 +90,8 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Logits are known up to a constant per image, which log p is; the loss is convex in 1 / T. T
     stays within TEMPERATURES, whose edges mean that everything, or nothing, was right.
     """
+    from scipy.optimize import minimize_scalar  # a second of every start, for those who fit
+
     logs = _log(probabilities)
 
     def loss(log_temperature: float) -> float:
