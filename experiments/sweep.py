@@ -215,7 +215,11 @@ class Sweep:
 
     def run(self, run: dict[str, Any]) -> None:
         """Train one run, validate each epoch, write its figures and answers."""
-        name, records = f"{run['name']}-{run['seed']}", self._targeted(run)
+        name = f"{run['name']}-{run['seed']}"
+        if not self.finished.keys() >= set(run.get("teachers", ())):
+            self.say(f"{name}: left out, a teacher is missing")
+            return
+        records = self._targeted(run)
         epochs = self._epochs(run)  # after the teachers' answers, which take their time
         if not epochs:
             self.say(f"{name}: left out, no time")

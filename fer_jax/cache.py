@@ -56,7 +56,8 @@ def traced(function: Callable[..., Any], name: str, *arguments: Any) -> Callable
         return jax.jit(function)
     models = sorted(MODELS.glob("*.py"))
     shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", arguments)
-    told = [jax.__version__, jax.default_backend(), name, str(shapes)]
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    told = [jax.__version__, jax.default_backend(), str(precision), name, str(shapes)]
     digest = hashlib.sha256("\n".join([*told, *map(Path.read_text, models)]).encode())
     path = Path(kept, f"{digest.hexdigest()[:32]}.trace")
     try:
@@ -65,8 +66,11 @@ def traced(function: Callable[..., Any], name: str, *arguments: Any) -> Callable
         program = jax.export.export(jax.jit(function))(*arguments)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):  # nothing is lost but time
-            temporary.write_bytes(program.serialize())
-            os.replace(temporary, path)
+            try:
+                temporary.write_bytes(program.serialize())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
     return jax.jit(program.call)
 
 

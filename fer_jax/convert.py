@@ -144,7 +144,9 @@ def _calibration(folder: pathlib.Path) -> dict[str, Any]:
         found = {name: scaling[name] for name in ("temperature", "label_smoothing")}
         alone = len(report["members"]) == 1
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--report={folder} holds no report: {one_line(error)}") from error
+        raise UserError(
+            f"--report={folder} holds no report of this version ({one_line(error)}): evaluate again"
+        ) from error
     if not (plain and alone):
         raise UserError(f"--report={folder} is not of one model's plain answers: evaluate it alone")
     return {**found, "temperature_split": split}

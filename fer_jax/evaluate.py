@@ -42,7 +42,9 @@ ON_CORRUPT = flags.DEFINE_enum(
 )
 TTA = flags.DEFINE_enum("tta", "none", list(VIEWS), "Views of each image to average over.")
 TEMPERATURE = flags.DEFINE_float(
-    "temperature", 1.0, "Divides the logs of all probabilities; above 1 makes answers less sure."
+    "temperature",
+    1.0,
+    "If not 1: divides the logs of all probabilities, unsmoothed, as a report says.",
 )
 CLEAN = flags.DEFINE_string(
     "clean_against",

@@ -20,7 +20,6 @@ from fer_jax.training.state import Variables
 
 ALL = "all"  # the part that is scored of data which nobody divided
 # What a model file is evaluated by where it does not matter for the figures.
-EVALUATION = EvaluationConfig(batch_size=64, bootstrap_samples=2000)
 NEUTRAL = {"max_pixels": 16_777_216, "cache_mib": 2048, "workers": 0}
 
 
@@ -155,10 +154,15 @@ def _section(file: pathlib.Path, run: Mapping[str, Any], kind: Any) -> Any:
         raise UserError(f"{file} is of another version: {error}") from error
 
 
+def _evaluation() -> EvaluationConfig:
+    devices = jax.device_count()  # which share a batch evenly
+    return EvaluationConfig(batch_size=-(-64 // devices) * devices, bootstrap_samples=2000)
+
+
 def _from_file(path: pathlib.Path) -> Trained:
     file = model_file.load(path)
     check_labels(file.about.labels)
-    evaluator = make_evaluator(file.model(), file.about.image_size, EVALUATION, fold=True)
+    evaluator = make_evaluator(file.model(), file.about.image_size, _evaluation(), fold=True)
     variables = jax.device_put(file.variables)  # jnp.asarray compiles a program for each shape
     made = {name: file.about.origin.get(name) for name in ("checkpoint_step", "selected_on")}
     origin = {"checkpoint": str(path), **made, "label_smoothing": file.about.label_smoothing}

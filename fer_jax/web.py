@@ -64,7 +64,7 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     from fer_jax.conversion import onnx
     from fer_jax.recognition import faces, recognizer
 
-    if any(folder.glob("*")) and not (folder / "model.onnx").exists():
+    if any(folder.glob("*")) and not (folder / "model.json").exists():
         raise UserError(f"--out={folder} holds other files: give an empty or a new folder")
     networks, runtime = faces.networks(), keep_runtime(given)
     trained = recognizer.load(model, detector="none").model
@@ -79,6 +79,7 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     shutil.copytree(page, folder, dirs_exist_ok=True)
     for part in [*map(pathlib.Path, networks), *(runtime / name for name in PARTS)]:
         shutil.copy(part, folder)
+    (folder / "card.md").unlink(missing_ok=True)  # another model's
     card = path.with_name("README.md") if path.is_file() else path / "README.md"
     if card.exists():
         shutil.copy(card, folder / "card.md")

@@ -61,14 +61,20 @@ def test_a_repository_is_loaded_by_its_name(folder, tmp_path, monkeypatch):
     (place / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    found, images = fer_jax.load("somebody/faces", detector="none"), made_images(1, SIDE)
+    found, images = fer_jax.load("hf://somebody/faces", detector="none"), made_images(1, SIDE)
     here = fer_jax.load(folder, detector="none")
     assert found.predict(images) == here.predict(images)
-    with pytest.raises(UserError, match="no model at somebody/others, nor one of that name"):
-        fer_jax.load("somebody/others")
+    with pytest.raises(UserError, match=r"no model\.safetensors of somebody"):
+        fer_jax.load("hf://somebody/others")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"no model at runs/b2;.*fer_jax\[hub\]"):
-        fer_jax.load("runs/b2")
+    with pytest.raises(UserError, match=r"fetching runs/b2 .*fer_jax\[hub\]"):
+        fer_jax.load("hf://runs/b2")
+
+
+def test_a_mistyped_folder_asks_nobody(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it would raise
+    with pytest.raises(UserError, match="runs/b3"):
+        fer_jax.load("runs/b3", detector="none")
 
 
 def test_what_lies_in_it(folder):

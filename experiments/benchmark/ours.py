@@ -293,9 +293,8 @@ def inference(settings: Settings, variables: Any) -> dict[str, Any]:
 
 def evaluator_of(config: train.Config) -> Evaluator:
     """The product's jitted inference."""
-    return make_evaluator(
-        make_model(config.model), config.data.image_size, config.evaluation, fold=True
-    )
+    fold = config.model.dtype == "float32"  # as fer_jax.trained does
+    return make_evaluator(make_model(config.model), config.data.image_size, config.evaluation, fold)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ TEXT = """
 
 ```python
 import fer_jax
-fer_jax.load("FOLDER_OF_THIS_REPOSITORY").predict("photograph.jpg")
+fer_jax.load("hf://USER/THIS_REPOSITORY").predict("photograph.jpg")
 ```
 
 Without Python: `onnx/model.onnx` takes `images`, uint8 [batch, {size}, {size}, 3] as read from a
@@ -60,13 +60,13 @@ def fetch(name: str) -> pathlib.Path:
         hub: Any = importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise UserError(
-            f"no model at {name}; if it is one of the Hugging Face Hub: pip install 'fer_jax[hub]'"
+            f"fetching {name} from the Hugging Face Hub needs: pip install 'fer_jax[hub]'"
         ) from error
     try:
         return pathlib.Path(hub.hf_hub_download(name, HUB_NAME))
     except (OSError, ValueError) as error:  # all of its own are one or the other
         raise UserError(
-            f"no model at {name}, nor one of that name on the Hugging Face Hub: {one_line(error)}"
+            f"no {HUB_NAME} of {name} from the Hugging Face Hub: {one_line(error)}"
         ) from error
 
 
@@ -82,7 +82,7 @@ def config_of(file: ModelFile) -> dict[str, Any]:
         "label2id": {name: number for number, name in enumerate(names)},
         "preprocessing": about.preprocessing,
         "temperature": about.temperature or 1.0,
-        "label_smoothing": about.label_smoothing,
+        "label_smoothing": about.label_smoothing if about.temperature else 0.0,
     }
 
 

@@ -80,7 +80,7 @@ def texts_of(file: ModelFile) -> dict[str, str]:
     return {
         "labels": json.dumps(about.labels),
         "temperature": str(about.temperature or 1.0),
-        "label_smoothing": str(about.label_smoothing),
+        "label_smoothing": str(about.label_smoothing if about.temperature else 0.0),
         "image_size": str(about.image_size),
         "preprocessing": about.preprocessing,
         "licence": about.licence,

@@ -5,7 +5,6 @@ import functools
 import itertools
 import os
 import pathlib
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
 
 SHIPPED = "fer2013_b2.safetensors"
-HUB = r"\w[\w.-]*/\w[\w-]*"  # user/name of a repository; with a suffix it is a file that is missing
+HUB = "hf://"  # then user/name of a repository: nothing is fetched that was not asked for by this
 WAITING = 2**28  # bytes of pictures whose faces have no answer yet
 THREADS = 2  # that read pictures and find faces ahead of the model
 NEAR = 0.5  # of a box's side: how far a face may move from frame to frame
@@ -89,7 +88,7 @@ class Options:
 
 
 def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> "Recognizer":
-    """The shipped weights, a model file, a run's folder or a Hub's, or `user/name` on the Hub.
+    """The shipped weights, a model file, a run's folder or a Hub's, or `hf://user/name`.
 
     `detector` is `auto` (MTCNN, the extra `faces`), the path of a YuNet file, or `none`: then each
     picture is taken for a face. Programs that JAX compiles are kept in the platform's cache folder,
@@ -97,10 +96,10 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
     """
     cache.keep_programs()
     place = packaged("weights", SHIPPED) if path is None else pathlib.Path(path).expanduser()
-    if isinstance(path, str) and re.fullmatch(HUB, path) and not place.exists():
+    if isinstance(path, str) and path.startswith(HUB):
         from fer_jax.conversion import hub
 
-        place = hub.fetch(path)
+        place = hub.fetch(path.removeprefix(HUB))
     return Recognizer(trained.load(place), detector)
 
 
