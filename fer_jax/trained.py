@@ -101,7 +101,7 @@ def check_labels(names: Sequence[str] | None) -> None:
     """UserError unless the model's classes are, in this order, the data's."""
     if tuple(names or ()) != labels.LABELS:
         raise UserError(
-            f"the checkpoint's labels {','.join(names or ['(none)'])} differ from the data's "
+            f"the checkpoint's labels {','.join(map(str, names or ['(none)']))} differ from the data's "
             f"{','.join(labels.LABELS)}: its answers would be read wrongly"
         )
 

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 
 PREDICTIONS_FILE, REPORT_FILE = "predictions.npz", "report.json"
 ARRAYS = ("key", "label", "probabilities", "loss")
@@ -67,6 +67,6 @@ class Predictions:
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 keys, labels, probabilities, losses = (file[name] for name in ARRAYS)
+            return cls(tuple(keys.tolist()), labels, probabilities, losses)
         except BROKEN as error:
-            raise UserError(f"cannot read predictions from {path}: {error}") from error
-        return cls(tuple(keys.tolist()), labels, probabilities, losses)
+            raise UserError(f"cannot read predictions from {path}: {one_line(error)}") from error
