@@ -41,7 +41,17 @@ SECONDS, HANG, MEMORY = 20, 40, 4 * 2**30  # of one input; until it is killed; b
 RESULTS, FINDINGS = "results.jsonl", "findings"
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
-RUNS = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "socket.connect", "socket.sendto")
+RUNS = (
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "socket.connect",
+    "socket.sendto",
+)
+PICKLE = "pickle.find_class"
 PICKLED = ("numpy", "collections", "_codecs", "fer_jax", "ml_dtypes", "torch")
 
 
@@ -93,7 +103,9 @@ def _no_pipes(folder: str, names: list[str]) -> set[str]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a line for each reader, and one for all."""
-    text = "| reader | inputs | accepted | refused | findings | seconds |\n|---|--:|--:|--:|--:|--:|\n"
+    text = (
+        "| reader | inputs | accepted | refused | findings | seconds |\n|---|--:|--:|--:|--:|--:|\n"
+    )
     for reader in [*sorted({row["reader"] for row in rows}, key=str.lower), None]:
         mine = [row for row in rows if reader in (None, row["reader"])]
         ends = Counter(row["end"] for row in mine)
@@ -103,7 +115,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return text
 
 
-# ---- the parent: one worker at a time, another when it dies or hangs -------------------------------
+# ---- the parent: one worker at a time, another when it dies or hangs -----------------------------
 
 
 @contextlib.contextmanager
@@ -113,7 +125,9 @@ def crew(output: Path, seed: int, only: str) -> Iterator[Any]:
 
     def begin() -> None:
         held["ours"], theirs = context.Pipe()
-        held["worker"] = context.Process(target=work, args=(theirs, output, seed, only), daemon=True)
+        held["worker"] = context.Process(
+            target=work, args=(theirs, output, seed, only), daemon=True
+        )
         held["worker"].start()
         theirs.close()
         held["readers"] = held["ours"].recv()
@@ -141,7 +155,7 @@ def crew(output: Path, seed: int, only: str) -> Iterator[Any]:
         held["worker"].join()
 
 
-# ---- the worker ------------------------------------------------------------------------------------
+# ---- the worker ----------------------------------------------------------------------------------
 
 
 class TooLong(BaseException):
@@ -278,10 +292,11 @@ class Guard:
         self.watching = False
 
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """What Python calls at each event of its own."""
         if not self.watching:
             return
         if event == "open":
-            path, mode, how = arguments
+            path, _, how = arguments
             if isinstance(path, int) or not (isinstance(how, int) and how & WRITING):
                 return
             self.note(event, path)
@@ -292,20 +307,21 @@ class Guard:
                     start = f"/proc/self/fd/{folder}" if folder >= 0 and event != "os.mkdir" else ""
                     start = os.path.realpath(start) if start else ""
                     self.note(event, os.path.join(start, os.fsdecode(path)))
-        elif event.startswith(RUNS):
-            self.seen.append(f"{event} {arguments!r:.200}")
-        elif event == "pickle.find_class" and not str(arguments[0]).startswith(PICKLED):
+        elif event.startswith(RUNS) or (
+            event == "pickle.find_class" and not str(arguments[0]).startswith(PICKLED)
+        ):
             self.seen.append(f"{event} {arguments!r:.200}")
         elif event == "exec" and not Path(arguments[0].co_filename).is_relative_to(ROOT):
             self.foreign(arguments[0])
 
     def note(self, event: str, path: Any) -> None:
+        """Keep an event that changed something elsewhere."""
         path = os.path.abspath(os.fsdecode(path))
         if not path.startswith(self.allowed):
             self.seen.append(f"{event} {path}")
 
     def foreign(self, code: Any) -> None:
-        """Code that is neither a module's nor made by one that makes classes."""
+        """Keep code that is neither a module's nor made by one that makes classes."""
         caller = sys._getframe(2).f_code.co_filename
         known = (sys.prefix, sys.base_prefix, "<frozen")
         if not code.co_filename.startswith(known) and not caller.startswith(known):

@@ -8,6 +8,7 @@ import shutil
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,14 @@ ODD: Sequence[Any] = (
     *([], {}, [None], [[]], {"": 1}, [1, 2, 3], ["angry"] * 7, "angry", "float32", "b2", "1e999"),
 )
 NAMES = (
-    *("../../evil.png", "/tmp/evil.png", "..\\..\\evil.png", "C:\\evil.png", "a\nb.png", "\x07.png"),
+    *(
+        "../../evil.png",
+        "/tmp/evil.png",
+        "..\\..\\evil.png",
+        "C:\\evil.png",
+        "a\nb.png",
+        "\x07.png",
+    ),
     *("train/angry/" + "x" * 240 + ".png", "train/angry/.png", "train/../angry/0.png", "~/x.png"),
     *("train/angry/0.png/x.png", "train//angry//0.png", "./train/angry/0.png", "train/angry/é.png"),
     *("train/nobody/0.png", "eval/angry/0.png", "train/angry/0.svg", "-x", "con", "é/ü/0.jpg"),
@@ -52,12 +60,7 @@ SHAPES = ((), (0,), (1,), (3, 3), (7,), (2, 3, 4, 5), (0, 7))
 TYPES = ("f2", "f4", "f8", "i1", "i8", "u1", "?", "c8", "S3", "U3", "M8[s]")
 
 
-def text_of(value: Any) -> str:
-    """An odd value as a cell or an override."""
-    return str(value)
-
-
-# ---- spoiling --------------------------------------------------------------------------------------
+# ---- spoiling ----------------------------------------------------------------------------------
 
 
 def spoil_bytes(data: bytes, draw: Random) -> bytes:
@@ -92,7 +95,7 @@ def spoil_json(text: bytes, draw: Random) -> bytes:
         key = draw.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
     way = draw.randrange(4)
     if way == 0 and isinstance(holder, dict):
-        holder[text_of(draw.choice(ODD))] = holder.pop(key)
+        holder[str(draw.choice(ODD))] = holder.pop(key)
     elif way == 1:
         del holder[key]
     else:
@@ -107,9 +110,9 @@ def spoil_table(text: bytes, draw: Random) -> bytes:
         row = draw.choice(lines[: draw.choice((1, len(lines)))])
         at = draw.randrange(len(row))
         words = row[at].split(" ")
-        words[draw.randrange(len(words))] = text_of(draw.choice(ODD))
-        quoted = '"' + text_of(draw.choice(ODD)) + draw.choice(('"', ""))
-        row[at] = draw.choice((text_of(draw.choice(ODD)), " ".join(words), quoted, row[at] * 2))
+        words[draw.randrange(len(words))] = str(draw.choice(ODD))
+        quoted = '"' + str(draw.choice(ODD)) + draw.choice(('"', ""))
+        row[at] = draw.choice((str(draw.choice(ODD)), " ".join(words), quoted, row[at] * 2))
         if draw.random() < 0.2:
             draw.choice((row.pop, lines.pop))(at)
         if not lines or not lines[-1]:
@@ -135,6 +138,7 @@ def spoil_arrays(data: bytes, draw: Random) -> bytes:
 
 
 def odd_array(draw: Random) -> np.ndarray:
+    """Of an odd type or shape, at times not finite."""
     array = np.zeros(draw.choice(SHAPES), draw.choice(TYPES))
     return array + np.array(draw.choice((1, np.nan, np.inf))) if array.dtype.kind == "f" else array
 
@@ -145,7 +149,9 @@ def spoil_header(data: bytes, draw: Random) -> bytes:
     header, rest = json.loads(data[8 : 8 + size]), data[8 + size :]
     about = header.get("__metadata__", {}).get("fer_jax")
     if about and draw.random() < 0.7:
-        header["__metadata__"]["fer_jax"] = spoil_json(about.encode(), draw).decode(errors="replace")
+        header["__metadata__"]["fer_jax"] = spoil_json(about.encode(), draw).decode(
+            errors="replace"
+        )
         text = json.dumps(header).encode()
     else:
         text = spoil_json(json.dumps(header).encode(), draw)
@@ -201,14 +207,12 @@ def spoil_picture(data: bytes, draw: Random) -> bytes:
     if data[:4] == b"\x89PNG" and draw.random() < 0.3:
         sizes = struct.pack(">II", *draw.choices((0, 1, 48, 65_535, 2**31 - 1), k=2))
         head = b"IHDR" + sizes + bytes(draw.choices((0, 1, 2, 3, 4, 6, 8, 16), k=2)) + data[26:29]
-        import zlib
-
         return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
     other = (b"", b"<svg/>", b"GIF89a", b"\0" * 100, b"%PDF-1.4", b"RIFF\0\0\0\0WEBPVP8 ")
     return draw.choice(other) if draw.random() < 0.1 else spoil_bytes(data, draw)
 
 
-# ---- containers ------------------------------------------------------------------------------------
+# ---- containers ----------------------------------------------------------------------------------
 
 
 def as_zip(files: Files, draw: Random) -> bytes:
@@ -236,7 +240,10 @@ def as_tar(files: Files, draw: Random) -> bytes:
             archive.addfile(member, io.BytesIO(data))
         for kind in draw.sample((b"1", b"2", b"3", b"6", b"5"), draw.choice((0, 0, 2))):
             member = tarfile.TarInfo(draw.choice((*NAMES, "train/angry/0.png")))
-            member.type, member.linkname = kind, draw.choice(("/etc/passwd", "../../x", member.name))
+            member.type, member.linkname = (
+                kind,
+                draw.choice(("/etc/passwd", "../../x", member.name)),
+            )
             archive.addfile(member)
     return out.getvalue()
 
@@ -259,7 +266,7 @@ def as_folder(files: Files, place: Path, draw: Random) -> None:
         )[way]()
 
 
-# ---- readers: (inputs' folder, output's folder, draw) -> a command and its arguments -----------------
+# ---- readers: (inputs' folder, output's folder, draw) -> a command and its arguments -------------
 
 Case = Callable[[Path, Path, Random], tuple[str, list[str]]]
 
@@ -410,15 +417,18 @@ class Bases:
         return "prepare", [*flags, f"--on_corrupt={draw.choice(('stop', 'skip'))}"]
 
     def of_folder(self, place: Path, out: Path, draw: Random) -> Any:
+        """Class folders."""
         as_folder(spoil_members(self.images, draw), place / "data", draw)
         return self._prepare(place / "data", out, draw)
 
     def of_csv(self, place: Path, out: Path, draw: Random) -> Any:
+        """FER2013's table, in both orders of columns."""
         spoil = draw.choice((spoil_bytes, spoil_table, spoil_table))
         data = spoil(draw.choice(self.tables), draw)
         return self._prepared(draw.choice(("fer2013.csv", "x.csv")), data, place, out, draw)
 
     def of_parquet(self, place: Path, out: Path, draw: Random) -> Any:
+        """As `datasets` writes it, in a folder."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -441,6 +451,7 @@ class Bases:
         return door, [*flags, f"--label_order={','.join(LABELS)}"]
 
     def of_records(self, place: Path, out: Path, draw: Random) -> Any:
+        """What prepare wrote."""
         files = dict(self.records)
         name = draw.choice(list(files))
         spoil = spoil_json if name.endswith(".json") and draw.random() < 0.7 else spoil_bytes
@@ -461,6 +472,7 @@ class Bases:
         return case
 
     def of_run(self, place: Path, out: Path, draw: Random) -> Any:
+        """A run to convert, or to go on with."""
         files = dict(self.run)
         name = workdir.RUN_FILE if draw.random() < 0.8 else workdir.HASHES_FILE
         spoil = spoil_bytes if name == workdir.HASHES_FILE or draw.random() < 0.2 else spoil_json
@@ -481,24 +493,27 @@ class Bases:
         ]
 
     def of_overrides(self, place: Path, out: Path, draw: Random) -> Any:
+        """Keys of the config with odd values."""
         keys = [*configs.load_config(CONFIG, CONFIG.name).to_dict().items()]
         flat = [(f"{s}.{k}", v) for s, kv in keys if isinstance(kv, dict) for k, v in kv.items()]
         flags = []
         for _ in range(draw.choice((1, 1, 2))):
             name, value = draw.choice(flat)
             near = (value, f"-{value}", f"{value}{value}", "9" * 30, "1e-30", "0", "1", "True")
-            flags.append(f"--config.{name}={text_of(draw.choice((*ODD, *near)))}")
+            flags.append(f"--config.{name}={draw.choice((*ODD, *near))!s}")
         if draw.random() < 0.1:
             flags.append(spoil_bytes(flags[0].encode(), draw).decode(errors="replace"))
         return "main", self._main(*(flag.replace("\0", "") for flag in flags))
 
     def of_keys(self, place: Path, out: Path, draw: Random) -> Any:
-        odd = "\n".join(text_of(draw.choice(ODD)) for _ in range(3))
+        """What to exclude."""
+        odd = "\n".join(str(draw.choice(ODD)) for _ in range(3))
         data = draw.choice((spoil_bytes(self.keys, draw), odd.encode("utf-8", "surrogatepass")))
         (place / "keys.txt").write_bytes(data)
         return "main", self._main(f"--config.data.exclude={place}/keys.txt")
 
     def of_targets(self, place: Path, out: Path, draw: Random) -> Any:
+        """Soft targets."""
         made, keys = io.BytesIO(), np.array(self.keys.decode().split("\n"))
         np.savez(made, key=keys, probabilities=np.full((len(keys), 7), 1 / 7, np.float32))
         spoil = draw.choice((spoil_arrays, spoil_bytes))
@@ -508,15 +523,21 @@ class Bases:
     # The rest.
 
     def of_votes(self, place: Path, out: Path, draw: Random) -> Any:
+        """FER+'s table."""
         spoil = draw.choice((spoil_bytes, spoil_table))
         (place / "votes.csv").write_bytes(spoil(self.votes, draw))
         flags = [f"--data={self.csv}", f"--ferplus={place}/votes.csv"]
         return "targets", [*flags, f"--output={out}/targets.npz"]
 
     def of_reports(self, place: Path, out: Path, draw: Random) -> Any:
+        """Predictions to compare, a report to take a temperature from."""
         answers, count = io.BytesIO(), 8
         shares = np.full((count, 7), 1 / 7)
-        arrays = {"key": np.array([*"abcdefgh"]), "label": np.arange(count) % 7, "loss": shares[:, 0]}
+        arrays = {
+            "key": np.array([*"abcdefgh"]),
+            "label": np.arange(count) % 7,
+            "loss": shares[:, 0],
+        }
         np.savez(answers, probabilities=shares, **arrays)
         report = {"tta": "none", "temperature": 1, "members": [{}], "split": "test"} | {
             "answers": "plain",
@@ -535,6 +556,7 @@ class Bases:
         return "compare", flags
 
     def of_pictures(self, place: Path, out: Path, draw: Random) -> Any:
+        """A folder to recognise, at times with the rows of a stopped run."""
         name = draw.choice(list(self.pictures))
         (place / name).write_bytes(spoil_picture(self.pictures[name], draw))
         if draw.random() < 0.2:

@@ -146,7 +146,7 @@ def train_hashes(workdir: pathlib.Path) -> np.ndarray | None:
         return None
     try:
         found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever NumPy makes of a broken file
         raise UserError(f"cannot read {path}: {one_line(error)}; remove it") from error
     if getattr(found, "dtype", None) != np.uint64 or found.ndim != 1:
         raise UserError(f"{path} holds no hashes of training images; remove it")
