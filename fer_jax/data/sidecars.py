@@ -96,11 +96,11 @@ def read_votes(path: str) -> np.ndarray:
                         f"--ferplus={path} lacks the column {name!r}: give FER+'s fer2013new.csv"
                     )
             for row in rows:
-                found.append([int(row[name]) for name in COLUMNS])
+                found.append([np.int64(row[name]) for name in COLUMNS])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read --ferplus={path}: {reason}") from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         where = f"--ferplus={path}, line {rows.line_num}"
         raise UserError(f"{where}: a vote is no whole number") from None
     return np.array(found, np.int64).reshape(-1, len(COLUMNS))
