@@ -172,7 +172,9 @@ def spoil_hdf5(data: bytes, draw: Random) -> bytes:
             value = owner.attrs[name]
             del owner.attrs[name]
             if isinstance(value, str) and draw.random() < 0.7:
-                owner.attrs[name] = spoil_json(value.encode(), draw).decode(errors="replace")
+                spoil = spoil_json if value.startswith("{") else spoil_bytes
+                text = spoil(value.encode(), draw).decode(errors="replace")
+                owner.attrs[name] = text.replace("\0", " ")  # HDF5 has no such texts
             elif draw.random() < 0.7:
                 owner.attrs[name] = odd_array(draw).astype("S8" if draw.random() < 0.3 else "f4")
         else:
