@@ -504,7 +504,9 @@ class Bases:
             near = (value, f"-{value}", f"{value}{value}", "9" * 30, "1e-30", "0", "1", "True")
             flags.append(f"--config.{name}={draw.choice((*ODD, *near))!s}")
         if draw.random() < 0.1:
-            flags.append(spoil_bytes(flags[0].encode(errors="replace"), draw).decode(errors="replace"))
+            flags.append(
+                spoil_bytes(flags[0].encode(errors="replace"), draw).decode(errors="replace")
+            )
         return "main", self._main(*(flag.replace("\0", "") for flag in flags))
 
     def of_keys(self, place: Path, out: Path, draw: Random) -> Any:
