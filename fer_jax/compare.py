@@ -63,7 +63,7 @@ def answers_of(group: Sequence[str]) -> str | None:
         try:
             text = (file_of(path).parent / REPORT_FILE).read_text(encoding="utf-8")
             ways[json.loads(text).get("answers")] = path
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             ways[None] = path
     if len(ways) > 1:
         (one, path), (other, another) = list(ways.items())[:2]

@@ -143,7 +143,7 @@ def _calibration(folder: pathlib.Path) -> dict[str, Any]:
         scaling, split = report["temperature_scaling"], report["split"]
         found = {name: scaling[name] for name in ("temperature", "label_smoothing")}
         alone = len(report["members"]) == 1
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"--report={folder} holds no report of this version ({one_line(error)}): evaluate again"
         ) from error

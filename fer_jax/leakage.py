@@ -63,7 +63,7 @@ def _by_audit(path: Path, split: str, records: Records) -> Copied:
         facts = json.loads(path.read_text(encoding="utf-8"))
         audited, seen = facts["fingerprints"].get(split), facts["leaking"].get(split, [])
         mask = np.isin(np.array(records.keys), np.array(seen, np.str_))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--clean_against={path} is no audit: {one_line(error)}") from None
     if audited != records.fingerprint:
         raise UserError(

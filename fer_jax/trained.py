@@ -99,8 +99,9 @@ def selected_on(model: Trained, split: str, fingerprint: str) -> str | None:
 def check_labels(names: Sequence[str] | None) -> None:
     """UserError unless the model's classes are, in this order, the data's."""
     if tuple(names or ()) != labels.LABELS:
+        given = ",".join(map(str, names or ["(none)"]))
         raise UserError(
-            f"the checkpoint's labels {','.join(names or ['(none)'])} differ from the data's "
+            f"the checkpoint's labels {given} differ from the data's "
             f"{','.join(labels.LABELS)}: its answers would be read wrongly"
         )
 

@@ -20,6 +20,10 @@ from fer_jax.training.state import InitConfig
 
 RUN_FILE, LOCK_FILE = "run.json", ".lock"
 HASHES_FILE = "train_hashes.npy"
+FIELDS = {"identity": dict, "config": dict, "labels": list, "fingerprint": dict} | {
+    "selected_on": str,
+    "evaluated": str,
+}
 
 
 def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
@@ -89,9 +93,10 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
         about = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{workdir} holds no run (no {RUN_FILE}): give a run's workdir") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}; choose another workdir") from error
-    if not isinstance(about, dict) or "identity" not in about:
+    given = about if isinstance(about, dict) else {}
+    if not all(isinstance(given.get(name), kind) for name, kind in FIELDS.items()):
         raise UserError(f"{path} does not describe a run; choose another workdir")
     return about
 
@@ -141,7 +146,7 @@ def train_hashes(workdir: pathlib.Path) -> np.ndarray | None:
         return None
     try:
         found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever NumPy makes of a broken file
         raise UserError(f"cannot read {path}: {one_line(error)}; remove it") from error
     if getattr(found, "dtype", None) != np.uint64 or found.ndim != 1:
         raise UserError(f"{path} holds no hashes of training images; remove it")

@@ -169,9 +169,10 @@ def test_a_workdir_that_is_a_file(place, refused):
     assert "--workdir" in line
 
 
-def test_a_workdir_whose_description_is_broken(place, refused):
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]", '{"identity": {}}'])
+def test_a_workdir_whose_description_is_broken(place, refused, text):
     (place / "run").mkdir()
-    (place / "run" / "run.json").write_text("{")
+    (place / "run" / "run.json").write_text(text)
     assert "run.json" in refused("main", *flags_of(place))
 
 

@@ -226,3 +226,9 @@ def test_composed_and_decomposed_names_are_one_key(tmp_path):
 def test_names_that_differ_only_in_their_unicode_form_are_refused(tmp_path):
     images = {f"train/angry/{form}.png": b"" for form in ("Zo\u00eb", "Zoe\u0308")}
     assert "are one name" in refused(write_zip(tmp_path / "a.zip", images))
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path):
+    write_folder(tmp_path, seed_files(ROWS, root=""))
+    os.mkfifo(tmp_path / "train" / "sad" / "pipe.png")
+    assert "train/sad/pipe.png: a pipe, not a file" in refused(tmp_path)

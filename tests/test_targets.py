@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import zipfile
 
 import jax
 import numpy as np
@@ -246,3 +247,14 @@ def test_dry_run_knows_of_targets_and_sizes(half, small_csv, tmp_path):
     assert outcome.status == 0, outcome.err
     assert "targets: 42 of 83 training images" in outcome.out
     assert "images at 24 x 24, then 32 x 32 pixels" in outcome.out
+
+
+def test_a_header_that_breaks_off_is_refused(tmp_path):
+    """NumPy's tokenizer has errors of its own."""
+    header = b"{'descr': '<f4', (".ljust(117) + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as file:
+        file.writestr("key.npy", data)
+        file.writestr("probabilities.npy", data)
+    with pytest.raises(UserError, match=r"cannot read data\.targets"):
+        read_targets(str(tmp_path / "t.npz"))

@@ -101,8 +101,9 @@ def test_refusals(pool, tmp_path):
         judge(sidecars.read_votes(write(tmp_path / "short.csv", lines[:-1])), pool)
     with pytest.raises(UserError, match="lacks the column 'NF'"):
         sidecars.read_votes(write(tmp_path / "cut.csv", [line[:-1] for line in lines], HEAD[:-1]))
-    lines[2][3] = "many"
-    with pytest.raises(UserError, match="line 4: a vote is no whole number"):
-        sidecars.read_votes(write(tmp_path / "words.csv", lines))
+    for vote in ("many", "9" * 30):
+        lines[2][3] = vote
+        with pytest.raises(UserError, match="line 4: a vote is no whole number"):
+            sidecars.read_votes(write(tmp_path / "words.csv", lines))
     with pytest.raises(UserError, match="cannot read --ferplus"):
         sidecars.read_votes(str(tmp_path / "nothing.csv"))

@@ -260,7 +260,9 @@ def test_a_missing_file_is_not_taken_for_one_that_another_run_had(small_csv, tmp
     """A run from scratch in the folder has noted no file."""
     workdir = tmp_path / "run"
     workdir.mkdir()
-    (workdir / "run.json").write_text('{"identity": {}}')
+    about = {"identity": {}, "config": {}, "labels": [], "fingerprint": {}}
+    about |= {"selected_on": "validation", "evaluated": "raw"}
+    (workdir / "run.json").write_text(json.dumps(about))
     line = call("main", warm_run(small_csv, workdir, tmp_path / "gone.safetensors")).refusal()
     assert "gone.safetensors' is no file: make one by" in line
 

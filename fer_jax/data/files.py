@@ -174,6 +174,8 @@ def _files(tree: Tree) -> Iterator[tuple[str, Opener]]:
 
 
 def _open_file(place: Path) -> IO[bytes]:
+    if place.is_fifo():  # it would wait
+        raise OSError("a pipe, not a file")
     return place.open("rb")
 
 

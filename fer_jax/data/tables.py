@@ -283,7 +283,9 @@ def _parquet_labels(path: Path) -> list[tuple[str, str]]:
             given = ", ".join(columns)
             raise UserError(f"{path} needs columns image and label, it has {given}")
         names: Sequence[str] = ()
-        with contextlib.suppress(KeyError, ValueError, TypeError):  # as `datasets` writes them
+        with contextlib.suppress(
+            KeyError, ValueError, TypeError, RecursionError
+        ):  # as `datasets` writes them
             names = json.loads(metadata[b"huggingface"])["info"]["features"][column]["names"]
         return [
             (f"{group} {row}", str(names[label] if label in range(len(names)) else label))

@@ -1,18 +1,15 @@
 """What a model answered for each image of a split, in memory and as predictions.npz."""
 
 import os
-import zlib
 from dataclasses import dataclass
 from typing import Self
-from zipfile import BadZipFile
 
 import numpy as np
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 
 PREDICTIONS_FILE, REPORT_FILE = "predictions.npz", "report.json"
 ARRAYS = ("key", "label", "probabilities", "loss")
-BROKEN = (OSError, EOFError, KeyError, ValueError, TypeError, BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,6 @@ class Predictions:
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 keys, labels, probabilities, losses = (file[name] for name in ARRAYS)
-        except BROKEN as error:
-            raise UserError(f"cannot read predictions from {path}: {error}") from error
-        return cls(tuple(keys.tolist()), labels, probabilities, losses)
+            return cls(tuple(keys.tolist()), labels, probabilities, losses)
+        except Exception as error:  # whatever NumPy and zip make of a broken file
+            raise UserError(f"cannot read predictions from {path}: {one_line(error)}") from error

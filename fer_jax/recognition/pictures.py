@@ -43,7 +43,8 @@ def files(paths: Iterable[Any], besides: str = "") -> Iterator[Any]:
             full = os.path.abspath(folder)
             folders[:] = sorted(name for name in folders if os.path.join(full, name) != besides)
             known = (name for name in names if name.lower().endswith((*images.SUFFIXES, *VIDEOS)))
-            yield from (os.path.join(folder, name) for name in sorted(known))
+            places = (pathlib.Path(folder, name) for name in sorted(known))
+            yield from (str(place) for place in places if not place.is_fifo())  # it would wait
 
 
 def read(image: Any) -> Picture:

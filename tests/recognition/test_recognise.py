@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 from support import call
 
 from fer_jax.labels import LABELS
-from fer_jax.recognition import faces
+from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.rows import for_person
 
 COLUMNS = ["file", "frame", "time", "face", *"xywh", "detection", "label", "confidence"]
@@ -228,3 +229,9 @@ def test_video_is_drawn_with_all_its_frames_at_its_rate(recognised, film, tmp_pa
     also = (second[..., 1] > 150) & (second[..., 0] < 130) & (second[..., 2] < 130)
     assert green.sum() > 200  # the box, which the frames between keep
     assert also.sum() > 200
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "a.png").touch()
+    assert list(pictures.files([str(tmp_path)])) == [str(tmp_path / "a.png")]
