@@ -12,6 +12,7 @@ import json
 import operator
 import pathlib
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
         write(pathlib.Path(OUT.value), MODEL.value, RUNTIME.value)
         cli.say(f"wrote {OUT.value}: any static host can serve it")
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder goes
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         write(pathlib.Path(folder), MODEL.value, RUNTIME.value)
         with _server(folder, PORT.value) as server:

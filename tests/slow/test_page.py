@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -58,7 +57,7 @@ def seen(folder):
             command = ["node", driver, url, browser, str(folder)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=500)
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()
     assert (done.returncode, server.returncode) == (0, 0), done.stderr
     return json.loads(done.stdout) | {"url": url}
 
