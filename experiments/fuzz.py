@@ -176,7 +176,7 @@ def work(pipe: Connection, output: Path, seed: int, only: str) -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     for flag in [name for name in flags.FLAGS if _owner(name) == "__mp_main__"]:
         delattr(flags.FLAGS, flag)  # this module's, which a spawned process imports anew
-    from experiments import hostile
+    import hostile
 
     stand_in()
     bases = hostile.Bases(output / "bases")

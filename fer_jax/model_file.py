@@ -78,17 +78,27 @@ class ModelFile:
 def calibrated(logits: Any, about: About, xp: Any = np) -> Any:
     """Logits [..., K] whose softmax can be believed; as they are where nothing was fitted.
 
-    A model that was taught labels smoothed by s answers p (1 - s) + s / K where it means p: that is
-    taken off, down to LEAST, then the temperature divides. `xp` is NumPy or jax.numpy.
+    What smoothed labels taught is taken off, then the temperature divides. `xp` is NumPy or
+    jax.numpy.
     """
     if about.temperature is None:
         return logits
-    if about.label_smoothing:
+    if about.label_smoothing:  # else there are no logarithms to be taken of what underflowed
         shares = xp.exp(logits - logits.max(axis=-1, keepdims=True))
         shares = shares / shares.sum(axis=-1, keepdims=True)
-        taught = about.label_smoothing / logits.shape[-1]
-        logits = xp.log(xp.maximum(shares - taught, LEAST))
+        logits = xp.log(unsmoothed(shares, about.label_smoothing, xp))
     return logits / about.temperature
+
+
+def unsmoothed(probabilities: Any, smoothing: float, xp: Any = np) -> Any:
+    """[..., K] without what smoothed labels taught, up to a factor; the best answer stays.
+
+    Who was taught (1 - s) p + s / K answers so; s / K is taken off, down to LEAST. A temperature
+    alone cannot do it: such answers are too modest at their end and nowhere else.
+    """
+    if not smoothing:
+        return probabilities
+    return xp.maximum(probabilities - smoothing / probabilities.shape[-1], LEAST)
 
 
 def rounded(file: ModelFile) -> ModelFile:

@@ -76,11 +76,9 @@ def train_batches(
         raise UserError(f"seed {seed} must lie between 0 and {2**32 - 1}")
     maker = _TrainBatch(records, image_size, rows, augmentation, seed)
     batches = _dealt(maker, _ENDLESS, shard)[start_step:]
-    return (
-        _by_workers(batches, workers, rows * image_size**2 * records.channels)
-        if workers
-        else _ahead(batches)
-    )
+    if not workers:
+        return _ahead(batches)
+    return _by_workers(batches, workers, rows * image_size**2 * records.channels)
 
 
 def eval_batches(

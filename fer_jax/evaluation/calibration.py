@@ -7,13 +7,11 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 
 from fer_jax.evaluation.predictions import Predictions
-from fer_jax.model_file import LEAST
+from fer_jax.model_file import unsmoothed
 
 BINS = 15
 TEMPERATURES = (0.01, 100.0)
-Bins = list[
-    dict[str, Any]
-]  # one dict of plain numbers a bin: from, to, count, accuracy, confidence
+Bins = list[dict[str, Any]]  # a bin's plain numbers: from, to, count, accuracy, confidence
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Bins:
@@ -53,19 +51,6 @@ def calibration_error(table: Bins) -> float:
     return float(np.sum(counts * gaps) / np.sum(counts))
 
 
-def unsmoothed(probabilities: np.ndarray, smoothing: float) -> np.ndarray:
-    """[N, K] in float64 without what training's label smoothing taught; the best answer stays.
-
-    Who is taught (1 - s) p + s / K answers so; s / K is taken off, down to model_file.LEAST. One
-    temperature cannot do it: smoothed answers are too modest at their end and nowhere else.
-    """
-    if not smoothing:
-        return probabilities
-    shares = np.asarray(probabilities, np.float64) - smoothing / probabilities.shape[1]
-    shares = np.maximum(shares, LEAST)
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
 def scale(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
     """softmax(log p / T) of [N, K] in float64; T a number or [N, 1]. The order of classes stays."""
     return softmax(_log(probabilities) / temperature, axis=1)
@@ -78,7 +63,7 @@ def at_temperature(answers: Predictions, temperature: float, smoothing: float) -
     """
     if temperature == 1:
         return answers
-    shares = unsmoothed(answers.probabilities, smoothing)
+    shares = unsmoothed(answers.probabilities.astype(np.float64), smoothing)
     logs = log_softmax(_log(shares) / temperature, axis=1)
     losses = -logs[np.arange(len(answers)), answers.labels]
     return replace(answers, probabilities=scale(shares, temperature), losses=losses)
@@ -129,7 +114,7 @@ def cross_fitted(
     if len(groups) < 2:
         return None
     fold = (np.random.default_rng(seed).permutation(len(groups)) % 2)[group]
-    shares = unsmoothed(probabilities, smoothing)
+    shares = unsmoothed(probabilities.astype(np.float64), smoothing)
     first, second = (fit_temperature(shares[fold == half], labels[fold == half]) for half in (0, 1))
     others = np.where(fold == 0, second, first)[:, None]
     everywhere = fit_temperature(shares, labels)
