@@ -17,41 +17,111 @@ class Study:
     """The file in configs/ that all variants change."""
     variants: Mapping[str, Overrides]
     needs: tuple[str, ...] = ()
-    """Keys of files that only the user can name: --set=KEY=FILE."""
+    """Keys of files that only the user can name, --set=KEY=FILE, for the variants that say FILE."""
 
 
 UNMOVED = {"augment.rotation": 0.0, "augment.zoom": 0.0, "augment.translation": 0.0}
-SCRATCH = "b2_scratch.py"
+PLAIN = {"augment.brightness": 0.0, "augment.contrast": 0.0, "augment.erasing": 0.0}
+FILE = "FILE"
+SCRATCH, TRANSFER = "b2_scratch.py", "b2_lite2.py"
 
 STUDIES: Mapping[str, Study] = MappingProxyType(
     {
-        "augmentation": Study(
-            "What does moving, cropping and erasing the images give?",
-            SCRATCH,
+        "start": Study(
+            "What do ImageNet weights give, in B2 from its relative and in Lite2 whole?",
+            TRANSFER,
             {
-                "recipe": {},
-                "none": {**UNMOVED, "augment.flip": False},
-                "flips": UNMOVED,
-                "stronger": {"augment.rotation": 0.05, "augment.zoom": 0.1},
-                "random crops": {**UNMOVED, "augment.crop_area": 0.6},
-                "erasing": {"augment.erasing": 0.25},
-                "light": {"augment.brightness": 0.1, "augment.contrast": 0.2},
+                "B2 from Lite2": {},
+                "Lite2": {"model.variant": "lite2", "init.partial": False},
+                "B2, random": {"init.weights": "", "init.partial": False},
+                "head alone in the first epoch": {"init.frozen_epochs": 1},
             },
         ),
-        "resolution": Study(
-            "What do larger inputs and larger feature maps give, and what do they cost?",
+        "rate": Study(
+            "Which learning rate, and should lower layers learn more slowly?",
+            TRANSFER,
+            {
+                "recipe": {},
+                "half": {"optimizer.learning_rate": 5e-4},
+                "double": {"optimizer.learning_rate": 2e-3},
+                "layer decay 0.8": {"init.layer_decay": 0.8},
+                "SAM": {"optimizer.sam_rho": 0.05},
+            },
+        ),
+        "batch": Study(
+            "How large a batch, and how fast should BatchNorm's statistics follow?",
+            TRANSFER,
+            {
+                "64": {},
+                "32": {"train.batch_size": 32},
+                "128": {"train.batch_size": 128},
+                "momentum 0.99": {"model.bn_momentum": 0.99},
+            },
+        ),
+        "augmentation": Study(
+            "What does moving, cropping, toning and erasing the images give?",
+            TRANSFER,
+            {
+                "recipe": {},
+                "flips": {**UNMOVED, **PLAIN},
+                "moved alone": PLAIN,
+                "random crops": {**UNMOVED, "augment.crop_area": 0.6},
+            },
+        ),
+        "class_weights": Study(
+            "What do class weights cost in accuracy and give in macro-F1?",
+            TRANSFER,
+            {
+                "none": {},
+                "balanced": {"loss.class_weights": "balanced"},
+                "logit adjustment": {"loss.logit_adjustment": 1.0},
+            },
+        ),
+        "soft_labels": Study(
+            "Smoothing, mixup and CutMix",
+            TRANSFER,
+            {
+                "smoothing 0.1": {},
+                "hard": {"loss.label_smoothing": 0.0},
+                "mixup": {"mixing.mixup": 0.2},
+                "CutMix": {"mixing.cutmix": 1.0},
+            },
+        ),
+        "ema": Study(
+            "Does an average of the parameters help?",
+            TRANSFER,
+            {"0.99": {}, "none": {"train.ema_decay": 0.0}, "0.995": {"train.ema_decay": 0.995}},
+        ),
+        "ferplus": Study(
+            "Do ten people's votes teach more than one label?",
+            TRANSFER,
+            {
+                "labels": {},
+                "votes": {"data.targets": FILE},
+                "both": {"data.targets": FILE, "loss.targets_weight": 0.5},
+            },
+            needs=("data.targets",),
+        ),
+        "size": Study(
+            "What do larger inputs give, and what do they cost?",
+            TRANSFER,
+            {
+                "64 px": {},
+                "96 px": {"data.image_size": 96},
+                "112 px": {"data.image_size": 112},
+            },
+        ),
+        "stem": Study(
+            "What do larger feature maps give from random initialisation, and what do they cost?",
             SCRATCH,
             {
                 "96 px": {},
-                "64 px": {"data.image_size": 64},
-                "128 px": {"data.image_size": 128},
                 "48 px, stem of stride 1": {"data.image_size": 48, "model.stem_stride": 1},
-                "96 px, stem of stride 1": {"model.stem_stride": 1},
                 "64 px, then 96": {"train.sizes": (64, 96)},
             },
         ),
         "optimizer": Study(
-            "Which optimizer and which schedule?",
+            "Which optimizer and which schedule, from random initialisation?",
             SCRATCH,
             {
                 "Adam, cosine": {},
@@ -62,11 +132,10 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                     "optimizer.learning_rate": 0.1,
                     "optimizer.weight_decay": 5e-4,
                 },
-                "SAM": {"optimizer.sam_rho": 0.05},
             },
         ),
-        "start": Study(
-            "What brings a run out of answering by class frequency sooner?",
+        "random_start": Study(
+            "What brings a run from random initialisation out of answering by class frequency?",
             SCRATCH,
             {
                 "recipe": {},
@@ -74,36 +143,6 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 "batches of 64": {"train.batch_size": 64},
                 "both": {"init.residual_scale": 1.0, "train.batch_size": 64},
                 "no warm-up": {"schedule.warmup_steps": 0},
-            },
-        ),
-        "class_weights": Study(
-            "What do class weights cost in accuracy and give in macro-F1?",
-            SCRATCH,
-            {
-                "none": {},
-                "balanced": {"loss.class_weights": "balanced"},
-                "max_ratio": {"loss.class_weights": "max_ratio"},
-                "logit adjustment": {"loss.logit_adjustment": 1.0},
-            },
-        ),
-        "soft_labels": Study(
-            "Smoothing, mixup and CutMix",
-            SCRATCH,
-            {
-                "smoothing 0.1": {},
-                "hard": {"loss.label_smoothing": 0.0},
-                "mixup": {"loss.label_smoothing": 0.0, "mixing.mixup": 0.2},
-                "CutMix": {"loss.label_smoothing": 0.0, "mixing.cutmix": 1.0},
-                "mixup and CutMix": {"mixing.mixup": 0.2, "mixing.cutmix": 1.0},
-            },
-        ),
-        "ema": Study(
-            "Does an average of the parameters help?",
-            SCRATCH,
-            {
-                "none": {},
-                "0.99": {"train.ema_decay": 0.99},
-                "0.999": {"train.ema_decay": 0.999},
             },
         ),
         "stochastic_depth": Study(
@@ -114,27 +153,6 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 "0.1": {"model.drop_connect": 0.1},
                 "0.2": {"model.drop_connect": 0.2},
             },
-        ),
-        "ferplus": Study(
-            "Do ten people's votes teach more than one label?",
-            SCRATCH,
-            {
-                "labels": {"data.targets": ""},
-                "votes": {},
-                "both": {"loss.targets_weight": 0.5},
-            },
-            needs=("data.targets",),
-        ),
-        "pretraining": Study(
-            "What do ImageNet weights give?",
-            "b2_imagenet.py",
-            {
-                "ImageNet": {},
-                "not frozen": {"init.frozen_epochs": 0},
-                "one rate for all layers": {"init.layer_decay": 1.0},
-                "random": {"init.weights": "", "init.frozen_epochs": 0, "init.layer_decay": 1.0},
-            },
-            needs=("init.weights",),
         ),
         "collapse": Study(
             "Which choice of the notebook makes a model that fits its training data answer one "

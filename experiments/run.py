@@ -1,7 +1,8 @@
 """Run a study: `python -m experiments.run STUDY --data=PATH`; again after a stop, to go on.
 
 Each variant and seed is a run of fer_jax.main in a folder of its own, with all that a run has: it
-resumes, and once finished it is passed over. The table is made anew from the finished runs.
+resumes, and once finished it is passed over, by another study too. The table is made anew from the
+finished runs.
 """
 
 import json
@@ -32,14 +33,15 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("no --data: give FER2013 in any known layout, or synthetic")
     study, place = STUDIES[names[0]], Path(OUTPUT.value) / names[0]
     given = {"data.path": DATA.value, **studies.overrides(study, SET.value)}
-    todo = studies.plan(study, place, given, SEEDS.value, ONLY.value)
-    print(f"{study.question}\n{len(todo)} runs in {place}", flush=True)
+    todo = studies.plan(study, place.with_name("runs"), given, SEEDS.value, ONLY.value)
+    print(f"{study.question}\n{len(todo)} runs in {place.with_name('runs')}", flush=True)
     for number, job in enumerate([] if TABLE.value else todo, start=1):
         print(f"{number}/{len(todo)} {job.name}, seed {job.seed}", flush=True)
         jobs.perform(job)
     result = studies.summary(study, [job for job in todo if job.finished])
     text = studies.table(result)
     print(text, end="")
+    place.mkdir(exist_ok=True)
     (place / "study.json").write_text(json.dumps(result, indent=1) + "\n")
     (place / "study.md").write_text(f"# {names[0]}: {study.question}\n\n{text}")
     print(f"wrote {place}/study.md")

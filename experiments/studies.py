@@ -1,6 +1,7 @@
 """A study's runs and its table: figures of those that are finished."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments import jobs
-from experiments.ablations import Study
+from experiments.ablations import FILE, Study
 from experiments.jobs import Job
 from fer_jax.errors import UserError
 from fer_jax.evaluation import comparison
@@ -43,10 +44,17 @@ def plan(
 
 
 def _job(study: Study, variant: str, seed: str, place: Path, given: Mapping[str, str]) -> Job:
-    """One run; the variant's own overrides come last."""
-    folder = place / f"{variant.replace(' ', '_').replace(',', '')}-{seed}"
-    settings = {**given, **study.variants[variant]}
-    return jobs.training(variant, seed, folder, study.config, settings)
+    """One run; the variant's own overrides come last.
+
+    Its folder in `place` is named by what it changes, so that studies share what they have alike.
+    """
+    changes = study.variants[variant]
+    general = {key: value for key, value in given.items() if key not in study.needs}
+    own = {key: given[key] if value == FILE else value for key, value in changes.items()}
+    parts = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(changes.items())]
+    name = "-".join([Path(study.config).stem, *parts, f"seed={seed}"])
+    folder = place / re.sub(r"[^\w.=-]+", "_", name)
+    return jobs.training(variant, seed, folder, study.config, {**general, **own})
 
 
 def summary(study: Study, finished: Sequence[Job]) -> dict[str, Any]:

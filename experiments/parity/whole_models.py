@@ -1,4 +1,4 @@
-"""Keras' published files, the notebook's whole model in every format, and the way back to the peers."""
+"""Keras' published files, the notebook's whole model in every format, the way back to the peers."""
 
 import dataclasses
 import pathlib
@@ -97,7 +97,7 @@ def seed_model(peer: KerasPeer, padding: str = "valid") -> Any:
 def back(
     folder: pathlib.Path, peer: KerasPeer, file: model_file.ModelFile, padding: str
 ) -> Iterator[Row]:
-    """Our model with the notebook's head into a fresh Keras model, and into timm's backbone with our head."""
+    """Our model into a fresh Keras model, and into timm's backbone with our head."""
     settings = file.about.architecture
     settings = {**settings, "head": {**settings["head"], "padding": padding}}
     about = dataclasses.replace(file.about, architecture=settings)
@@ -120,7 +120,7 @@ def model_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def seed_answer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images to the logits of the notebook's model, whose softmax is taken off: save it before."""
+    """uint8 images to the logits of the notebook's model; its softmax is taken off: save before."""
     model.layers[-1].activation = keras.activations.linear
     return model_answer(model)
 

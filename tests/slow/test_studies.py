@@ -41,21 +41,28 @@ def test_the_variants_of_a_study_differ(name):
 
 def test_a_variants_own_value_is_the_last_word(tmp_path):
     given = {"data.path": "PATH", "train.ema_decay": "0.5"}
-    (job,) = studies.plan(STUDIES["ema"], tmp_path, given, ["3"], ["0.99"])
+    (job,) = studies.plan(STUDIES["ema"], tmp_path, given, ["3"], ["0.995"])
     decays = [part for part in job.command if "ema_decay" in part]
-    assert decays == ["--config.train.ema_decay=0.99"]
+    assert decays == ["--config.train.ema_decay=0.995"]
     assert "--config.seed=3" in job.command
-    assert job.folder == tmp_path / "0.99-3"
+    assert job.folder == tmp_path / "b2_lite2-ema_decay=0.995-seed=3"
 
 
-def test_folders_of_all_runs_differ(tmp_path):
-    for study in STUDIES.values():
-        todo = studies.plan(study, tmp_path, {}, ["0", "1"], [])
-        assert len({job.folder for job in todo}) == len(todo) == 2 * len(study.variants)
+def test_runs_share_a_folder_where_they_share_the_command_and_there_alone(tmp_path):
+    given = {"data.targets": "votes.npz"}
+    todo = [job for s in STUDIES.values() for job in studies.plan(s, tmp_path, given, "01", [])]
+    assert len({job.folder for job in todo}) == len({job.command for job in todo}) < len(todo)
+
+
+def test_a_file_reaches_the_variants_that_ask_for_it(tmp_path):
+    given = {"data.targets": "votes.npz"}
+    labels, votes, _ = studies.plan(STUDIES["ferplus"], tmp_path, given, ["0"], [])
+    assert "--config.data.targets=votes.npz" in votes.command
+    assert not any("targets" in part for part in labels.command)
 
 
 def test_what_is_not_told(tmp_path):
-    with pytest.raises(UserError, match=r"no variant '0.5': .* 0.999"):
+    with pytest.raises(UserError, match=r"no variant '0.5': .* 0.995"):
         studies.plan(STUDIES["ema"], tmp_path, {}, ["0"], ["0.5"])
     with pytest.raises(UserError, match=r"--set=train\.epochs: write --set=KEY=VALUE"):
         studies.overrides(STUDIES["ema"], ["train.epochs"])
@@ -80,7 +87,7 @@ def test_the_door_refuses_in_one_line(arguments, words, tmp_path):
 @pytest.fixture
 def two_finished(finished_run, tmp_path):
     """A study of two variants and two seeds, each folder a copy of one finished run."""
-    todo = studies.plan(STUDIES["ema"], tmp_path, {}, ["0", "1"], ["none", "0.99"])
+    todo = studies.plan(STUDIES["ema"], tmp_path, {}, ["0", "1"], ["0.99", "none"])
     for job in todo:
         shutil.copytree(finished_run, job.folder)
         (job.folder / jobs.COMMAND_FILE).write_text(shlex.join(job.command))
@@ -90,10 +97,10 @@ def two_finished(finished_run, tmp_path):
 def test_the_table_is_of_the_reports(two_finished, finished_run):
     report = json.loads((finished_run / "report" / "report.json").read_text())
     result = studies.summary(STUDIES["ema"], two_finished)
-    assert [row["name"] for row in result["models"]] == ["none", "0.99"]
+    assert [row["name"] for row in result["models"]] == ["0.99", "none"]
     assert [row["accuracy"] for row in result["models"]] == [report["accuracy"]] * 2
     (pair,) = result["pairs"]
-    assert (pair["first"], pair["second"], pair["difference"]) == ("none", "0.99", 0.0)
+    assert (pair["first"], pair["second"], pair["difference"]) == ("0.99", "none", 0.0)
     assert result["costs"][1]["seeds"] == ["0", "1"]
     assert result["costs"][1]["macro_f1"] == pytest.approx(report["macro_f1"])
     last = logged(finished_run, "validation")[-1]["accuracy"]
@@ -101,7 +108,7 @@ def test_the_table_is_of_the_reports(two_finished, finished_run):
     assert 0 < result["costs"][0]["hours"] < 1
     text = studies.table(result)
     assert f"{report['accuracy']:.2%}" in text
-    assert f"| 0.99 | 2 | {report['macro_f1']:.2%} | {last:.2%} |" in text
+    assert f"| none | 2 | {report['macro_f1']:.2%} | {last:.2%} |" in text
 
 
 def test_only_a_report_of_the_same_command_counts(two_finished):
@@ -122,7 +129,7 @@ def test_a_killed_study_goes_on_and_a_finished_one_is_passed_over(small_csv, tmp
     """Real runs; the second command finds the first one's checkpoints, the third one nothing."""
     overrides = [f"--set={key}={value}" for key, value in SMALL.items()]
     flags = [f"--data={small_csv}", f"--output={tmp_path}", "--only=notebook", *overrides]
-    folder = tmp_path / "collapse/notebook-0"
+    folder = tmp_path / "runs/b2-seed=0"
     first = begin(["collapse", *flags])
     wait_until(lambda: logged(folder), first, 600)
     first.send_signal(signal.SIGKILL)
