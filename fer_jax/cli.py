@@ -18,6 +18,8 @@ from fer_jax.config import named_config
 from fer_jax.errors import FerError, UserError, one_line
 
 TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+PRELOAD, SWITCH = "LD_PRELOAD", "FER_JAX_MALLOC"
+TCMALLOC = [f"{place}/libtcmalloc_minimal.so.4" for place in ("lib64", "lib/*-linux-gnu")]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -56,21 +58,25 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: bool = False) ->
 
     Only with `arguments` may there be others than flags.
     """
-    restart_with_huge_pages()
+    restart_with_allocator()
     parse = functools.partial(_parse, arguments=arguments)
     app.run(lambda argv: _exit(main, argv), flags_parser=parse)
 
 
-def restart_with_huge_pages() -> None:
-    """Replace this process by itself with huge pages asked for, where glibc reads the wish.
+def restart_with_allocator() -> None:
+    """Replace this process by itself, its memory from tcmalloc, or else in huge pages.
 
-    On a CPU page faults are a third of a training step: XLA allocates its gigabytes anew each time,
-    and glibc decides at its start how they are mapped. A set GLIBC_TUNABLES is left alone: the
-    user's, or ours after the restart.
+    On a CPU page faults are a third of a training step: XLA allocates its gigabytes anew each time.
+    Both are decided when a process starts. What the user has set is left alone, LD_PRELOAD and
+    GLIBC_TUNABLES, as is our own setting after the restart; FER_JAX_MALLOC=libc means no tcmalloc.
     """
     if TUNABLES in os.environ or not _reads_tunables():
         return
     os.environ[TUNABLES] = HUGE_PAGES
+    if os.environ.get(SWITCH) != "libc" and PRELOAD not in os.environ:
+        found = [str(path) for name in TCMALLOC for path in pathlib.Path("/usr").glob(name)]
+        if found:
+            os.environ[PRELOAD] = found[0]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -1,5 +1,6 @@
 """Devices, processes and shardings: one data axis over everything there is."""
 
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -105,6 +106,8 @@ def devices_line() -> str:
     line = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
     if jax.process_count() > 1:
         line += f" in {jax.process_count()} processes"
+    if device.platform == "cpu" and "tcmalloc" in os.environ.get("LD_PRELOAD", ""):
+        line += ", memory by tcmalloc"
     unused = None if device.platform != "cpu" else next(_accelerators(), None)
     if unused is None:
         return line
