@@ -72,13 +72,17 @@ def restart_with_allocator() -> None:
     """
     if TUNABLES in os.environ or not _reads_tunables():
         return
-    os.environ[TUNABLES] = HUGE_PAGES
-    if os.environ.get(SWITCH) != "libc" and PRELOAD not in os.environ:
-        found = [str(path) for name in TCMALLOC for path in pathlib.Path("/usr").glob(name)]
-        if found:
-            os.environ[PRELOAD] = found[0]
+    os.environ.update({**tcmalloc(), **os.environ, TUNABLES: HUGE_PAGES})
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def tcmalloc() -> dict[str, str]:
+    """What preloads it, where it is installed and not switched off."""
+    if os.environ.get(SWITCH) == "libc":
+        return {}
+    found = [str(path) for name in TCMALLOC for path in pathlib.Path("/usr").glob(name)]
+    return {PRELOAD: found[0]} if found else {}
 
 
 def _reads_tunables() -> bool:

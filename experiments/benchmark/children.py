@@ -16,6 +16,8 @@ from fer_jax import cli
 
 PATIENCE = 1200.0  # seconds for one answer: compilers take minutes on few cores
 HUGE_PAGES = {cli.TUNABLES: cli.HUGE_PAGES}
+TCMALLOC = cli.tcmalloc()  # nothing where it is not installed
+ALLOCATORS = {"huge pages": HUGE_PAGES, **({"tcmalloc": TCMALLOC} if TCMALLOC else {})}
 
 
 class NotRunError(Exception):
@@ -136,7 +138,7 @@ class Child:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """The user's, without what only fer_jax would gain by; compilations are kept for this run."""
-    kept = {k: v for k, v in os.environ.items() if k != cli.TUNABLES}
+    kept = {k: v for k, v in os.environ.items() if k not in (cli.TUNABLES, cli.PRELOAD)}
     return {
         "JAX_COMPILATION_CACHE_DIR": str(settings.file("compiled")),
         "KERAS_BACKEND": "tensorflow",

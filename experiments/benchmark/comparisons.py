@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from experiments.benchmark import bandwidth, turns
-from experiments.benchmark.children import HUGE_PAGES, Child, Entry
+from experiments.benchmark.children import ALLOCATORS, HUGE_PAGES, TCMALLOC, Child, Entry
 from experiments.benchmark.choice import (
     DISAGREEMENT,
     MEASURED,
@@ -52,8 +53,8 @@ class Result:
 
 
 def our_entry(task: str) -> Entry:
-    """fer_jax, with the huge pages that its front doors ask for."""
-    return Entry("fer_jax", "experiments.benchmark.ours", task, {}, HUGE_PAGES)
+    """fer_jax, with the allocator that its front doors ask for."""
+    return Entry("fer_jax", "experiments.benchmark.ours", task, {}, {**TCMALLOC, **HUGE_PAGES})
 
 
 def our_grid(task: str) -> list[Entry]:
@@ -86,7 +87,7 @@ def grid(name: str, threads: int, gpu: bool) -> list[Entry]:
 
 
 def _torch_models(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
-    """Layouts, eager and compiled, fewer threads, huge pages, in inference frozen weights.
+    """Layouts, eager and compiled, fewer threads, allocators, in inference frozen weights.
 
     On a CPU one layout is compiled, which takes minutes: its convolutions want channels last.
     """
@@ -102,24 +103,25 @@ def _torch_models(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
         name = f"torch eager, channels_last, {fewer} threads"
         yield Entry(name, room, task, {**eager, "threads": fewer})
     compiled = {"layout": "channels_last", "compiled": True}
-    with_pages = [("eager", eager), ("compiled", compiled)]
+    best = {"eager": eager, "compiled": compiled}
     if task != "train":
-        with_pages.append(("compiled, frozen", {**compiled, "freezing": True}))
-    for words, options in with_pages:
-        name = f"torch {words}, channels_last, {threads} threads, huge pages"
-        yield Entry(name, room, task, {**options, "threads": threads}, HUGE_PAGES)
+        best["compiled, frozen"] = {**compiled, "freezing": True}
+    for (words, options), (memory, environment) in itertools.product(
+        best.items(), ALLOCATORS.items()
+    ):
+        name = f"torch {words}, channels_last, {threads} threads, {memory}"
+        yield Entry(name, room, task, {**options, "threads": threads}, environment)
 
 
 def _keras(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
     del gpu
     room = "experiments.benchmark.keras_peer"
-    for words, jit, pages in (
-        ("tf.function", False, {}),
-        ("tf.function, huge pages", False, HUGE_PAGES),
-        ("tf.function, jit_compile", True, {}),
-    ):
-        options = {"threads": threads, "jit": jit}
-        yield Entry(f"tensorflow {words}, {threads} threads", room, task, options, pages)
+    options = {"threads": threads, "jit": False}
+    for words, environment in {"its own memory": {}, **ALLOCATORS}.items():
+        name = f"tensorflow tf.function, {threads} threads, {words}"
+        yield Entry(name, room, task, options, environment)
+    name = f"tensorflow tf.function, jit_compile, {threads} threads"
+    yield Entry(name, room, task, {**options, "jit": True})
 
 
 def _onnx(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
@@ -127,8 +129,9 @@ def _onnx(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
     room = "experiments.benchmark.onnx_peer"
     for count in sorted({threads, max(1, threads // 2)}, reverse=True):
         yield Entry(f"onnxruntime {count} threads", room, task, {"threads": count})
-    name = f"onnxruntime {threads} threads, huge pages"
-    yield Entry(name, room, task, {"threads": threads}, HUGE_PAGES)
+    for words, environment in ALLOCATORS.items():
+        name = f"onnxruntime {threads} threads, {words}"
+        yield Entry(name, room, task, {"threads": threads}, environment)
 
 
 def _torch_pipelines(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
@@ -138,17 +141,19 @@ def _torch_pipelines(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
         for workers in sorted({0, 1, 2, threads}):
             name = f"DataLoader {workers} workers, {images} images"
             yield Entry(name, room, task, {"images": images, "workers": workers})
-        name = f"DataLoader {threads} workers, {images} images, huge pages"
-        yield Entry(name, room, task, {"images": images, "workers": threads}, HUGE_PAGES)
+        for words, environment in ALLOCATORS.items():
+            name = f"DataLoader {threads} workers, {images} images, {words}"
+            options = {"images": images, "workers": threads}
+            yield Entry(name, room, task, options, environment)
 
 
 def _tf_pipelines(task: str, threads: int, gpu: bool) -> Iterator[Entry]:
     del threads, gpu
     room = "experiments.benchmark.tf_pipeline"
     for augmentation in ("one warp", "Keras layers"):
-        for words, pages in (("", {}), (", huge pages", HUGE_PAGES)):
-            name, options = f"tf.data {augmentation}{words}", {"augmentation": augmentation}
-            yield Entry(name, room, task, options, pages)
+        for words, environment in {"its own memory": {}, **ALLOCATORS}.items():
+            name, options = f"tf.data {augmentation}, {words}", {"augmentation": augmentation}
+            yield Entry(name, room, task, options, environment)
 
 
 def whole_loop(settings: Settings, length: Length, start: Start = Child) -> Result:

@@ -133,7 +133,7 @@ def door(recipe: str, workdir: pathlib.Path, changed: Mapping[str, Any]) -> list
 
 
 def _environment(cache: pathlib.Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k != cli.TUNABLES}
+    kept = {k: v for k, v in os.environ.items() if k not in (cli.TUNABLES, cli.PRELOAD)}
     return {**kept, "JAX_COMPILATION_CACHE_DIR": str(cache)}
 
 

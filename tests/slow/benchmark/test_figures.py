@@ -8,7 +8,7 @@ import pytest
 from made_contestants import LENGTH, Made, compared, documented, measured, starting
 
 from experiments.benchmark import bandwidth, comparisons, processes, report
-from experiments.benchmark.children import HUGE_PAGES, Entry, NotRunError
+from experiments.benchmark.children import ALLOCATORS, Entry, NotRunError
 from experiments.benchmark.choice import (
     DISAGREEMENT,
     FAILED,
@@ -84,9 +84,11 @@ def test_the_torch_grid_names_layout_mode_and_threads():
 
 
 @pytest.mark.parametrize("name", comparisons.NAMES)
-def test_every_peer_may_have_the_huge_pages_that_fer_jax_has(name):
-    assert comparisons.our_entry(name.split("_vs_")[0]).environment == HUGE_PAGES
-    assert any(entry.environment == HUGE_PAGES for entry in comparisons.grid(name, 2, gpu=False))
+def test_every_peer_may_have_the_memory_that_fer_jax_has(name):
+    ours = comparisons.our_entry(name.split("_vs_")[0]).environment
+    assert ours == {k: v for given in ALLOCATORS.values() for k, v in given.items()}
+    given = [entry.environment for entry in comparisons.grid(name, 2, gpu=False)]
+    assert all(allocator in given for allocator in ALLOCATORS.values())
 
 
 def test_a_round_goes_on_where_a_contestant_is_missing(settings):
