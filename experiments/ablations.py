@@ -33,7 +33,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             {
                 "B2 from Lite2": {},
                 "Lite2": {"model.variant": "lite2", "init.partial": False},
-                "B2, random": {"init.weights": "", "init.partial": False},
+                "random B2": {"init.weights": "", "init.partial": False},
                 "head alone in the first epoch": {"init.frozen_epochs": 1},
             },
         ),
@@ -116,16 +116,16 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             SCRATCH,
             {
                 "96 px": {},
-                "48 px, stem of stride 1": {"data.image_size": 48, "model.stem_stride": 1},
-                "64 px, then 96": {"train.sizes": (64, 96)},
+                "48 px and a stem of stride 1": {"data.image_size": 48, "model.stem_stride": 1},
+                "64 px then 96": {"train.sizes": (64, 96)},
             },
         ),
         "optimizer": Study(
             "Which optimizer and which schedule, from random initialisation?",
             SCRATCH,
             {
-                "Adam, cosine": {},
-                "Adam, constant": {"schedule.name": "constant"},
+                "Adam with a cosine": {},
+                "Adam at one rate": {"schedule.name": "constant"},
                 "AdamW": {"optimizer.name": "adamw", "optimizer.weight_decay": 0.05},
                 "SGD": {
                     "optimizer.name": "sgd",
@@ -163,7 +163,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
                 "input scaled twice": {"model.input_std": (255.0, 255.0, 255.0)},
                 "statistics that follow": {"model.bn_momentum": 0.9},
                 "no class weights": {"loss.class_weights": "none"},
-                "no class weights, statistics that follow": {
+                "both of these": {
                     "loss.class_weights": "none",
                     "model.bn_momentum": 0.9,
                 },
