@@ -34,7 +34,6 @@ def summary(
 
     _check(predictions, label_names)
     n, predicted, classes = len(predictions), predictions.predicted, range(len(label_names))
-    correct = int(np.sum(predicted == predictions.labels))
     table = metrics.precision_recall_fscore_support(
         predictions.labels, predicted, labels=classes, average=None, zero_division=0.0
     )
@@ -42,15 +41,10 @@ def summary(
     present = [row for row in per_class.values() if row["support"]]
     warning = collapse_warning(predicted, label_names)
     return {
-        "n": n,
-        "accuracy": correct / n,
-        "accuracy_95_interval": bootstrap_interval(correct, n, bootstrap_samples, seed),
+        **figures(predictions.probabilities, predictions.labels, bootstrap_samples, seed),
         "loss": math.fsum(predictions.losses.tolist()) / n,
         "macro_f1": math.fsum(row["f1"] for row in present) / len(present),
         "balanced_accuracy": math.fsum(row["recall"] for row in present) / len(present),
-        "expected_calibration_error": calibration_error(
-            reliability(predictions.probabilities, predictions.labels)
-        ),
         "per_class": per_class,
         "confusion_matrix": metrics.confusion_matrix(
             predictions.labels, predicted, labels=classes
@@ -58,6 +52,20 @@ def summary(
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],
         "warnings": [warning] if warning else [],
         "bootstrap": {"samples": bootstrap_samples, "seed": seed},
+    }
+
+
+def figures(
+    probabilities: np.ndarray, labels: np.ndarray, samples: int, seed: int
+) -> dict[str, Any]:
+    """What is told of any set of images: probabilities [N, K], labels int [N], N > 0."""
+    n, correct = len(labels), int(np.sum(np.argmax(probabilities, axis=1) == labels))
+    return {
+        "n": n,
+        "accuracy": correct / n,
+        "accuracy_95_interval": bootstrap_interval(correct, n, samples, seed),
+        "expected_calibration_error": calibration_error(reliability(probabilities, labels)),
+        "confidence": float(np.mean(np.max(probabilities, axis=1))),
     }
 
 

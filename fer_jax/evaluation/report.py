@@ -12,6 +12,7 @@ import numpy as np
 
 from fer_jax.data.records import Records, copy_groups
 from fer_jax.errors import writing
+from fer_jax.evaluation import groups, stress
 from fer_jax.evaluation.calibration import (
     Scaled,
     at_temperature,
@@ -20,9 +21,9 @@ from fer_jax.evaluation.calibration import (
     mean_loss,
     reliability,
 )
-from fer_jax.evaluation.inference import VIEWS, Evaluator, ensemble
+from fer_jax.evaluation.inference import Evaluator, ensemble
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, Copied, summary, without_copies
-from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, VIEWS, Predictions
 from fer_jax.labels import LABELS
 from fer_jax.training.mesh import is_first
 from fer_jax.training.state import Variables
@@ -39,17 +40,36 @@ def evaluate(
     tta: str = "none",
     temperature: float = 1.0,
     copied: Copied | None = None,
+    *,
+    calibration: float = 1.0,
+    stressed: bool = False,
+    columns: groups.Columns | None = None,
 ) -> dict[str, Any]:
     """Answer every image of `records` and write the report; what report.json holds.
 
     The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
     `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
-    data_path; `copied` which images were in training. {} in other processes than 0.
+    data_path; `copied` which images were in training. `stressed` adds answers to worse pictures,
+    `columns` figures of groups: both of answers at the temperature `calibration`. {} in other
+    processes than 0.
     """
-    progress = sys.stderr.isatty()
-    answers = ensemble([one.predict(var, records, progress, tta) for one, var in members])
+    progress, samples = sys.stderr.isatty(), members[0][0].config.bootstrap_samples
+    smoothing = smoothing_of(origin["members"])
+
+    def answer(images: Records, shown: bool) -> Predictions:
+        return ensemble([one.predict(var, images, shown, tta) for one, var in members])
+
+    def calibrated(images: Records) -> Predictions:
+        return at_temperature(answer(images, False), calibration, smoothing)
+
+    answers, further = answer(records, progress), dict[str, Any]()
+    own = at_temperature(answers, calibration, smoothing)
+    if stressed:
+        further["stress"] = stress.measure(own, records, calibrated, samples, progress)
     if not is_first():
         return {}
+    if columns:
+        further["groups"] = groups.measure(columns, own, samples, 0)
     context = {
         **origin,
         "split": split,
@@ -57,13 +77,14 @@ def evaluate(
         "label_names": list(LABELS),
         "tta": tta,
         "temperature": temperature,
+        **({"calibration": calibration, **further} if further else {}),
     }
     return write_report(
         output,
-        at_temperature(answers, temperature, smoothing_of(context["members"])),
+        at_temperature(answers, temperature, smoothing),
         records.image,
         context,
-        bootstrap_samples=members[0][0].config.bootstrap_samples,
+        bootstrap_samples=samples,
         copies=copy_groups(records.digests),
         copied=copied,
     )
@@ -223,6 +244,8 @@ def _draw(
     ]
     heading = "Most confident mistakes (true → predicted)" if titles else "No mistakes"
     plots.contact_sheet(pictures, titles, folder / "mistakes.png", columns=6, heading=heading)
+    if "stress" in report:
+        stress.draw(report["stress"], folder / "stress.png")
 
 
 # ---- report.md -----------------------------------------------------------------------------------
@@ -266,7 +289,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
 
 ![Most confident mistakes](mistakes.png)
 
-## Where this comes from
+{_further(report)}## Where this comes from
 
 {_origin(report)}
 """
@@ -351,6 +374,18 @@ def _calibration(report: Mapping[str, Any]) -> str:
             *rows,
         ]
     )
+
+
+def _further(report: Mapping[str, Any]) -> str:
+    """What --stress and --groups add, or nothing."""
+    temperature, text = report.get("calibration"), ""
+    note = f"Confidence is at the temperature {temperature}" if temperature != 1 else "As answered"
+    if "stress" in report:
+        text += f"## Worse pictures\n\n{stress.markdown(report['stress'])}\n\n{note}.\n\n"
+        text += "![Accuracy and confidence on worse pictures](stress.png)\n\n"
+    if "groups" in report:
+        text += f"## Groups\n\n{groups.markdown(report['groups'])}\n\n{note}.\n\n"
+    return text
 
 
 def _origin(report: Mapping[str, Any]) -> str:
