@@ -33,7 +33,7 @@ def summary(
     from sklearn import metrics  # a second to import
 
     _check(predictions, label_names)
-    n, predicted, classes = len(predictions), predictions.predicted, range(len(label_names))
+    predicted, classes = predictions.predicted, range(len(label_names))
     table = metrics.precision_recall_fscore_support(
         predictions.labels, predicted, labels=classes, average=None, zero_division=0.0
     )
@@ -41,8 +41,8 @@ def summary(
     present = [row for row in per_class.values() if row["support"]]
     warning = collapse_warning(predicted, label_names)
     return {
-        **figures(predictions.probabilities, predictions.labels, bootstrap_samples, seed),
-        "loss": math.fsum(predictions.losses.tolist()) / n,
+        **figures(predictions, bootstrap_samples, seed),
+        "loss": math.fsum(predictions.losses.tolist()) / len(predictions),
         "macro_f1": math.fsum(row["f1"] for row in present) / len(present),
         "balanced_accuracy": math.fsum(row["recall"] for row in present) / len(present),
         "per_class": per_class,
@@ -56,16 +56,17 @@ def summary(
 
 
 def figures(
-    probabilities: np.ndarray, labels: np.ndarray, samples: int, seed: int
+    predictions: Predictions, samples: int, seed: int, inside: Any = slice(None)
 ) -> dict[str, Any]:
-    """What is told of any set of images: probabilities [N, K], labels int [N], N > 0."""
-    n, correct = len(labels), int(np.sum(np.argmax(probabilities, axis=1) == labels))
+    """What is told of all images or of those `inside`, bool [N], at least one."""
+    probabilities, labels = predictions.probabilities[inside], predictions.labels[inside]
+    n, correct = len(labels), int(np.sum(predictions.predicted[inside] == labels))
     return {
         "n": n,
         "accuracy": correct / n,
         "accuracy_95_interval": bootstrap_interval(correct, n, samples, seed),
         "expected_calibration_error": calibration_error(reliability(probabilities, labels)),
-        "confidence": float(np.mean(np.max(probabilities, axis=1))),
+        "confidence": float(np.mean(predictions.confidence[inside])),
     }
 
 

@@ -56,20 +56,21 @@ def evaluate(
     progress, samples = sys.stderr.isatty(), members[0][0].config.bootstrap_samples
     smoothing = smoothing_of(origin["members"])
 
-    def answer(images: Records, shown: bool) -> Predictions:
-        return ensemble([one.predict(var, images, shown, tta) for one, var in members])
+    def answer(images: Records) -> Predictions:
+        return ensemble([one.predict(var, images, progress, tta) for one, var in members])
 
-    def calibrated(images: Records) -> Predictions:
-        return at_temperature(answer(images, False), calibration, smoothing)
+    def calibrated(answers: Predictions) -> Predictions:
+        return at_temperature(answers, calibration, smoothing)
 
-    answers, further = answer(records, progress), dict[str, Any]()
-    own = at_temperature(answers, calibration, smoothing)
+    answers, further = answer(records), dict[str, Any]()
     if stressed:
-        further["stress"] = stress.measure(own, records, calibrated, samples, progress)
+        further["stress"] = stress.measure(
+            calibrated(answers), records, lambda some: calibrated(answer(some)), samples, progress
+        )
     if not is_first():
         return {}
     if columns:
-        further["groups"] = groups.measure(columns, own, samples, 0)
+        further["groups"] = groups.measure(columns, calibrated(answers), samples)
     context = {
         **origin,
         "split": split,
@@ -378,14 +379,11 @@ def _calibration(report: Mapping[str, Any]) -> str:
 
 def _further(report: Mapping[str, Any]) -> str:
     """What --stress and --groups add, or nothing."""
-    temperature, text = report.get("calibration"), ""
-    note = f"Confidence is at the temperature {temperature}" if temperature != 1 else "As answered"
-    if "stress" in report:
-        text += f"## Worse pictures\n\n{stress.markdown(report['stress'])}\n\n{note}.\n\n"
-        text += "![Accuracy and confidence on worse pictures](stress.png)\n\n"
-    if "groups" in report:
-        text += f"## Groups\n\n{groups.markdown(report['groups'])}\n\n{note}.\n\n"
-    return text
+    rooms = {"stress": stress, "groups": groups}
+    parts = [room.markdown(report[name]) for name, room in rooms.items() if name in report]
+    if parts:
+        parts.append(f"Calibration here is at the temperature {report['calibration']:.4g}.")
+    return "".join(f"{part}\n\n" for part in parts)
 
 
 def _origin(report: Mapping[str, Any]) -> str:
