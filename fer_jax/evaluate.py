@@ -5,6 +5,7 @@ the mean. Reports say so, and what they fit themselves comes on top.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import shlex
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     paths = [pathlib.Path(given) for given in CHECKPOINT.value]
     check_flags(list(map(str, paths)))
     from fer_jax import cache, leakage, trained
-    from fer_jax.evaluation import groups, report
+    from fer_jax.evaluation import groups, report, stress
     from fer_jax.training import mesh
 
     cache.keep_programs()
@@ -98,11 +99,14 @@ def main(argv: Sequence[str]) -> None:
     origin = {**trained.origin_of(models, split, prints), "command": command, "data_path": path}
     members = [(model.evaluator, model.variables) for model in models]
     given, own = TEMPERATURE.value, models[0].about.temperature if len(models) == 1 else None
+    further: dict[str, Any] = {}
+    if STRESS.value:
+        further["stress"] = functools.partial(stress.measure, records)
+    if columns:
+        further["groups"] = functools.partial(groups.measure, columns)
+    calibration = (own or 1.0) if given == 1 else given
     result = report.evaluate(
-        *(members, records, split, output, origin, TTA.value, given, copied),
-        calibration=(own or 1.0) if given == 1 else given,
-        stressed=STRESS.value,
-        columns=columns,
+        *(members, records, split, output, origin, TTA.value, given, copied, calibration, further)
     )
     mesh.say(f"{report.headline(result)}\nreport {output}/report.md")
 

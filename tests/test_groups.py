@@ -24,7 +24,7 @@ def planted(right: list[bool], sure: float = 0.6) -> Predictions:
 def test_counts_add_up_and_the_gap_is_as_planted():
     values = ["a"] * 40 + ["b"] * 50 + ["rare"] * 5 + [""] * 5
     right = [True] * 30 + [False] * 10 + [True] * 10 + [False] * 40 + [True] * 10
-    found = groups.measure({"light": values}, planted(right), 1000)["light"]
+    found = groups.measure({"light": values}, planted(right), None, 1000)["light"]
     assert [(row["group"], row["n"]) for row in found["groups"]] == [
         ("a", 40),
         ("b", 50),
@@ -41,7 +41,7 @@ def test_counts_add_up_and_the_gap_is_as_planted():
     gap = found["gap"]  # the five all right are too few
     assert (gap["best"], gap["worst"], gap["accuracy"]) == ("a", "b", pytest.approx(0.55))
     assert 0.1 < gap["by_chance"] < 0.3
-    text = groups.markdown({"light": found})
+    text = groups.markdown({"calibration": 1, "groups": {"light": found}})
     assert "Largest gap: 55.0 points, a against b" in text
     assert "Left out of it, with fewer than 30 images: rare. Without a value: 5 images." in text
 
@@ -52,15 +52,15 @@ def test_by_chance_is_what_equal_groups_show():
     for _ in range(100):
         answers = planted(list(draw.random(240) < 0.7))
         values = list(draw.choice(["a", "b", "c"], 240))
-        gap = groups.measure({"x": values}, answers, 400)["x"]["gap"]
+        gap = groups.measure({"x": values}, answers, None, 400)["x"]["gap"]
         beyond += gap["accuracy"] > gap["by_chance"]
     assert 1 <= beyond <= 14
 
 
 def test_one_group_alone_has_no_gap():
-    found = groups.measure({"x": ["a"] * 40}, planted([True] * 40), 100)
+    found = groups.measure({"x": ["a"] * 40}, planted([True] * 40), None, 100)
     assert found["x"]["gap"] is None
-    assert "gap" not in groups.markdown(found)
+    assert "gap" not in groups.markdown({"calibration": 1, "groups": found})
 
 
 def test_many_numbers_are_cut_into_quarters():

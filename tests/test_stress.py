@@ -157,7 +157,7 @@ def test_the_report_has_the_table_after_the_models_own_calibration(
     assert len(confidences) == 10  # none answers another's images
     text = (folder / "report.md").read_text()
     assert found["sentence"] in text
-    assert "Calibration here is at the temperature 2.5." in text
+    assert "at the temperature 2.5)" in text
     noise = found["corruptions"]["noise"][4]
     cell = f"50: {noise['accuracy']:.1%} ({noise['expected_calibration_error']:.1%}) |"
     assert cell in next(line for line in text.splitlines() if line.startswith("| noise"))

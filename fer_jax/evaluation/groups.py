@@ -73,7 +73,7 @@ def _name(by: str, given: str | None) -> str:
     return PurePosixPath(text.replace("\\", "/")).stem if by == "file" else text
 
 
-def measure(columns: Columns, answers: Predictions, samples: int) -> dict[str, Any]:
+def measure(columns: Columns, answers: Predictions, _: Any, samples: int) -> dict[str, Any]:
     """The `groups` of report.json: for each column its groups' figures, and the largest gap."""
     found = {}
     for column, values in columns.items():
@@ -125,10 +125,12 @@ def largest_gap(rows: Sequence[Mapping[str, Any]], samples: int) -> Any:
     }
 
 
-def markdown(groups: Mapping[str, Any]) -> str:
-    """The section of report.md: a table for each column, with the largest gap below."""
-    text = "## Groups"
-    for name, found in groups.items():
+def markdown(report: Mapping[str, Any]) -> str:
+    """The section of report.md, or nothing: a table for each column, the largest gap below."""
+    if "groups" not in report:
+        return ""
+    text = f"## Groups\n\nCalibration is at the temperature {report['calibration']:.4g}."
+    for name, found in report["groups"].items():
         text += f"\n\n| {name} | images | accuracy | 95 % interval | calibration error |\n"
         text += "| --- | ---: | ---: | ---: | ---: |\n"
         for row in found["groups"]:
@@ -145,4 +147,4 @@ def markdown(groups: Mapping[str, Any]) -> str:
             text += f" Left out of it, with fewer than {SMALLEST} images: {', '.join(small)}."
         if found["without_value"]:
             text += f" Without a value: {found['without_value']:,} images."
-    return text
+    return f"{text}\n\n"

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,10 @@ from fer_jax.training.state import Variables
 
 MISTAKES_SHOWN, CONFUSIONS_SHOWN = 24, 5
 
+Answer = Callable[[Records], Predictions]
+Measure = Callable[[Predictions, Answer, int], dict[str, Any]]
+"""The split's answers, how others are got, bootstrap samples -> a further part of the report."""
+
 
 def evaluate(
     members: Sequence[tuple[Evaluator, Variables]],
@@ -40,18 +45,15 @@ def evaluate(
     tta: str = "none",
     temperature: float = 1.0,
     copied: Copied | None = None,
-    *,
     calibration: float = 1.0,
-    stressed: bool = False,
-    columns: groups.Columns | None = None,
+    further: Mapping[str, Measure] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Answer every image of `records` and write the report; what report.json holds.
 
     The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
     `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
-    data_path; `copied` which images were in training. `stressed` adds answers to worse pictures,
-    `columns` figures of groups: both of answers at the temperature `calibration`. {} in other
-    processes than 0.
+    data_path; `copied` which images were in training; `further`, by name in
+    report.json, what is measured at the temperature `calibration`. {} in processes but the first.
     """
     progress, samples = sys.stderr.isatty(), members[0][0].config.bootstrap_samples
     smoothing = smoothing_of(origin["members"])
@@ -59,18 +61,14 @@ def evaluate(
     def answer(images: Records) -> Predictions:
         return ensemble([one.predict(var, images, progress, tta) for one, var in members])
 
-    def calibrated(answers: Predictions) -> Predictions:
-        return at_temperature(answers, calibration, smoothing)
+    def calibrated(given: Predictions) -> Predictions:
+        return at_temperature(given, calibration, smoothing)
 
-    answers, further = answer(records), dict[str, Any]()
-    if stressed:
-        further["stress"] = stress.measure(
-            calibrated(answers), records, lambda some: calibrated(answer(some)), samples, progress
-        )
+    answers = answer(records)
+    own, others = calibrated(answers), lambda images: calibrated(answer(images))
+    found = {name: measure(own, others, samples) for name, measure in further.items()}
     if not is_first():
         return {}
-    if columns:
-        further["groups"] = groups.measure(columns, calibrated(answers), samples)
     context = {
         **origin,
         "split": split,
@@ -78,13 +76,11 @@ def evaluate(
         "label_names": list(LABELS),
         "tta": tta,
         "temperature": temperature,
-        **({"calibration": calibration, **further} if further else {}),
+        "calibration": calibration,
+        **found,
     }
     return write_report(
-        output,
-        at_temperature(answers, temperature, smoothing),
-        records.image,
-        context,
+        *(output, at_temperature(answers, temperature, smoothing), records.image, context),
         bootstrap_samples=samples,
         copies=copy_groups(records.digests),
         copied=copied,
@@ -290,7 +286,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
 
 ![Most confident mistakes](mistakes.png)
 
-{_further(report)}## Where this comes from
+{stress.markdown(report)}{groups.markdown(report)}## Where this comes from
 
 {_origin(report)}
 """
@@ -375,15 +371,6 @@ def _calibration(report: Mapping[str, Any]) -> str:
             *rows,
         ]
     )
-
-
-def _further(report: Mapping[str, Any]) -> str:
-    """What --stress and --groups add, or nothing."""
-    rooms = {"stress": stress, "groups": groups}
-    parts = [room.markdown(report[name]) for name, room in rooms.items() if name in report]
-    if parts:
-        parts.append(f"Calibration here is at the temperature {report['calibration']:.4g}.")
-    return "".join(f"{part}\n\n" for part in parts)
 
 
 def _origin(report: Mapping[str, Any]) -> str:

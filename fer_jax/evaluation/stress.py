@@ -98,17 +98,13 @@ def _moved(image: np.ndarray, angle: float = 0, zoom: float = 1, shift: Any = 0)
 
 
 def measure(
-    plain: Predictions,
-    records: Records,
-    answer: Callable[[Records], Predictions],
-    samples: int,
-    progress: bool,
+    records: Records, plain: Predictions, answer: Callable[[Records], Predictions], samples: int
 ) -> dict[str, Any]:
     """The `stress` of report.json: figures of unchanged images, of each corruption and strength.
 
     `plain` is the `answer` to `records`; `samples` are the bootstrap's.
     """
-    bar = tqdm(CORRUPTIONS.items(), "stress", unit="kind", leave=False, disable=not progress)
+    bar = tqdm(CORRUPTIONS.items(), "stress", unit="kind", leave=False, disable=None)
     corruptions = {
         kind: [
             {"strength": strength} | figures(answer(Corrupted(records, kind, level)), samples, SEED)
@@ -136,8 +132,11 @@ def sentence(stress: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(stress: Mapping[str, Any]) -> str:
-    """The section of report.md: the sentence, a row for each corruption, the picture."""
+def markdown(report: Mapping[str, Any]) -> str:
+    """The section of report.md, or nothing: the sentence, a row a corruption, the picture."""
+    if "stress" not in report:
+        return ""
+    stress = report["stress"]
     figure = "{strength:g}: {accuracy:.1%} ({expected_calibration_error:.1%})"
     rows = "".join(
         f"\n| {kind}, {CORRUPTIONS[kind][0]} | {' | '.join(figure.format(**row) for row in rows)} |"
@@ -148,13 +147,15 @@ def markdown(stress: Mapping[str, Any]) -> str:
 
 {stress["sentence"]}
 
-Accuracy and, in brackets, expected calibration error of each strength; of unchanged images
-{figure.format(strength=0, **stress["plain"]).removeprefix("0: ")}.
+Strength: accuracy (expected calibration error, at the temperature {report["calibration"]:.4g}); of
+unchanged images {figure.format(strength=0, **stress["plain"])}.
 
 | corruption | 1 | 2 | 3 | 4 | 5 |
 | --- | --- | --- | --- | --- | --- |{rows}
 
-![Accuracy and confidence on worse pictures](stress.png)"""
+![Accuracy and confidence on worse pictures](stress.png)
+
+"""
 
 
 def draw(stress: Mapping[str, Any], path: Path) -> None:
