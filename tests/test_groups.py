@@ -135,6 +135,8 @@ def test_images_are_named_by_key_row_or_file(data, tmp_path, by):
         (["key,age", "{train},1"], ["scored split", "'{train}'"]),
         (["key,age", "{0},1", "{0},2"], ["'{0}' is of 2 lines"]),
         (["key;age", "{0};1"], ["columns key;age"]),
+        (["key,age,sex", "{0},1,f", "{1},1"], ["line 3 has not 3 fields"]),
+        (["key,age", "{0},1,5"], ["line 2 has not 2 fields"]),
     ],
 )
 def test_what_names_no_images_is_refused(data, tmp_path, lines, words):

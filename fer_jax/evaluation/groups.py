@@ -43,6 +43,9 @@ def read_metadata(path: str, data: Dataset, records: Records) -> Columns:
             f"--groups={path} has {len(lines)} lines and the columns {','.join(fields) or '(none)'}"
             f": it needs one of {', '.join(NAMES)}, and another to group by"
         )
+    broken = next((i for i, x in enumerate(lines) if None in x or None in x.values()), None)
+    if broken is not None:
+        raise UserError(f"--groups={path}: line {broken + 2} has not {len(fields)} fields: mend it")
 
     given, ours = [_name(by, line[by]) for line in lines], _names(by, records)
     known = set(ours).union(*(_names(by, part) for part in data.roles.values()))
@@ -58,19 +61,20 @@ def read_metadata(path: str, data: Dataset, records: Records) -> Columns:
         if count > 1:
             raise UserError(f"--groups={path}: {by} {name!r} is of {count} lines or images, not 1")
     place = dict(zip(given, lines, strict=True))
-    return {name: [place.get(one, {}).get(name) or "" for one in ours] for name in columns}
+    return {name: [place.get(one, {}).get(name, "") for one in ours] for name in columns}
 
 
 def _names(by: str, records: Records) -> list[str]:
-    return [_name(by, str(one)) for one in (records.rows if by == "row" else records.keys)]
+    if by == "row":  # -1 where it is not known, which is no line's
+        return [str(row) for row in records.rows]
+    return [_name(by, key) for key in records.keys]
 
 
-def _name(by: str, given: str | None) -> str:
+def _name(by: str, given: str) -> str:
     """As lines and images are compared."""
-    text = given or ""
-    if by == "row":  # of an image it may be -1, unknown, which no line can say
-        return str(int(text)) if text.isdecimal() else f"({text})"
-    return PurePosixPath(text.replace("\\", "/")).stem if by == "file" else text
+    if by == "row":
+        return str(int(given)) if given.isdecimal() else f"no row: {given}"
+    return PurePosixPath(given.replace("\\", "/")).stem if by == "file" else given
 
 
 def measure(columns: Columns, answers: Predictions, _: Any, samples: int) -> dict[str, Any]:

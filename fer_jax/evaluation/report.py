@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -46,14 +45,14 @@ def evaluate(
     temperature: float = 1.0,
     copied: Copied | None = None,
     calibration: float = 1.0,
-    further: Mapping[str, Measure] = MappingProxyType({}),
+    further: Mapping[str, Measure] | None = None,
 ) -> dict[str, Any]:
     """Answer every image of `records` and write the report; what report.json holds.
 
     The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
     `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
-    data_path; `copied` which images were in training; `further`, by name in
-    report.json, what is measured at the temperature `calibration`. {} in processes but the first.
+    data_path; `copied` which images were in training; `further` measures, at the temperature
+    `calibration`, what report.json has by that name. {} in processes but the first.
     """
     progress, samples = sys.stderr.isatty(), members[0][0].config.bootstrap_samples
     smoothing = smoothing_of(origin["members"])
@@ -66,7 +65,7 @@ def evaluate(
 
     answers = answer(records)
     own, others = calibrated(answers), lambda images: calibrated(answer(images))
-    found = {name: measure(own, others, samples) for name, measure in further.items()}
+    found = {name: measure(own, others, samples) for name, measure in (further or {}).items()}
     if not is_first():
         return {}
     context = {
