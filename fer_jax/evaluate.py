@@ -5,23 +5,24 @@ the mean. Reports say so, and what they fit themselves comes on top.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from fer_jax import cache, cli, leakage, trained
+from fer_jax import cli
 from fer_jax.data.records import Dataset
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
-from fer_jax.evaluation.calibration import TEMPERATURES
-from fer_jax.evaluation.inference import VIEWS
-from fer_jax.evaluation.report import evaluate, headline
-from fer_jax.training import mesh
+from fer_jax.evaluation.predictions import VIEWS
+
+if TYPE_CHECKING:  # JAX, SciPy: two seconds, which --help does without
+    from fer_jax.trained import Trained
 
 CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint",
@@ -52,11 +53,15 @@ CLEAN = flags.DEFINE_string(
     "What tells the images that have a copy in training, to report without them too: a data path "
     "to compare with, an audit's folder, or a list of keys. If empty, the model's exact copies.",
 )
+STRESS = flags.DEFINE_bool("stress", False, "Answer also worse pictures: blur, noise, bad crops.")
+GROUPS = flags.DEFINE_string(
+    "groups", "", "CSV with a column key, row or file and others, to report by their values too."
+)
 OUTPUT = flags.DEFINE_string(
     "output",
     "",
-    "The report's folder; CHECKPOINT/report-SPLIT[-DATA][-TTA][-TEMPERATURE][-STEP] if empty, DATA "
-    "being the first digits of other data's fingerprint.",
+    "The report's folder; if empty, CHECKPOINT/report-SPLIT[-DATA][-TTA][-TEMPERATURE][-STEP] and "
+    "-stress, -groups where asked for; DATA: the first digits of other data's fingerprint.",
 )
 STEP = flags.DEFINE_integer("step", None, "A run's checkpoint, if not its best one.")
 
@@ -66,6 +71,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     paths = [pathlib.Path(given) for given in CHECKPOINT.value]
     check_flags(list(map(str, paths)))
+    from fer_jax import cache, leakage, trained
+    from fer_jax.evaluation import groups, report, stress
+    from fer_jax.training import mesh
+
     cache.keep_programs()
     mesh.say(mesh.devices_line())
 
@@ -75,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
     data, split = read(models, path, SPLIT.value)
     mesh.say(data.describe())
     records = data.split(split)
+    columns = groups.read_metadata(GROUPS.value, data, records) if GROUPS.value else None
     copied = (
         leakage.by_path(CLEAN.value, dataclasses.replace(models[0].data, path=path), data, split)
         if CLEAN.value
@@ -88,23 +98,34 @@ def main(argv: Sequence[str]) -> None:
     output = output_folder(paths[0], split, "" if known.get(split) == prints else prints[:8])
     origin = {**trained.origin_of(models, split, prints), "command": command, "data_path": path}
     members = [(model.evaluator, model.variables) for model in models]
-    report = evaluate(members, records, split, output, origin, TTA.value, TEMPERATURE.value, copied)
-    mesh.say(f"{headline(report)}\nreport {output}/report.md")
+    given, own = TEMPERATURE.value, models[0].about.temperature if len(models) == 1 else None
+    further: dict[str, Any] = {}
+    if STRESS.value:
+        further["stress"] = functools.partial(stress.measure, records)
+    if columns:
+        further["groups"] = functools.partial(groups.measure, columns)
+    calibration = (own or 1.0) if given == 1 else given
+    result = report.evaluate(
+        *(members, records, split, output, origin, TTA.value, given, copied, calibration, further)
+    )
+    mesh.say(f"{report.headline(result)}\nreport {output}/report.md")
 
 
-def read(models: Sequence[trained.Trained], path: str, split: str) -> tuple[Dataset, str]:
+def read(models: "Sequence[Trained]", path: str, split: str) -> tuple[Dataset, str]:
     """The data at `path`, and which part to score: `split`, or "all" where nothing was held out.
 
     Data without a validation part are divided as a model's run divided its own if they are those
     (by fingerprint); of others all images are scored, since only training needs a part held out.
     """
+    from fer_jax.trained import ALL
+
     given = {"label_order": LABEL_ORDER.value, "map": MAP.value, "on_corrupt": ON_CORRUPT.value}
     changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
     if split != "train":  # what to exclude is about training images, and may be gone
         changes["exclude"] = ""
     options = dataclasses.replace(models[0].data, **changes)
     data = open_dataset(path, options, [model.about.training_data or {} for model in models])
-    return data, trained.ALL if list(data.roles) == [trained.ALL] else split
+    return data, ALL if list(data.roles) == [ALL] else split
 
 
 def check_flags(paths: Sequence[str]) -> None:
@@ -112,6 +133,8 @@ def check_flags(paths: Sequence[str]) -> None:
 
     And for a temperature that none may have fitted.
     """
+    from fer_jax.evaluation.calibration import TEMPERATURES
+
     (low, high), value = TEMPERATURES, TEMPERATURE.value
     if not low <= value <= high:  # nor is nan
         raise UserError(
@@ -136,6 +159,7 @@ def output_folder(checkpoint: pathlib.Path, split: str, data: str) -> pathlib.Pa
     parts += [TTA.value] if TTA.value != "none" else []
     parts += [f"T{TEMPERATURE.value}"] if TEMPERATURE.value != 1 else []
     parts += [f"step{STEP.value}"] if STEP.value is not None else []
+    parts += ["stress"] * STRESS.value + ["groups"] * bool(GROUPS.value)
     return beside / "-".join(part for part in parts if part)
 
 

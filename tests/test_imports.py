@@ -159,6 +159,14 @@ def test_what_is_not_needed_at_start_is_not_imported():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_the_help_of_evaluate_does_not_wait_for_jax():
+    code = "import sys, fer_jax.evaluate; print([n for n in ('jax', 'scipy') if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 def test_neither_tensorflow_nor_torch():
     for path in FILES:
         roots = {name.split(".")[0] for name in imports(path)}

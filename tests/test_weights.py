@@ -55,6 +55,15 @@ def test_the_cards_row_of_each_class_is_the_reports():
         assert f"| {label} | {recall} | {precision} | {found['support']} |" in CARD.read_text()
 
 
+def test_what_the_card_says_of_groups_is_the_reports():
+    found, card = report("groups")["groups"], CARD.read_text()
+    agreement = {row["group"]: row["accuracy"] for row in found.pop("agreement")["groups"]}
+    low, _, high = (100 * agreement[share] for share in ("0.3", "0.4", "0.5"))
+    assert f"all agree it is right in {percent(agreement['1.0'], 1)}, where at most half" in card
+    assert f"at most half of them do in {low:.0f} to {high:.0f} %" in card
+    assert all(one["gap"]["accuracy"] < one["gap"]["by_chance"] for one in found.values())
+
+
 @pytest.mark.slow
 def test_evaluating_the_file_gives_the_cards_figure(fer2013: Path, tmp_path: Path):
     asked = [f"--checkpoint={FILE}", f"--data={fer2013 / 'images.zip'}", f"--output={tmp_path}"]

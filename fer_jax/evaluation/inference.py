@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fer_jax.data.pipeline import eval_batches
 from fer_jax.data.records import Records
-from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.predictions import VIEWS, Predictions
 from fer_jax.models import folded
 from fer_jax.models.classifier import Classifier, variable_shapes
 from fer_jax.sections import Section, key
@@ -24,7 +24,6 @@ from fer_jax.training.step import eval_step
 
 EvalStep = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 LAG = 2  # batches in flight before results are fetched
-VIEWS = {"none": 1, "flip": 2, "flip_crops": 12}  # kinds of test-time augmentation, and how many
 CROP = 0.875  # side of a crop, of the image's: 42 of FER2013's 48 pixels
 
 

@@ -33,8 +33,7 @@ def summary(
     from sklearn import metrics  # a second to import
 
     _check(predictions, label_names)
-    n, predicted, classes = len(predictions), predictions.predicted, range(len(label_names))
-    correct = int(np.sum(predicted == predictions.labels))
+    predicted, classes = predictions.predicted, range(len(label_names))
     table = metrics.precision_recall_fscore_support(
         predictions.labels, predicted, labels=classes, average=None, zero_division=0.0
     )
@@ -42,15 +41,10 @@ def summary(
     present = [row for row in per_class.values() if row["support"]]
     warning = collapse_warning(predicted, label_names)
     return {
-        "n": n,
-        "accuracy": correct / n,
-        "accuracy_95_interval": bootstrap_interval(correct, n, bootstrap_samples, seed),
-        "loss": math.fsum(predictions.losses.tolist()) / n,
+        **figures(predictions, bootstrap_samples, seed),
+        "loss": math.fsum(predictions.losses.tolist()) / len(predictions),
         "macro_f1": math.fsum(row["f1"] for row in present) / len(present),
         "balanced_accuracy": math.fsum(row["recall"] for row in present) / len(present),
-        "expected_calibration_error": calibration_error(
-            reliability(predictions.probabilities, predictions.labels)
-        ),
         "per_class": per_class,
         "confusion_matrix": metrics.confusion_matrix(
             predictions.labels, predicted, labels=classes
@@ -58,6 +52,21 @@ def summary(
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],
         "warnings": [warning] if warning else [],
         "bootstrap": {"samples": bootstrap_samples, "seed": seed},
+    }
+
+
+def figures(
+    predictions: Predictions, samples: int, seed: int, inside: Any = slice(None)
+) -> dict[str, Any]:
+    """What is told of all images or of those `inside`, bool [N], at least one."""
+    probabilities, labels = predictions.probabilities[inside], predictions.labels[inside]
+    n, correct = len(labels), int(np.sum(predictions.predicted[inside] == labels))
+    return {
+        "n": n,
+        "accuracy": correct / n,
+        "accuracy_95_interval": bootstrap_interval(correct, n, samples, seed),
+        "expected_calibration_error": calibration_error(reliability(probabilities, labels)),
+        "confidence": float(np.mean(predictions.confidence[inside])),
     }
 
 

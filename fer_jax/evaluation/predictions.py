@@ -9,6 +9,7 @@ import numpy as np
 from fer_jax.errors import UserError, one_line
 
 PREDICTIONS_FILE, REPORT_FILE = "predictions.npz", "report.json"
+VIEWS = {"none": 1, "flip": 2, "flip_crops": 12}  # kinds of test-time augmentation, and how many
 ARRAYS = ("key", "label", "probabilities", "loss")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fer_jax.data.records import Records, copy_groups
 from fer_jax.errors import writing
+from fer_jax.evaluation import groups, stress
 from fer_jax.evaluation.calibration import (
     Scaled,
     at_temperature,
@@ -20,14 +21,18 @@ from fer_jax.evaluation.calibration import (
     mean_loss,
     reliability,
 )
-from fer_jax.evaluation.inference import VIEWS, Evaluator, ensemble
+from fer_jax.evaluation.inference import Evaluator, ensemble
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, Copied, summary, without_copies
-from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, VIEWS, Predictions
 from fer_jax.labels import LABELS
 from fer_jax.training.mesh import is_first
 from fer_jax.training.state import Variables
 
 MISTAKES_SHOWN, CONFUSIONS_SHOWN = 24, 5
+
+Answer = Callable[[Records], Predictions]
+Measure = Callable[[Predictions, Answer, int], dict[str, Any]]
+"""The split's answers, how others are got, bootstrap samples -> a further part of the report."""
 
 
 def evaluate(
@@ -39,15 +44,28 @@ def evaluate(
     tta: str = "none",
     temperature: float = 1.0,
     copied: Copied | None = None,
+    calibration: float = 1.0,
+    further: Mapping[str, Measure] | None = None,
 ) -> dict[str, Any]:
     """Answer every image of `records` and write the report; what report.json holds.
 
     The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
     `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
-    data_path; `copied` which images were in training. {} in other processes than 0.
+    data_path; `copied` which images were in training; `further` measures, at the temperature
+    `calibration`, what report.json has by that name. {} in processes but the first.
     """
-    progress = sys.stderr.isatty()
-    answers = ensemble([one.predict(var, records, progress, tta) for one, var in members])
+    progress, samples = sys.stderr.isatty(), members[0][0].config.bootstrap_samples
+    smoothing = smoothing_of(origin["members"])
+
+    def answer(images: Records) -> Predictions:
+        return ensemble([one.predict(var, images, progress, tta) for one, var in members])
+
+    def calibrated(given: Predictions) -> Predictions:
+        return at_temperature(given, calibration, smoothing)
+
+    answers = answer(records)
+    own, others = calibrated(answers), lambda images: calibrated(answer(images))
+    found = {name: measure(own, others, samples) for name, measure in (further or {}).items()}
     if not is_first():
         return {}
     context = {
@@ -57,13 +75,12 @@ def evaluate(
         "label_names": list(LABELS),
         "tta": tta,
         "temperature": temperature,
+        "calibration": calibration,
+        **found,
     }
     return write_report(
-        output,
-        at_temperature(answers, temperature, smoothing_of(context["members"])),
-        records.image,
-        context,
-        bootstrap_samples=members[0][0].config.bootstrap_samples,
+        *(output, at_temperature(answers, temperature, smoothing), records.image, context),
+        bootstrap_samples=samples,
         copies=copy_groups(records.digests),
         copied=copied,
     )
@@ -223,6 +240,8 @@ def _draw(
     ]
     heading = "Most confident mistakes (true → predicted)" if titles else "No mistakes"
     plots.contact_sheet(pictures, titles, folder / "mistakes.png", columns=6, heading=heading)
+    if "stress" in report:
+        stress.draw(report["stress"], folder / "stress.png")
 
 
 # ---- report.md -----------------------------------------------------------------------------------
@@ -266,7 +285,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
 
 ![Most confident mistakes](mistakes.png)
 
-## Where this comes from
+{stress.markdown(report)}{groups.markdown(report)}## Where this comes from
 
 {_origin(report)}
 """

@@ -1,0 +1,154 @@
+"""Figures of groups of images, by the columns of a metadata CSV: where a model is worse."""
+
+import csv
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from fer_jax.data.records import Dataset, Records
+from fer_jax.errors import UserError, one_line
+from fer_jax.evaluation.metrics import figures
+from fer_jax.evaluation.predictions import Predictions
+
+SEED = 0
+NAMES = ("key", "row", "file")  # the columns that say which image a line is of
+SMALLEST = 30  # images; smaller groups take no part in the gap
+MOST = 10  # numbers that are groups of their own; more are cut into quarters
+
+Columns = dict[str, list[str]]
+"""Column -> each image's value, in the order of the records; "" where there is none."""
+
+
+def read_metadata(path: str, data: Dataset, records: Records) -> Columns:
+    """The columns of the CSV for `records` of `data`.
+
+    Its column `key` holds keys as in predictions.npz, `row` rows of fer2013.csv, `file` names of
+    files, whose folder and suffix do not matter. UserError where it has no such column or none
+    beside it, and where a line names no image of `data`, or not one alone.
+    """
+    try:
+        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as stream:
+            table = csv.DictReader(stream)
+            fields, lines = table.fieldnames or (), list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read --groups={path}: {one_line(error)}") from None
+    by = next((name for name in NAMES if name in fields), None)
+    columns = [field for field in fields if field not in NAMES]
+    if by is None or not columns or not lines:
+        raise UserError(
+            f"--groups={path} has {len(lines)} lines and the columns {','.join(fields) or '(none)'}"
+            f": it needs one of {', '.join(NAMES)}, and another to group by"
+        )
+    broken = next((i for i, x in enumerate(lines) if None in x or None in x.values()), None)
+    if broken is not None:
+        raise UserError(f"--groups={path}: line {broken + 2} has not {len(fields)} fields: mend it")
+
+    given, ours = [_name(by, line[by]) for line in lines], _names(by, records)
+    known = set(ours).union(*(_names(by, part) for part in data.roles.values()))
+    unknown = [name for name in given if name not in known]
+    used = [name for name in ours if name in set(given)]
+    if unknown or not used:
+        where = "data" if unknown else "scored split"
+        raise UserError(
+            f"--groups={path}: {len(unknown or given):,} of its {len(given):,} lines, first {by} "
+            f"{(unknown or given)[0]!r}, name no image of the {where}, such as {ours[0]!r}"
+        )
+    for name, count in Counter(given).most_common(1) + Counter(used).most_common(1):
+        if count > 1:
+            raise UserError(f"--groups={path}: {by} {name!r} is of {count} lines or images, not 1")
+    place = dict(zip(given, lines, strict=True))
+    return {name: [place.get(one, {}).get(name, "") for one in ours] for name in columns}
+
+
+def _names(by: str, records: Records) -> list[str]:
+    if by == "row":  # -1 where it is not known, which is no line's
+        return [str(row) for row in records.rows]
+    return [_name(by, key) for key in records.keys]
+
+
+def _name(by: str, given: str) -> str:
+    """As lines and images are compared."""
+    if by == "row":
+        return str(int(given)) if given.isdecimal() else f"no row: {given}"
+    return PurePosixPath(given.replace("\\", "/")).stem if by == "file" else given
+
+
+def measure(columns: Columns, answers: Predictions, _: Any, samples: int) -> dict[str, Any]:
+    """The `groups` of report.json: for each column its groups' figures, and the largest gap."""
+    found = {}
+    for column, values in columns.items():
+        rows = [
+            {"group": name} | figures(answers, samples, SEED, inside)
+            for name, inside in grouped(values).items()
+        ]
+        gap = largest_gap([row for row in rows if row["n"] >= SMALLEST], samples)
+        found[column] = {"without_value": values.count(""), "groups": rows, "gap": gap}
+    return found
+
+
+def grouped(values: Sequence[str]) -> dict[str, np.ndarray]:
+    """Group -> bool [N]: one for each text or number, quarters where there are many numbers.
+
+    What is "" belongs to none.
+    """
+    texts, names = np.array(values), sorted(set(values) - {""})
+    try:
+        amounts = np.array([float(text or "nan") for text in values])
+    except ValueError:
+        return {name: texts == name for name in names}
+    if len(names) <= MOST or not np.isfinite(amounts[texts != ""]).all():
+        return {name: texts == name for name in sorted(names, key=float)}
+    edges = np.unique(np.nanquantile(amounts, (0, 0.25, 0.5, 0.75, 1)))
+    part = np.searchsorted(edges[1:-1], amounts, side="right")
+    return {
+        f"quarter {i + 1} ({low:.4g} to {high:.4g})": (texts != "") & (part == i)
+        for i, (low, high) in enumerate(itertools.pairwise(edges))
+    }
+
+
+def largest_gap(rows: Sequence[Mapping[str, Any]], samples: int) -> Any:
+    """Between the best and the worst group; None of fewer than two.
+
+    `by_chance`: 95 % of such gaps are smaller between equally hard groups of these sizes.
+    """
+    if len(rows) < 2:
+        return None
+    best, worst = (pick(rows, key=lambda row: row["accuracy"]) for pick in (max, min))
+    sizes, shares = (np.array([row[name] for row in rows]) for name in ("n", "accuracy"))
+    equal = np.average(shares, weights=sizes)
+    drawn = np.random.default_rng(SEED).binomial(sizes, equal, (samples, len(rows))) / sizes
+    return {
+        "best": best["group"],
+        "worst": worst["group"],
+        "accuracy": best["accuracy"] - worst["accuracy"],
+        "by_chance": float(np.quantile(np.ptp(drawn, axis=1), 0.95)),
+    }
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The section of report.md, or nothing: a table for each column, the largest gap below."""
+    if "groups" not in report:
+        return ""
+    text = f"## Groups\n\nCalibration is at the temperature {report['calibration']:.4g}."
+    for name, found in report["groups"].items():
+        text += f"\n\n| {name} | images | accuracy | 95 % interval | calibration error |\n"
+        text += "| --- | ---: | ---: | ---: | ---: |\n"
+        for row in found["groups"]:
+            low, high = row["accuracy_95_interval"]
+            text += f"| {row['group']} | {row['n']:,} | {row['accuracy']:.1%} | {low:.1%} to "
+            text += f"{high:.1%} | {row['expected_calibration_error']:.1%} |\n"
+        text += "\n"
+        if gap := found["gap"]:
+            text += f"Largest gap: {100 * gap['accuracy']:.1f} points, {gap['best']} against "
+            text += f"{gap['worst']}; between equally hard groups of these sizes 95 % of gaps are "
+            text += f"below {100 * gap['by_chance']:.1f}."
+        small = [row["group"] for row in found["groups"] if row["n"] < SMALLEST]
+        if small:
+            text += f" Left out of it, with fewer than {SMALLEST} images: {', '.join(small)}."
+        if found["without_value"]:
+            text += f" Without a value: {found['without_value']:,} images."
+    return f"{text}\n\n"

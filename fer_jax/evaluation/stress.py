@@ -1,0 +1,178 @@
+"""How a model bears worse pictures: accuracy and calibration under corruptions of the images."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from fer_jax.data.records import Records
+from fer_jax.evaluation.metrics import figures
+from fer_jax.evaluation.predictions import Predictions
+
+SEED = 0
+SIDE = 48  # pixels of FER2013's images, to which lengths in pixels are relative
+TOLERATED = 0.05  # of accuracy: what the report's sentence calls borne
+CORRUPTIONS: dict[str, tuple[str, tuple[float, ...]]] = {  # unit, and five strengths
+    "blur": ("deviation, pixels of 48", (0.5, 1, 1.5, 2, 3)),
+    "noise": ("deviation, grey levels", (5, 10, 20, 30, 50)),
+    "JPEG": ("quality", (50, 30, 20, 10, 5)),
+    "darkness": ("times the light", (0.7, 0.5, 0.3, 0.2, 0.1)),
+    "overexposure": ("times the light", (1.2, 1.4, 1.6, 2, 2.5)),
+    "low contrast": ("times the contrast", (0.7, 0.5, 0.3, 0.2, 0.1)),
+    "occlusion": ("black square, of the side", (0.2, 0.3, 0.4, 0.5, 0.6)),
+    "rotation": ("degrees, either way", (5, 10, 20, 30, 45)),
+    "loose crop": ("times the face's size", (0.9, 0.8, 0.7, 0.6, 0.5)),
+    "tight crop": ("times the face's size", (1.1, 1.2, 1.35, 1.5, 1.75)),
+    "crop offset": ("of the side, any way", (0.05, 0.1, 0.15, 0.2, 0.3)),
+}
+
+
+class Corrupted(Records):
+    """Records whose images are corrupted as they are read, at their own size.
+
+    Draws follow from an image's pixels: the same at all levels, in any split and layout.
+    """
+
+    def __init__(self, records: Records, kind: str, level: int) -> None:
+        """`kind` of CORRUPTIONS; `level` from 0, which changes nothing, to 5."""
+        self.__dict__.update(vars(records))
+        self.kind, self.level = kind, level
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 [H, W, C]."""
+        draws = np.random.default_rng([SEED, *self.digests[index].tolist()])
+        return corrupt(super().image(index), self.kind, self.level, draws)
+
+
+def corrupt(image: np.ndarray, kind: str, level: int, draws: np.random.Generator) -> np.ndarray:
+    """uint8 [H, W, C] -> the same, by the strength of `level`, 0 to 5."""
+    if not level:
+        return image
+    strength = CORRUPTIONS[kind][1][level - 1]
+    side = min(image.shape[:2])
+    match kind:
+        case "blur":
+            changed = cv2.GaussianBlur(image, (0, 0), strength * side / SIDE)
+        case "noise":
+            changed = image + strength * draws.standard_normal(image.shape)
+        case "JPEG":
+            changed = _jpeg(image, int(strength))
+        case "darkness" | "overexposure":
+            changed = image * float(strength)
+        case "low contrast":
+            changed = image.mean() + (image - image.mean()) * strength
+        case "occlusion":
+            size = np.rint(strength * np.array(image.shape[:2])).astype(int)
+            top, left = (draws.random(2) * (image.shape[:2] - size)).astype(int)
+            changed = image.copy()
+            changed[top : top + size[0], left : left + size[1]] = 0
+        case "rotation":
+            changed = _moved(image, angle=strength * draws.choice([-1, 1]))
+        case "loose crop" | "tight crop":
+            changed = _moved(image, zoom=strength)
+        case "crop offset":
+            angle = draws.uniform(0, 2 * np.pi)
+            changed = _moved(
+                image, shift=strength * side * np.array([np.cos(angle), np.sin(angle)])
+            )
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8).reshape(image.shape)
+
+
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
+    return decoded.reshape(image.shape)[..., ::-1]
+
+
+def _moved(image: np.ndarray, angle: float = 0, zoom: float = 1, shift: Any = 0) -> np.ndarray:
+    """Turned and scaled about the centre, then shifted; mirrored at the borders as in training."""
+    height, width = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom)
+    matrix[:, 2] += shift
+    return cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
+
+
+def measure(
+    records: Records, plain: Predictions, answer: Callable[[Records], Predictions], samples: int
+) -> dict[str, Any]:
+    """The `stress` of report.json: figures of unchanged images, of each corruption and strength.
+
+    `plain` is the `answer` to `records`; `samples` are the bootstrap's.
+    """
+    bar = tqdm(CORRUPTIONS.items(), "stress", unit="kind", leave=False, disable=None)
+    corruptions = {
+        kind: [
+            {"strength": strength} | figures(answer(Corrupted(records, kind, level)), samples, SEED)
+            for level, strength in enumerate(strengths, 1)
+        ]
+        for kind, (_, strengths) in bar
+    }
+    found = {"seed": SEED, "plain": figures(plain, samples, SEED), "corruptions": corruptions}
+    return {**found, "sentence": sentence(found)}
+
+
+def sentence(stress: Mapping[str, Any]) -> str:
+    """What a user must know: how strong each corruption may be, and how far confidence errs."""
+    plain, corruptions, borne = stress["plain"]["accuracy"], stress["corruptions"], []
+    for kind, rows in corruptions.items():
+        held = list(itertools.takewhile(lambda row: row["accuracy"] >= plain - TOLERATED, rows))
+        borne.append(f"{kind} {held[-1]['strength']:g}" if held else f"no {kind}")
+    pairs = [(kind, row) for kind, rows in corruptions.items() for row in rows]
+    kind, worst = max(pairs, key=lambda pair: pair[1]["confidence"] - pair[1]["accuracy"])
+    return (
+        f"Of {plain:.1%} accuracy it loses at most {TOLERATED * 100:g} points up to "
+        f"{', '.join(borne)}; do not rely on its confidence beyond: at {kind} "
+        f"{worst['strength']:g} it is {worst['confidence']:.0%} sure on average and right in "
+        f"{worst['accuracy']:.0%}."
+    )
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The section of report.md, or nothing: the sentence, a row a corruption, the picture."""
+    if "stress" not in report:
+        return ""
+    stress = report["stress"]
+    figure = "{strength:g}: {accuracy:.1%} ({expected_calibration_error:.1%})"
+    rows = "".join(
+        f"\n| {kind}, {CORRUPTIONS[kind][0]} | {' | '.join(figure.format(**row) for row in rows)} |"
+        for kind, rows in stress["corruptions"].items()
+    )
+    return f"""\
+## Worse pictures
+
+{stress["sentence"]}
+
+Strength: accuracy (expected calibration error, at the temperature {report["calibration"]:.4g}); of
+unchanged images {figure.format(strength=0, **stress["plain"])}.
+
+| corruption | 1 | 2 | 3 | 4 | 5 |
+| --- | --- | --- | --- | --- | --- |{rows}
+
+![Accuracy and confidence on worse pictures](stress.png)
+
+"""
+
+
+def draw(stress: Mapping[str, Any], path: Path) -> None:
+    """Accuracy and mean confidence over strength: where they part, confidence misleads."""
+    from matplotlib.figure import Figure  # a second to import
+
+    figure = Figure(figsize=(11, 7.4), layout="constrained")
+    grid = figure.subplots(3, 4, sharey=True).flat
+    for axes, (kind, rows) in zip(grid, stress["corruptions"].items(), strict=False):
+        shown = [stress["plain"], *rows]
+        for name, color in (("accuracy", "#2f6db3"), ("confidence", "#e07b39")):
+            axes.plot([row[name] for row in shown], "o-", color=color, markersize=4, label=name)
+        axes.set(title=kind, xlabel=CORRUPTIONS[kind][0], ylim=(0, 1))
+        axes.set_xticks(range(len(shown)), ["none", *(f"{row['strength']:g}" for row in rows)])
+        axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+        axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    for empty in grid:
+        empty.set_axis_off()
+        empty.legend(*axes.get_legend_handles_labels(), loc="center", frameon=False)
+    figure.savefig(path, format="png", dpi=110, facecolor="white", metadata={"Software": None})
