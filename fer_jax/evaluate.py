@@ -50,7 +50,7 @@ CLEAN = flags.DEFINE_string(
     "clean_against",
     "",
     "What tells the images that have a copy in training, to report without them too: a data path "
-    "to compare with, an audit's folder, or a list of keys. If empty, the model's exact copies.",
+    "to compare with, an audit's folder, or a list of keys. If empty, what the model itself knows.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",

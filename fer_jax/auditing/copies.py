@@ -15,25 +15,18 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
+from fer_jax.data.hashes import BLANK, FREQUENCIES, small, spectra
 from fer_jax.data.records import Dataset, copy_groups
 from fer_jax.labels import LABELS
 
-TRAIN, SIDE = "train", 48
+TRAIN = "train"
 NAMED_AFTER = re.compile(r"(.+?[._](?:jpe?g|png|bmp|gif|webp|tiff?)).+", re.IGNORECASE)
 """`X.jpg7.jpg`, `X_png.rf.5c1.jpg`: called after the image that they were made of."""
-BLANK = 5.0
-"""Standard deviation in grey levels below which an image shows nothing.
-
-In FER2013's Training and PublicTest 14 images lie below 5, the next four between 8 and 15, all
-others above; 14 of 14 are "no face" to every one of FER+'s ten people.
-"""
-FREQUENCIES = 8  # the lowest, per axis
 NEIGHBOURS = 32  # that each image is compared with; copies beyond are joined through those between
 MOST = 40_000  # candidates, the nearest ones: frames of films would make many more
 CANDIDATE, MIRRORED_CANDIDATE = 0.08, 0.06
@@ -106,7 +99,7 @@ class Pairs(NamedTuple):
 def gather(dataset: Dataset) -> Pool:
     """Every readable image of every split."""
     roles = dataset.roles
-    images = [_small(part.image(i)) for part in roles.values() for i in range(len(part))]
+    images = [small(part.image(i)) for part in roles.values() for i in range(len(part))]
     return Pool(
         images=np.stack(images),
         splits=tuple(role for role, part in roles.items() for _ in range(len(part))),
@@ -181,14 +174,6 @@ def leaking(pool: Pool, found: Iterable[np.ndarray]) -> np.ndarray:
     return leaks
 
 
-def _small(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] -> grey uint8 [48, 48]."""
-    grey = image[..., 0] if image.shape[-1] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if grey.shape == (SIDE, SIDE):
-        return grey
-    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-
-
 def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
     """All near copies among `images` uint8 [N, 48, 48] at `chosen` int [M], not exact copies.
 
@@ -206,15 +191,6 @@ def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
     order = np.lexsort((members[:, 1], members[:, 0], measured[:, 0]))
     order = order[measured[order, 0] <= NEAR]
     return Pairs(members[order], *measured[order].T)
-
-
-def spectra(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, S, S] -> float32 [N, 63]: low frequencies of unit length, blind to light."""
-    parts = np.array_split(images, max(1, len(images) // 512))
-    waves = [dctn(part.astype(np.float32), axes=(1, 2), norm="ortho") for part in parts]
-    low = np.concatenate([wave[:, :FREQUENCIES, :FREQUENCIES] for wave in waves])
-    features = low.reshape(len(images), FREQUENCIES**2)[:, 1:]
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
 
 
 def candidates(features: np.ndarray, mirrored: bool) -> np.ndarray:
