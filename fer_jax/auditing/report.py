@@ -28,7 +28,7 @@ PICTURES = {
     "no_face": "No face, or none upright, to most of FER+'s voters",
 }
 OWN = re.compile(rf"audit\.json|report\.md|exclude_\w+\.txt|({'|'.join(PICTURES)})\.png")
-SHOWN = 24  # images of a picture
+SHOWN, LONGEST_NAME = 24, 20  # images of a picture, characters under one
 SEQUENCES = 0.25  # share with a near copy from which on they are frames of films; FER2013: 0.11
 NOTES = f"""\
 Names are compared by a linear classifier of train. Folders exchanged alike in every split show only
@@ -150,9 +150,11 @@ def _draw(pool: Pool, groups: list[np.ndarray], heading: str, path: Path) -> Non
     for members in (groups[i] for i in spread):
         by_label = members[np.argsort(pool.labels[members], kind="stable")]
         indices += [by_label[0], by_label[-1]][:columns]
+    names = [pool.keys[i].rsplit("/")[-1] for i in indices]
+    names = [name if len(name) <= LONGEST_NAME else f"…{name[-LONGEST_NAME:]}" for name in names]
     titles = [
-        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{pool.keys[i].rsplit('/')[-1][-20:]}"
-        for i in indices
+        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{name}"
+        for i, name in zip(indices, names, strict=True)
     ]
     plots.contact_sheet(pool.images[indices][..., None], titles, path, columns=6, heading=heading)
 
@@ -193,7 +195,7 @@ def _verdicts(facts: Facts) -> list[str]:
         lines.append(f"{share:.0%} of the images {films}")
     if named := facts["copies_by_name"]:
         classes = Counter(made["label"] for _, made in named).most_common()
-        where = ", ".join(f"{label} {count:,}" for label, count in classes)
+        where = ", ".join(f"{label} {count:,} of {total[label]:,}" for label, count in classes)
         example = f"such as {named[0][1]['key']}"
         lines.append(
             f"{len(named):,} images are made of others, as their names say ({where}), {example}"

@@ -80,9 +80,10 @@ def headline(report: Mapping[str, Any]) -> str:
     lines = [f"WARNING: {text}" for text in report["warnings"]]
     lines += [f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})", report["note"]]
     lines += [
-        f"{_share(clean['accuracy'])} on {clean['n']:,} images, without {clean['copies']:,} "
+        f"{clean['accuracy']:.2%} on {clean['n']:,} images, without {clean['copies']:,} "
         f"{clean['against']}"
         for clean in _cleans(report)
+        if clean["n"]
     ]
     return "\n".join(lines)
 
