@@ -66,10 +66,6 @@ REPORT = flags.DEFINE_string(
     "report", None, "Folder of the model's own plain report, whose temperature the header takes."
 )
 
-SEEN = flags.DEFINE_string(
-    "seen", None, "The model's own training data, of which its file is to carry hashes anew."
-)
-
 
 def main(argv: Sequence[str]) -> None:
     """Read one model, say what it is, write it in the other form."""
@@ -133,22 +129,7 @@ def _own(path: pathlib.Path) -> "ModelFile":
     file = in_our_order(without_head(file) if HEAD.value == "drop" else file)
     changes: dict[str, Any] = {"licence": LICENCE.value or file.about.licence}
     changes |= _calibration(pathlib.Path(REPORT.value)) if REPORT.value else {}
-    hashes = _hashes(path, SEEN.value) if SEEN.value else file.train_hashes
-    about = dataclasses.replace(file.about, **changes)
-    return dataclasses.replace(file, about=about, train_hashes=hashes)
-
-
-def _hashes(path: pathlib.Path, seen: str) -> Any:
-    """Of the training images in the data `seen`; UserError where these are not the model's."""
-    from fer_jax import trained
-    from fer_jax.data.hashes import short_hashes
-    from fer_jax.data.sources import open_dataset
-
-    model = trained.load(path)  # tells how its data were read and divided
-    train, known = open_dataset(seen, model.data).split("train"), model.about.training_data or {}
-    if train.fingerprint != known.get("train"):
-        raise UserError(f"--seen={seen}: its training images are not those of {path}")
-    return short_hashes(train)
+    return dataclasses.replace(file, about=dataclasses.replace(file.about, **changes))
 
 
 def _calibration(folder: pathlib.Path) -> dict[str, Any]:
@@ -200,9 +181,8 @@ def _check_flags(output: pathlib.Path, kind: Any) -> None:
         raise UserError(f"--precision={PRECISION.value} is for --target=onnx: {target} has but one")
     if target != "fer_jax" and DTYPE.value != "float32":
         raise UserError(f"--dtype={DTYPE.value} is for files of ours: {target} gets float32")
-    if (REPORT.value or SEEN.value) and source != "fer_jax":
-        flag = "--report" if REPORT.value else "--seen"
-        raise UserError(f"{flag} is for --source=fer_jax: convert the file first")
+    if REPORT.value and source != "fer_jax":
+        raise UserError("--report is for --source=fer_jax: evaluate the converted file first")
     told = [flag.name for flag in UNTOLD if flag.present]
     if source == "fer_jax" and told:
         raise UserError(f"--{told[0]} is for other people's files: a model of ours says it itself")

@@ -74,15 +74,9 @@ def _by_audit(path: Path, split: str, records: Records) -> list[Copied]:
     """All that the audit holds for one photograph with a training image, also mirrored."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        audited = facts["fingerprints"].get(split)
-        exact = [
-            copy["key"]
-            for copies in facts["exact_copies"]
-            for copy in copies
-            if copy["split"] == split and any(other["split"] == TRAIN for other in copies)
-        ]
-        found = [exact, facts["leaking"].get(split, [])]
-        masks = [np.isin(np.array(records.keys), np.array(keys, np.str_)) for keys in found]
+        audited, keys = facts["fingerprints"].get(split), np.array(records.keys)
+        seen = [facts["leaking"][kind].get(split, []) for kind in ("exact", "mirrored")]
+        masks = [np.isin(keys, np.array(listed, np.str_)) for listed in seen]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--clean_against={path} is no audit: {one_line(error)}") from None
     if audited != records.fingerprint:

@@ -69,8 +69,7 @@ class ModelFile:
 
     about: About
     variables: dict[str, Any]
-    train_hashes: np.ndarray | None = None
-    """uint64 [M, 2], data.hashes.short_hashes of its training images; [M, 1] of older files."""
+    train_hashes: np.ndarray | None = None  # uint64 [M, 2] by data.hashes; of old files [M, 1]
 
     def model(self, dtype: Any = jnp.float32) -> Classifier:
         """The Linen module that takes the variables, computing in `dtype`."""

@@ -28,7 +28,8 @@ PICTURES = {
     "no_face": "No face, or none upright, to most of FER+'s voters",
 }
 OWN = re.compile(rf"audit\.json|report\.md|exclude_\w+\.txt|({'|'.join(PICTURES)})\.png")
-SHOWN, LONGEST_NAME = 24, 20  # images of a picture, characters under one
+SHOWN = 24  # images of a picture
+LONG = re.compile(".+(?=.{20}$)")  # what there is no room for of a name
 SEQUENCES = 0.25  # share with a near copy from which on they are frames of films; FER2013: 0.11
 NOTES = f"""\
 Names are compared by a linear classifier of train. Folders exchanged alike in every split show only
@@ -66,6 +67,7 @@ def examine(
     }
     shown = ~np.isin(np.arange(len(pool)), groups["blank"])
     parts = {split: pool.within(split) & shown for split in dataset.roles}
+    leaking = {kind: {s: pool.keys_in(s, found) for s in parts} for kind, found in leaks.items()}
     train = pool.within(TRAIN) & shown
     facts: Facts = {
         "data": data,
@@ -81,11 +83,8 @@ def examine(
             if split != TRAIN and TRAIN in parts
         },
         "ferplus": votes,
-        "leaks": {
-            kind: {split: len(pool.keys_in(split, found)) for split in parts}
-            for kind, found in leaks.items()
-        },
-        "leaking": {split: pool.keys_in(split, leaks["mirrored"]) for split in parts},
+        "leaks": {kind: {s: len(keys) for s, keys in of.items()} for kind, of in leaking.items()},
+        "leaking": leaking,
         "lists": {f"exclude_{n}.txt": pool.keys_in(TRAIN, found) for n, found in listed.items()},
     }
     facts |= {name: [pool.names(members) for members in found] for name, found in groups.items()}
@@ -150,11 +149,9 @@ def _draw(pool: Pool, groups: list[np.ndarray], heading: str, path: Path) -> Non
     for members in (groups[i] for i in spread):
         by_label = members[np.argsort(pool.labels[members], kind="stable")]
         indices += [by_label[0], by_label[-1]][:columns]
-    names = [pool.keys[i].rsplit("/")[-1] for i in indices]
-    names = [name if len(name) <= LONGEST_NAME else f"…{name[-LONGEST_NAME:]}" for name in names]
     titles = [
-        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{name}"
-        for i, name in zip(indices, names, strict=True)
+        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{LONG.sub('…', pool.keys[i].rsplit('/')[-1])}"
+        for i in indices
     ]
     plots.contact_sheet(pool.images[indices][..., None], titles, path, columns=6, heading=heading)
 

@@ -17,10 +17,9 @@ others above; 14 of 14 are "no face" to every one of FER+'s ten people.
 NEAR = 0.01
 """Share of an image's spectrum, by size, that may differ in sign from a near copy's.
 
-Resized and recompressed copies (JPEG 50) stay below 0.003, all but 2 % of those with another gamma
-(0.7) below 0.01; cropped or shifted ones are beyond. Of PublicTest it takes 417 images for copies
-of Training: 411 are among the audit's 633, to the eye the other 6 are copies too. The first that
-is none has 0.016; of drawn faces, 0.0102.
+Resized and recompressed copies (JPEG 50) stay below 0.003; cropped ones lie beyond. Of PublicTest
+417 images are taken for copies of Training: 411 of the audit's 633, and 6 that are copies to the
+eye. The first that is none has 0.016; of drawn faces, 0.0102.
 """
 
 

@@ -16,11 +16,10 @@ from fer_jax.labels import LABELS
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
 BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e07b39", "#4a9a6f", "#c0392b"
 BELOW: Any = {"loc": "outside lower center", "frameon": False}  # a legend that covers nothing
-TRAINED = {
-    "loss": "train batches: what is minimised, with its weights, smoothing, mixing",
-    "accuracy": "train batches, augmented",
+CURVES = {  # of training and of validation
+    "loss": ("train: what is minimised, with weights, smoothing, mixing", "plain cross-entropy"),
+    "accuracy": ("train: augmented batches", "images as they are"),
 }
-VALIDATED = {"loss": "validation: plain cross-entropy", "accuracy": "validation"}
 Path = str | os.PathLike[str]
 
 
@@ -170,10 +169,17 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     epochs, values = _series(rows, "train", name)
     if len(values):
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=1)
-        axes.plot(epochs, _smooth(values), color=BLUE, linewidth=1.8, label=TRAINED[name])
+        axes.plot(epochs, _smooth(values), color=BLUE, linewidth=1.8, label=CURVES[name][0])
     epochs, values = _series(rows, "validation", name)
     if len(values):
-        axes.plot(epochs, values, color=ORANGE, marker="o", markersize=5, label=VALIDATED[name])
+        axes.plot(
+            epochs,
+            values,
+            color=ORANGE,
+            marker="o",
+            markersize=5,
+            label=f"validation: {CURVES[name][1]}",
+        )
     if np.isfinite(values).any():
         best = int(np.nanargmin(values) if name == "loss" else np.nanargmax(values))
         text = f"{values[best]:.4f}" if name == "loss" else f"{values[best]:.2%}"

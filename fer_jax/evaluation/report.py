@@ -147,7 +147,7 @@ def make_report(
     figures = summary(
         predictions, label_names=names, bootstrap_samples=bootstrap_samples, seed=seed
     )
-    figures["warnings"] = _seen(cleans) + figures["warnings"]
+    figures["warnings"] = (_seen(cleans) if cleans else []) + figures["warnings"]
     answers = describe_answers(len(context["members"]), context["tta"], context["temperature"])
     return {
         **context,
@@ -164,11 +164,11 @@ def make_report(
 
 def _seen(cleans: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning where most images were in training."""
-    if not cleans or cleans[-1]["copies"] < MANY_COPIES * (cleans[-1]["copies"] + cleans[-1]["n"]):
+    others, copies, what = (cleans[-1][name] for name in ("n", "copies", "against"))
+    if copies < MANY_COPIES * (copies + others):
         return []
-    others, copies = cleans[-1]["n"], f"{cleans[-1]['copies']:,}"
-    seen = f"{copies} of {cleans[-1]['copies'] + others:,}" if others else f"ALL {copies}"
-    return [f"{seen} images are {cleans[-1]['against']}: accuracy says little of other faces"]
+    seen = f"{copies:,} of {copies + others:,}" if others else f"ALL {copies:,}"
+    return [f"{seen} images are {what}: accuracy says little of other faces"]
 
 
 def selection_note(split: str, selected_on: str | None) -> str:
