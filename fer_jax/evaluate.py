@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     copied = (
         leakage.by_path(CLEAN.value, dataclasses.replace(models[0].data, path=path), data, split)
         if CLEAN.value
-        else leakage.by_models(models, data, records)
+        else leakage.by_models(models, records)
     )
 
     # The report, beside the checkpoint's others.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.data.hashes import is_copy, looks_like, short_hashes
+from fer_jax.data.hashes import is_copy, looks_like
 from fer_jax.data.pipeline import DataConfig
 from fer_jax.data.records import Dataset, Records
 from fer_jax.data.sidecars import read_keys
@@ -22,28 +22,21 @@ THEIRS = "the model's training images"
 ONLY_EXACT = "resized or recompressed ones are not known: the model has no perceptual hashes"
 
 
-def by_models(models: Sequence[Trained], data: Dataset, records: Records) -> list[Copied]:
+def by_models(models: Sequence[Trained], records: Records) -> list[Copied]:
     """Exact copies of what any of the models was trained on, then near ones with them.
 
     The latter need perceptual hashes of all; nothing where a model does not even tell the former.
-    A model without some of its hashes tells by its fingerprint, if `data` has its training images.
     """
-    train, known = data.roles.get(TRAIN), []
-    for model in models:
-        hashes, trained_on = model.train_hashes, (model.about.training_data or {}).get(TRAIN)
-        unknown = hashes is None or hashes.shape[1] < 2
-        if unknown and train is not None and trained_on == train.fingerprint:
-            hashes = short_hashes(train)
-        if hashes is None:
-            return []
-        known.append(hashes)
+    known = [model.train_hashes for model in models if model.train_hashes is not None]
+    if len(known) < len(models):
+        return []
     columns = min(hashes.shape[1] for hashes in known)
     hashes = np.concatenate([hashes[:, :columns] for hashes in known])
-    exact = is_copy(records, hashes)
+    exact = Copied(is_copy(records, hashes), f"exact copies of {THEIRS}")
     if columns < 2:
-        return [Copied(exact, f"exact copies of {THEIRS}; {ONLY_EXACT}")]
-    near = Copied(exact | looks_like(records, hashes), f"exact or near copies of {THEIRS}")
-    return [Copied(exact, f"exact copies of {THEIRS}"), near]
+        return [exact._replace(against=f"{exact.against}; {ONLY_EXACT}")]
+    near = exact.mask | looks_like(records, hashes)
+    return [exact, Copied(near, f"exact or near copies of {THEIRS}")]
 
 
 def by_path(path: str, config: DataConfig, data: Dataset, split: str) -> list[Copied]:
@@ -84,10 +77,8 @@ def _by_audit(path: Path, split: str, records: Records) -> list[Copied]:
             f"--clean_against={path} is an audit of other data: its {split} is "
             f"{str(audited)[:12]}, here it is {records.fingerprint[:12]}; audit this data"
         )
-    return [
-        Copied(mask, f"{kind} of training images, by {path}")
-        for mask, kind in zip(masks, AUDITED, strict=True)
-    ]
+    by = f"of training images, by {path}"
+    return [Copied(mask, f"{kind} {by}") for mask, kind in zip(masks, AUDITED, strict=True)]
 
 
 def _by_data(path: str, config: DataConfig, data: Dataset, records: Records) -> list[Copied]:

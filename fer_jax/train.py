@@ -246,7 +246,7 @@ def report(trainer: "Trainer", data: Dataset, folder: pathlib.Path, command: str
         SELECTED_ON,
         folder / "report",
         {**origin, "command": command, "data_path": trainer.config.data.path},
-        copied=leakage.by_models([best], data, records),
+        copied=leakage.by_models([best], records),
     )
     if is_first():
         plots.learning_curves(read_metrics(folder), folder / "learning_curves.png")

@@ -155,8 +155,9 @@ def test_pictures_name_their_files(tmp_path, monkeypatch):
     monkeypatch.setattr(
         plots, "contact_sheet", lambda images, given, *_, **__: titles.extend(given)
     )
-    face = encode_png(some_faces("train", 900)[0][0][..., None])
+    face, other = (encode_png(image[..., None]) for image in some_faces("train", 2600)[0])
     files = {"data/sad/short.png": face, "data/sad/a_name_of_some_length_001.png": face}
+    files["data/happy/other.png"] = other
     audit(write_folder(tmp_path, files) / "data", tmp_path / "a")
     assert sorted(titles) == ["train sad\nshort.png", "train sad\n…f_some_length_001.png"]
 

@@ -67,7 +67,7 @@ def examine(
     }
     shown = ~np.isin(np.arange(len(pool)), groups["blank"])
     parts = {split: pool.within(split) & shown for split in dataset.roles}
-    leaking = {kind: {s: pool.keys_in(s, found) for s in parts} for kind, found in leaks.items()}
+    leaked = {kind: {s: pool.keys_in(s, found) for s in parts} for kind, found in leaks.items()}
     train = pool.within(TRAIN) & shown
     facts: Facts = {
         "data": data,
@@ -83,8 +83,8 @@ def examine(
             if split != TRAIN and TRAIN in parts
         },
         "ferplus": votes,
-        "leaks": {kind: {s: len(keys) for s, keys in of.items()} for kind, of in leaking.items()},
-        "leaking": leaking,
+        "leaks": {kind: {s: len(keys) for s, keys in of.items()} for kind, of in leaked.items()},
+        "leaking": leaked,
         "lists": {f"exclude_{n}.txt": pool.keys_in(TRAIN, found) for n, found in listed.items()},
     }
     facts |= {name: [pool.names(members) for members in found] for name, found in groups.items()}

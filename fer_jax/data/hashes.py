@@ -57,8 +57,6 @@ def looks_like(records: Records, hashes: np.ndarray) -> np.ndarray:
 def small(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 1 or 3] -> grey uint8 [48, 48]."""
     grey = image[..., 0] if image.shape[-1] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if grey.shape == (SIDE, SIDE):
-        return grey
     return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 

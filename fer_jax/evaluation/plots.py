@@ -16,9 +16,10 @@ from fer_jax.labels import LABELS
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
 BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e07b39", "#4a9a6f", "#c0392b"
 BELOW: Any = {"loc": "outside lower center", "frameon": False}  # a legend that covers nothing
-CURVES = {  # of training and of validation
-    "loss": ("train: what is minimised, with weights, smoothing, mixing", "plain cross-entropy"),
-    "accuracy": ("train: augmented batches", "images as they are"),
+MINIMISED = "train batches: what is minimised, with its weights, smoothing, mixing"
+CURVES = {
+    "loss": (MINIMISED, "validation: plain cross-entropy"),
+    "accuracy": ("train batches, augmented", "validation"),
 }
 Path = str | os.PathLike[str]
 
@@ -73,11 +74,9 @@ def _reliability(upper: Axes, lower: Axes, table: Bins, title: str) -> None:
     width, middle = (end - start) * 0.94, (start + end) / 2
     upper.bar(middle, right, width, color=BLUE, label="accuracy")
     over, under = np.maximum(sure - right, 0), np.maximum(right - sure, 0)
-    upper.bar(
-        middle, over, width, bottom=right, color="#f0b8ae", label="confidence beyond accuracy"
-    )
-    above = {"bottom": sure, "facecolor": BLUE, "edgecolor": "white", "hatch": "////", "lw": 0}
-    upper.bar(middle, under, width, **above, label="accuracy beyond confidence")
+    upper.bar(middle, over, width, right, color="#f0b8ae", label="confidence beyond accuracy")
+    hatched: Any = {"facecolor": BLUE, "edgecolor": "white", "hatch": "////", "lw": 0}
+    upper.bar(middle, under, width, sure, **hatched, label="accuracy beyond confidence")
     upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="calibrated")
     upper.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1))
     upper.set_title(f"{title}: expected calibration error {calibration_error(table):.2%}")
@@ -166,20 +165,14 @@ def class_distribution(counts: Mapping[str, Sequence[int] | np.ndarray], path: P
 
 def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     """One figure of merit of both kinds of records; the best validation value is marked."""
+    train, validation = CURVES[name]
     epochs, values = _series(rows, "train", name)
     if len(values):
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=1)
-        axes.plot(epochs, _smooth(values), color=BLUE, linewidth=1.8, label=CURVES[name][0])
+        axes.plot(epochs, _smooth(values), color=BLUE, linewidth=1.8, label=train)
     epochs, values = _series(rows, "validation", name)
     if len(values):
-        axes.plot(
-            epochs,
-            values,
-            color=ORANGE,
-            marker="o",
-            markersize=5,
-            label=f"validation: {CURVES[name][1]}",
-        )
+        axes.plot(epochs, values, color=ORANGE, marker="o", markersize=5, label=validation)
     if np.isfinite(values).any():
         best = int(np.nanargmin(values) if name == "loss" else np.nanargmax(values))
         text = f"{values[best]:.4f}" if name == "loss" else f"{values[best]:.2%}"

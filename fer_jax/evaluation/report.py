@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.data.hashes import small, spectra
+from fer_jax.data.hashes import FREQUENCIES, small, spectra
 from fer_jax.data.records import Records, copy_groups
 from fer_jax.errors import writing
 from fer_jax.evaluation.calibration import (
@@ -220,11 +220,11 @@ def most_confident_mistakes(
 ) -> np.ndarray:
     """Positions, int [<= count], of wrong answers to different photographs, the surest first."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
-    chosen, looks = list[int](), np.zeros((0, 1))
+    chosen, looks = list[int](), np.zeros((0, FREQUENCIES**2 - 1))
     for i in wrong[np.argsort(-predictions.confidence[wrong], kind="stable")].tolist():
         look = spectra(small(images_of(i))[None])
-        if not chosen or (looks @ look.T).max() < ALIKE:
-            chosen, looks = [*chosen, i], np.concatenate([looks, look]) if chosen else look
+        if (looks @ look.T).max(initial=0) < ALIKE:
+            chosen, looks = [*chosen, i], np.concatenate([looks, look])
         if len(chosen) == count:
             break
     return np.array(chosen, np.int64)
@@ -314,16 +314,13 @@ def _copies(cleans: Sequence[Mapping[str, Any]]) -> str:
             "How many of these images were also in training is not known: give "
             "`--clean_against=PATH` of the training data, of its audit, or of a list of keys."
         )
-    rows = [
-        "| images | number | accuracy | 95 % bootstrap interval |",
-        "| --- | ---: | ---: | ---: |",
-    ]
+    text = "| images | number | accuracy | 95 % bootstrap interval |\n| --- | ---: | ---: | ---: |"
     for clean in cleans:
         interval = "{:.2%} to {:.2%}".format(*clean["accuracy_interval"]) if clean["n"] else ""
-        share = _share(clean["copies_accuracy"])
-        rows.append(f"| {clean['against']} | {clean['copies']:,} | {share} |  |")
-        rows.append(f"| all others | {clean['n']:,} | {_share(clean['accuracy'])} | {interval} |")
-    return "\n".join(rows)
+        text += f"""
+| {clean["against"]} | {clean["copies"]:,} | {_share(clean["copies_accuracy"])} |  |
+| all others | {clean["n"]:,} | {_share(clean["accuracy"])} | {interval} |"""
+    return text
 
 
 def _classes(report: Mapping[str, Any]) -> str:
