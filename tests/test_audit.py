@@ -159,7 +159,7 @@ def test_pictures_name_their_files(tmp_path, monkeypatch):
     files = {"data/sad/short.png": face, "data/sad/a_name_of_some_length_001.png": face}
     files["data/happy/other.png"] = other
     audit(write_folder(tmp_path, files) / "data", tmp_path / "a")
-    assert sorted(titles) == ["train sad\nshort.png", "train sad\n…f_some_length_001.png"]
+    assert sorted(titles) == ["train sad\nshort.png", "train sad\n…_some_length_001.png"]
 
 
 ROWS = make_rows(42)
