@@ -30,8 +30,8 @@ from absl import flags
 from fer_jax import cache, cli, labels, model_file, train
 from fer_jax.config import fill, load_config
 from fer_jax.data import sidecars
+from fer_jax.data.hashes import short_hashes
 from fer_jax.data.pipeline import Shard, train_batches
-from fer_jax.data.records import short_hashes
 from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation import metrics
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
@@ -324,7 +324,7 @@ class Sweep:
             ),
         )
         arrays = jax.tree.map(np.asarray, dict(variables))
-        hashes = short_hashes(self.train.digests)
+        hashes = short_hashes(self.train)
         model_file.save(path, model_file.rounded(model_file.ModelFile(about, arrays, hashes)))
 
 

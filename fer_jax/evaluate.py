@@ -51,7 +51,7 @@ CLEAN = flags.DEFINE_string(
     "clean_against",
     "",
     "What tells the images that have a copy in training, to report without them too: a data path "
-    "to compare with, an audit's folder, or a list of keys. If empty, the model's exact copies.",
+    "to compare with, an audit's folder, or a list of keys. If empty, what the model itself knows.",
 )
 STRESS = flags.DEFINE_bool("stress", False, "Answer also worse pictures: blur, noise, bad crops.")
 GROUPS = flags.DEFINE_string(
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     copied = (
         leakage.by_path(CLEAN.value, dataclasses.replace(models[0].data, path=path), data, split)
         if CLEAN.value
-        else leakage.by_models(models, data, records)
+        else leakage.by_models(models, records)
     )
 
     # The report, beside the checkpoint's others.

@@ -7,37 +7,43 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_jax.data.hashes import is_copy, looks_like
 from fer_jax.data.pipeline import DataConfig
-from fer_jax.data.records import Dataset, Records, short_hashes
+from fer_jax.data.records import Dataset, Records
 from fer_jax.data.sidecars import read_keys
 from fer_jax.data.sources import read_dataset
 from fer_jax.errors import UserError, one_line
-from fer_jax.evaluation.metrics import Copied, exact_copies
+from fer_jax.evaluation.metrics import Copied
 from fer_jax.trained import Trained
 
 TRAIN, AUDIT_FILE = "train", "audit.json"
+AUDITED = "exact copies", "exact, near and mirrored copies"  # as an audit tells them
+THEIRS = "the model's training images"
+ONLY_EXACT = "resized or recompressed ones are not known: the model has no perceptual hashes"
 
 
-def by_models(models: Sequence[Trained], data: Dataset, records: Records) -> Copied | None:
-    """Exact copies of what any of the models was trained on; None where one does not tell.
+def by_models(models: Sequence[Trained], records: Records) -> list[Copied]:
+    """Exact copies of what any of the models was trained on, then near ones with them.
 
-    A model without hashes tells by its fingerprint, if `data` has the same training images.
+    The latter need perceptual hashes of all; nothing where a model does not even tell the former.
     """
-    train, known = data.roles.get(TRAIN), []
-    for model in models:
-        hashes, trained_on = model.train_hashes, (model.about.training_data or {}).get(TRAIN)
-        if hashes is None and train is not None and trained_on == train.fingerprint:
-            hashes = short_hashes(train.digests)
-        if hashes is None:
-            return None
-        known.append(hashes)
-    return exact_copies(records.digests, np.concatenate(known))
+    known = [model.train_hashes for model in models if model.train_hashes is not None]
+    if len(known) < len(models):
+        return []
+    columns = min(hashes.shape[1] for hashes in known)
+    hashes = np.concatenate([hashes[:, :columns] for hashes in known])
+    exact = Copied(is_copy(records, hashes), f"exact copies of {THEIRS}")
+    if columns < 2:
+        return [exact._replace(against=f"{exact.against}; {ONLY_EXACT}")]
+    near = exact.mask | looks_like(records, hashes)
+    return [exact, Copied(near, f"exact or near copies of {THEIRS}")]
 
 
-def by_path(path: str, config: DataConfig, data: Dataset, split: str) -> Copied:
+def by_path(path: str, config: DataConfig, data: Dataset, split: str) -> list[Copied]:
     """By a list of keys of `split`, an audit (its folder or audit.json), or data to compare with.
 
-    `data` is what `config` reads. UserError where it is none of these or of other images.
+    These two tell exact copies, then all. `data` is what `config` reads. UserError where it is
+    none of these or of other images.
     """
     place, records = Path(path).expanduser(), data.split(split)
     audit = place / AUDIT_FILE if place.is_dir() else place
@@ -54,15 +60,16 @@ def by_path(path: str, config: DataConfig, data: Dataset, split: str) -> Copied:
             f"{split} (such as {records.keys[0]!r}): list images of the split that is evaluated"
         )
     of_others = f", {unknown} of whose keys name no image of {split}" if unknown else ""
-    return Copied(mask, f"listed in {path}{of_others}")
+    return [Copied(mask, f"listed in {path}{of_others}")]
 
 
-def _by_audit(path: Path, split: str, records: Records) -> Copied:
+def _by_audit(path: Path, split: str, records: Records) -> list[Copied]:
     """All that the audit holds for one photograph with a training image, also mirrored."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        audited, seen = facts["fingerprints"].get(split), facts["leaking"].get(split, [])
-        mask = np.isin(np.array(records.keys), np.array(seen, np.str_))
+        audited, keys = facts["fingerprints"].get(split), np.array(records.keys)
+        seen = [facts["leaking"][kind].get(split, []) for kind in ("exact", "mirrored")]
+        masks = [np.isin(keys, np.array(listed, np.str_)) for listed in seen]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--clean_against={path} is no audit: {one_line(error)}") from None
     if audited != records.fingerprint:
@@ -70,10 +77,11 @@ def _by_audit(path: Path, split: str, records: Records) -> Copied:
             f"--clean_against={path} is an audit of other data: its {split} is "
             f"{str(audited)[:12]}, here it is {records.fingerprint[:12]}; audit this data"
         )
-    return Copied(mask, f"exact, near and mirrored copies of training images, by {path}")
+    by = f"of training images, by {path}"
+    return [Copied(mask, f"{kind} {by}") for mask, kind in zip(masks, AUDITED, strict=True)]
 
 
-def _by_data(path: str, config: DataConfig, data: Dataset, records: Records) -> Copied:
+def _by_data(path: str, config: DataConfig, data: Dataset, records: Records) -> list[Copied]:
     """As the audit compares: exact, near and mirrored copies of the training images at `path`."""
     from fer_jax.auditing.copies import find_copies, gather, leaking
 
@@ -81,6 +89,8 @@ def _by_data(path: str, config: DataConfig, data: Dataset, records: Records) -> 
         data = read_dataset(path, dataclasses.replace(config, exclude=""))  # all of train counts
     train = data.split(TRAIN)
     pool = gather(Dataset("", {TRAIN: train, "evaluated": records}, {}, (), ()))
-    leaks = leaking(pool, find_copies(pool)["with_mirrored"])
-    text = f"exact, near and mirrored copies of the {len(train):,} training images in {path}"
-    return Copied(leaks[len(train) :], text)
+    groups, text = find_copies(pool), f"of the {len(train):,} training images in {path}"
+    return [
+        Copied(leaking(pool, groups[name])[len(train) :], f"{kind} {text}")
+        for name, kind in zip(("exact_copies", "with_mirrored"), AUDITED, strict=True)
+    ]

@@ -35,7 +35,8 @@ HEAD_SIZES = ("classes", "filters", "hidden")
 LFS = b"version https://git-lfs"
 HUB_NAME = "model.safetensors"  # the model file in a folder as the Hugging Face Hub has them
 LEAST = 1e-4  # probability left to a class when the smoothing of labels is taken off
-KEY, HASHES_KEY = "fer_jax", "fer_jax_train_hashes"
+KEY = "fer_jax"
+HASHES_KEYS = ("fer_jax_train_hashes", "fer_jax_train_looks")  # the second may be missing
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
 PREPROCESSING = (
@@ -68,7 +69,7 @@ class ModelFile:
 
     about: About
     variables: dict[str, Any]
-    train_hashes: np.ndarray | None = None  # uint64 [M], data.records.short_hashes
+    train_hashes: np.ndarray | None = None  # uint64 [M, 2] by data.hashes; of old files [M, 1]
 
     def model(self, dtype: Any = jnp.float32) -> Classifier:
         """The Linen module that takes the variables, computing in `dtype`."""
@@ -126,7 +127,8 @@ def metadata(file: ModelFile) -> dict[str, str]:
     """All of a file but its variables, as texts by name: for any format that can carry them."""
     texts = {KEY: json.dumps({"version": VERSION, **dataclasses.asdict(file.about)})}
     if file.train_hashes is not None:
-        texts[HASHES_KEY] = base64.b64encode(file.train_hashes.astype("<u8").tobytes()).decode()
+        for key, column in zip(HASHES_KEYS, file.train_hashes.T, strict=False):
+            texts[key] = base64.b64encode(column.astype("<u8").tobytes()).decode()
     return texts
 
 
@@ -136,7 +138,7 @@ def read_metadata(
     """What `metadata` wrote: header and training hashes; None where nothing is of it."""
     if KEY not in texts:
         return None
-    return _about(path, texts[KEY]), _hashes(path, texts.get(HASHES_KEY))
+    return _about(path, texts[KEY]), _hashes(path, texts)
 
 
 def refuse_pointer(path: pathlib.Path) -> None:
@@ -179,10 +181,12 @@ def load(path: pathlib.Path) -> ModelFile:
     return ModelFile(about, unflatten_dict(flat, sep="/"), hashes)
 
 
-def _hashes(path: pathlib.Path, text: str | None) -> np.ndarray | None:
+def _hashes(path: pathlib.Path, texts: Mapping[str, str]) -> np.ndarray | None:
+    if HASHES_KEYS[0] not in texts:
+        return None
     try:
-        coded = None if text is None else base64.b64decode(text, validate=True)
-        return None if coded is None else np.frombuffer(coded, "<u8").astype(np.uint64)
+        coded = [base64.b64decode(texts[key], validate=True) for key in HASHES_KEYS if key in texts]
+        return np.stack([np.frombuffer(c, "<u8") for c in coded], axis=1).astype(np.uint64)
     except ValueError as error:
         raise UserError(f"{path} has broken training hashes: {one_line(error)}") from error
 

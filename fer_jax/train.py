@@ -18,15 +18,16 @@ import jax.numpy as jnp
 import optax
 
 from fer_jax import config as configs
-from fer_jax import labels, trained, workdir
+from fer_jax import labels, leakage, trained, workdir
 from fer_jax.data import sidecars
 from fer_jax.data.augment import AugmentConfig
+from fer_jax.data.hashes import short_hashes
 from fer_jax.data.pipeline import LARGEST_IMAGE, DataConfig, Shard, train_batches
-from fer_jax.data.records import Dataset, Records, short_hashes
+from fer_jax.data.records import Dataset, Records
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
 from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evaluator
-from fer_jax.evaluation.metrics import exact_copies, summary
+from fer_jax.evaluation.metrics import summary
 from fer_jax.evaluation.report import evaluate, headline
 from fer_jax.models.classifier import ModelConfig, make_model
 from fer_jax.sections import Section, key
@@ -142,7 +143,7 @@ def train(
     about = about_run(config, data, identity)
     with workdir.locked(place) if is_first() else contextlib.nullcontext():
         if is_first():
-            workdir.claim(place, about, short_hashes(records.digests))
+            workdir.claim(place, about, short_hashes(records))
         signal = learn(trainer, data, place, about, step)
         if signal is not None:
             say(f"stopped and saved; continue with: {command}")
@@ -245,7 +246,7 @@ def report(trainer: "Trainer", data: Dataset, folder: pathlib.Path, command: str
         SELECTED_ON,
         folder / "report",
         {**origin, "command": command, "data_path": trainer.config.data.path},
-        copied=exact_copies(records.digests, short_hashes(data.split("train").digests)),
+        copied=leakage.by_models([best], records),
     )
     if is_first():
         plots.learning_curves(read_metrics(folder), folder / "learning_curves.png")

@@ -31,7 +31,7 @@ class Trained:
     variables: Variables
     about: model_file.About
     origin: dict[str, Any]  # for reports: checkpoint, checkpoint_step, selected_on, label_smoothing
-    train_hashes: np.ndarray | None  # uint64 [M] of the training images, None if not known
+    train_hashes: np.ndarray | None  # uint64 [M, 1 or 2], None if not known
     data: DataConfig  # how the data it was trained on was read; of a model file, `path` is ""
 
     def file(self) -> model_file.ModelFile:

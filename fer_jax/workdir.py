@@ -124,7 +124,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndarray) -> None:
     """Write what the run is into its folder; UserError where it cannot be written.
 
-    `train_hashes` are the `records.short_hashes` of its training images.
+    `train_hashes` are the `hashes.short_hashes` of its training images.
     """
     temporary = workdir / "claim.tmp"
     with _writing(workdir):
@@ -140,7 +140,7 @@ def _writing(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
 
 
 def train_hashes(workdir: pathlib.Path) -> np.ndarray | None:
-    """uint64 [M] that `claim` wrote; None in a run of before, UserError for a broken file."""
+    """uint64 [M, 2] that `claim` wrote; None in a run of before, UserError for a broken file."""
     path = workdir / HASHES_FILE
     if not path.exists():
         return None
@@ -148,6 +148,7 @@ def train_hashes(workdir: pathlib.Path) -> np.ndarray | None:
         found = np.load(path, allow_pickle=False)
     except Exception as error:  # whatever NumPy makes of a broken file
         raise UserError(f"cannot read {path}: {one_line(error)}; remove it") from error
-    if getattr(found, "dtype", None) != np.uint64 or found.ndim != 1:
+    found = found[:, None] if getattr(found, "ndim", 0) == 1 else found  # of a run of before
+    if getattr(found, "dtype", None) != np.uint64 or found.shape[1:] not in ((1,), (2,)):
         raise UserError(f"{path} holds no hashes of training images; remove it")
     return found

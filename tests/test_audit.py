@@ -24,6 +24,7 @@ from fer_jax.data import synthetic
 from fer_jax.data.images import encode_png
 from fer_jax.data.sources import open_dataset
 from fer_jax.data.synthetic import draw_face
+from fer_jax.evaluation import plots
 from fer_jax.labels import LABELS
 from fer_jax.prepare import prepare
 
@@ -148,6 +149,19 @@ def test_the_report_shows_every_picture_that_was_drawn(audits):
     assert all(f"]({name})" in text for name in drawn)
 
 
+def test_pictures_name_their_files(tmp_path, monkeypatch):
+    """Whole where there is room, else by their end, which then shows that it is one."""
+    titles = []
+    monkeypatch.setattr(
+        plots, "contact_sheet", lambda images, given, *_, **__: titles.extend(given)
+    )
+    face, other = (encode_png(image[..., None]) for image in some_faces("train", 2600)[0])
+    files = {"data/sad/short.png": face, "data/sad/a_name_of_some_length_001.png": face}
+    files["data/happy/other.png"] = other
+    audit(write_folder(tmp_path, files) / "data", tmp_path / "a")
+    assert sorted(titles) == ["train sad\nshort.png", "train sad\n…_some_length_001.png"]
+
+
 ROWS = make_rows(42)
 
 
@@ -270,6 +284,34 @@ def test_a_sitter_making_two_faces_is_no_conflict(tmp_path, monkeypatch):
     assert "100% of the images have a near copy, as frames of films" in found["printed"]
 
 
+def sequence(identity: int, frames: int, monkeypatch) -> list[np.ndarray]:
+    """One sitter, pose and light, from neutral to happy in small steps."""
+    still, glad = (synthetic.EXPRESSIONS[name] for name in ("neutral", "happy"))
+    drawn = []
+    for step in np.linspace(0, 1, frames):
+        between = {name: still[name] + step * (glad[name] - still[name]) for name in still}
+        with monkeypatch.context() as patch:
+            patch.setitem(synthetic.EXPRESSIONS, "sad", between)
+            drawn.append(draw_face("sad", identity, identity))
+    return drawn
+
+
+def test_frames_that_lead_from_one_face_to_another_are_no_conflict(tmp_path, monkeypatch):
+    """Each is as good as its neighbour, also where the labels change; a copy relabelled is one."""
+    files = {}
+    for identity in (0, 1, 3):
+        for i, image in enumerate(sequence(identity, 12, monkeypatch)):
+            files[f"data/{'neutral' if i < 6 else 'happy'}/s{identity}_{i:02d}.png"] = image
+    alone = draw_face("fear", 5, 5)
+    files |= {"data/fear/a.png": alone, "data/angry/b.png": recompressed(alone, 80)}
+    folder = write_folder(tmp_path, {n: encode_png(image[..., None]) for n, image in files.items()})
+    found = audit(folder / "data", tmp_path / "a")
+    assert len(found["photographs"]) == 4
+    [conflict] = found["conflicts"]
+    assert [image["key"] for image in conflict] == ["angry/b.png", "fear/a.png"]
+    assert "1 photographs have copies with two labels" in found["printed"]
+
+
 def test_a_class_padded_with_altered_copies_is_said_to_be(tmp_path):
     """Some of the classes are enough; a name like X.jpg7.jpg tells of what it was made."""
     images = some_faces("train", 90)[0]
@@ -283,7 +325,7 @@ def test_a_class_padded_with_altered_copies_is_said_to_be(tmp_path):
     files["data/disgust/9.png.jpg"] = images[-1]  # converted, not padded
     folder = write_folder(tmp_path, {n: encode_png(image[..., None]) for n, image in files.items()})
     found = audit(folder / "data", tmp_path / "a")
-    assert "3 images are made of others, as their names say (disgust 3)" in found["printed"]
+    assert "3 images are made of others, as their names say (disgust 3 of 8)" in found["printed"]
     assert "disgust has 2.0 times the images of angry" in found["printed"]
     assert "there is no image of fear, neutral, sad, surprise" in found["printed"]
     family = [{image["key"] for image in group} for group in found["photographs"]]

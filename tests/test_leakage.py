@@ -1,16 +1,18 @@
 """The clean subset: copies of training images are told by the model, a list, an audit or data."""
 
+import dataclasses
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from made_data import csv_text, recompressed, some_faces
 from support import call, read_data, small_config, small_rows
 
-from fer_jax import leakage, trained, workdir
+from fer_jax import leakage, model_file, trained, workdir
 from fer_jax.auditing.report import AUDIT_FILE
-from fer_jax.data.records import has_hash_in
+from fer_jax.data.hashes import is_copy, looks_like
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 
@@ -52,7 +54,7 @@ def audited(planted, tmp_path_factory):
 
 def copies(path, planted, split="validation"):
     config, data, _ = planted
-    return np.flatnonzero(leakage.by_path(str(path), config, data, split).mask).tolist()
+    return np.flatnonzero(leakage.by_path(str(path), config, data, split)[-1].mask).tolist()
 
 
 def test_data_is_compared_for_exact_near_and_mirrored_copies(planted, tmp_path):
@@ -68,6 +70,15 @@ def test_an_audit_tells_the_same_by_its_folder_or_file(planted, audited):
     assert copies(audited / AUDIT_FILE, planted) == [EXACT, JPEG, MIRRORED]
 
 
+def test_both_tell_exact_copies_apart(planted, audited):
+    config, data, path = planted
+    for told_by in (path, audited):
+        exact, every = leakage.by_path(str(told_by), config, data, "validation")
+        assert np.flatnonzero(exact.mask).tolist() == [EXACT]
+        assert exact.against.startswith("exact copies of ")
+        assert every.against.startswith("exact, near and mirrored copies of ")
+
+
 def test_what_the_audit_lists_to_exclude_leaves_no_copy(planted, audited):
     listed = audited / "exclude_copies_of_validation.txt"
     data = read_data(planted[2], data__exclude=str(listed))
@@ -75,7 +86,7 @@ def test_what_the_audit_lists_to_exclude_leaves_no_copy(planted, audited):
     assert "3 of 14 training images left out" in data.describe()
     config = small_config(planted[2]).data
     found = leakage.by_path(str(planted[2]), config, data, "validation")
-    assert not found.mask.any()
+    assert not any(copied.mask.any() for copied in found)
 
 
 def test_a_list_names_images_of_the_split(planted, tmp_path):
@@ -84,7 +95,7 @@ def test_a_list_names_images_of_the_split(planted, tmp_path):
     listed.write_text(f"{keys[4]}\n{keys[2]}\nelsewhere\n")
     assert copies(listed, planted) == [2, 4]
     config, data, _ = planted
-    found = leakage.by_path(str(listed), config, data, "validation")
+    [found] = leakage.by_path(str(listed), config, data, "validation")
     assert found.against == f"listed in {listed}, 1 of whose keys name no image of validation"
 
 
@@ -131,15 +142,17 @@ def test_a_run_knows_its_training_images(finished_run, small_csv, leaky, tmp_pat
     data = read_data(small_csv).roles
     kept = workdir.train_hashes(finished_run)
     assert len(kept) == len(data["train"])
-    assert has_hash_in(data["train"].digests, kept).all()
-    assert not has_hash_in(data["validation"].digests, kept).any()
+    assert is_copy(data["train"], kept).all()
+    assert looks_like(data["train"], kept).all()
+    assert not is_copy(data["validation"], kept).any()
     report = json.loads((finished_run / "report" / "report.json").read_text())
     assert (report["clean"]["n"], report["clean"]["copies"]) == (35, 0)
     assert report["clean"]["accuracy"] == report["accuracy"]
     clean, said = clean_of(tmp_path / "a", f"--checkpoint={finished_run}", f"--data={leaky}")
     assert (clean["n"], clean["copies"]) == (33, 2)
     assert clean["against"] == "exact copies of the model's training images"
-    assert "on the 33 images without a copy in training (2 are exact copies of" in said
+    assert " on 33 images, without 2 exact copies of the model's training images\n" in said
+    assert " exact or near copies of the model's training images\n" in said
 
 
 def test_a_model_file_knows_them_too(finished_run, leaky, tmp_path):
@@ -153,25 +166,52 @@ def test_a_model_file_knows_them_too(finished_run, leaky, tmp_path):
     assert (clean["n"], clean["copies"]) == (33, 2)
 
 
-def test_a_run_of_before_tells_by_its_own_data_alone(finished_run, small_csv, leaky, tmp_path):
+def test_all_of_an_ensemble_must_tell(finished_run, leaky, tmp_path):
     old = tmp_path / "old"
     shutil.copytree(finished_run, old)
     (old / workdir.HASHES_FILE).unlink()
-    model = trained.load(old)
+    model, known, records = trained.load(old), trained.load(finished_run), read_data(leaky)
+    records = records.split("validation")
     assert model.train_hashes is None
-    own, other = (read_data(path) for path in (small_csv, leaky))
-    found = leakage.by_models([model], own, own.split("validation"))
-    assert not found.mask.any()
-    assert leakage.by_models([model], other, other.split("validation")).mask.sum() == 2
-    nothing = read_data(leaky)
-    del nothing.roles["train"]
-    assert leakage.by_models([model], nothing, nothing.split("validation")) is None
-    known = trained.load(finished_run)
-    assert leakage.by_models([known, model], nothing, nothing.split("validation")) is None
-    assert leakage.by_models([known], nothing, nothing.split("validation")).mask.sum() == 2
+    assert leakage.by_models([known, model], records) == []
+    exact, near = leakage.by_models([known], records)
+    assert exact.mask.sum() == 2 <= near.mask.sum()
+    np.save(old / workdir.HASHES_FILE, known.train_hashes[:, 0])  # as it was
+    [exact] = leakage.by_models([known, trained.load(old)], records)
+    assert exact.mask.sum() == 2
     (old / workdir.HASHES_FILE).write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"cannot read .*train_hashes\.npy"):
         trained.load(old)
+
+
+@pytest.fixture
+def enlarged(small_csv, tmp_path):
+    """The run's training images as another set: larger, as JPEG, in class folders."""
+    train = read_data(small_csv).roles["train"]
+    for i in range(len(train)):
+        large = cv2.resize(train.image(i)[..., 0], (100, 100), interpolation=cv2.INTER_CUBIC)
+        place = tmp_path / "enlarged" / LABELS[train.labels[i]] / f"{i}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(place), large)
+    return tmp_path / "enlarged"
+
+
+def test_enlarged_training_images_are_known_and_said_first(finished_run, enlarged, tmp_path):
+    clean, said = clean_of(tmp_path / "a", f"--checkpoint={finished_run}", f"--data={enlarged}")
+    n = clean["n"]
+    assert clean["copies"] == 0
+    start = said.index(f"WARNING: ALL {n} images are exact or near copies of the model's training")
+    assert start < said.index("% accuracy on all")
+    assert f"without {n} exact or near copies" not in said
+
+
+def test_a_file_of_before_says_that_near_copies_are_not_known(finished_run, enlarged, tmp_path):
+    path, file = tmp_path / "old.safetensors", trained.load(finished_run).file()
+    model_file.save(path, dataclasses.replace(file, train_hashes=file.train_hashes[:, :1]))
+    clean, said = clean_of(tmp_path / "a", f"--checkpoint={path}", f"--data={enlarged}")
+    assert clean["copies"] == 0
+    assert f"on {clean['n']} images, without 0 exact copies of the model's training" in said
+    assert "resized or recompressed ones are not known: the model has no perceptual hashes" in said
 
 
 def test_the_door_takes_a_list(finished_run, small_csv, tmp_path):

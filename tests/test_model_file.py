@@ -347,7 +347,7 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
 
 
 def test_hashes_of_training_images_come_back(saved, tmp_path):
-    path, hashes = tmp_path / "m.safetensors", np.array([3, 2**63 + 1], np.uint64)
+    path, hashes = tmp_path / "m.safetensors", np.array([[3, 5], [2**63 + 1, 0]], np.uint64)
     given = model_file.load(saved)
     assert given.train_hashes is None
     model_file.save(path, dataclasses.replace(given, train_hashes=hashes))
@@ -355,12 +355,15 @@ def test_hashes_of_training_images_come_back(saved, tmp_path):
     np.testing.assert_array_equal(found.train_hashes, hashes)
     assert found.train_hashes.dtype == np.uint64
     assert found.about == given.about
+    model_file.save(path, dataclasses.replace(given, train_hashes=hashes[:, :1]))
+    np.testing.assert_array_equal(model_file.load(path).train_hashes, hashes[:, :1])
 
 
+@pytest.mark.parametrize("key", model_file.HASHES_KEYS)
 @pytest.mark.parametrize("text", ["?", "AAAA", "ä"])
-def test_broken_hashes_are_refused(saved, tmp_path, text):
+def test_broken_hashes_are_refused(saved, tmp_path, key, text):
     path = tmp_path / "m.safetensors"
     with safetensors.safe_open(saved, framework="numpy") as file:
-        metadata = file.metadata() | {model_file.HASHES_KEY: text}
+        metadata = file.metadata() | {model_file.HASHES_KEYS[0]: "", key: text}
     safetensors.numpy.save_file(safetensors.numpy.load_file(saved), path, metadata=metadata)
     assert "broken training hashes" in refusal(path)

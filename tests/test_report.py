@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from made_data import recompressed, some_faces
 from PIL import Image
 from support import REPORT_FILES
 
@@ -95,7 +96,7 @@ def test_temperature_scaling_is_reported_before_and_after(tmp_path):
     written = report.write_report(tmp_path, given, image, context())
     scaling, plain = (
         written["temperature_scaling"],
-        report.make_report(honest, context(), None, None),
+        report.make_report(honest, context(), None),
     )
     assert plain["temperature_scaling"] is None
     error = scaling["expected_calibration_error"]
@@ -113,7 +114,7 @@ def test_the_clean_subset_stands_beside_the_full_one(tmp_path):
     given = some_predictions()
     mask = np.arange(140) % 5 == 0
     copied = Copied(mask, "exact copies of something")
-    written = report.write_report(tmp_path, given, image, context(), copied=copied)
+    written = report.write_report(tmp_path, given, image, context(), copied=[copied])
     right, clean = given.predicted == given.labels, written["clean"]
     assert (clean["n"], clean["copies"]) == (112, 28)
     assert clean["accuracy"] == right[~mask].mean()
@@ -123,24 +124,51 @@ def test_the_clean_subset_stands_beside_the_full_one(tmp_path):
     assert high - low > np.ptp(written["accuracy_95_interval"])
     assert written["accuracy"] == right.mean()
     text = (tmp_path / "report.md").read_text()
-    assert f"| without (clean) | 112 | {clean['accuracy']:.2%} | {low:.2%} to {high:.2%} |" in text
-    assert f"| with a copy in training | 28 | {clean['copies_accuracy']:.2%} |" in text
-    assert "Copies are exact copies of something." in text
+    assert f"| all others | 112 | {clean['accuracy']:.2%} | {low:.2%} to {high:.2%} |" in text
+    assert f"| exact copies of something | 28 | {clean['copies_accuracy']:.2%} |" in text
+    said = report.headline(written)
+    assert f"{clean['accuracy']:.2%} on 112 images, without 28 exact copies of something" in said
+    assert written["clean_of_near"] is None
+    assert not written["warnings"]
     with pytest.raises(ValueError, match="140 predictions"):
-        report.write_report(tmp_path, given, image, context(), copied=Copied(mask[1:], ""))
+        report.write_report(tmp_path, given, image, context(), copied=[Copied(mask[1:], "")])
 
 
 @pytest.mark.parametrize("copies", [0, 140])
 def test_a_clean_subset_of_all_or_nothing(tmp_path, copies):
     copied = Copied(np.arange(140) < copies, "x")
     given = some_predictions()
-    written = report.write_report(tmp_path, given, image, context(), copied=copied)
+    written = report.write_report(tmp_path, given, image, context(), copied=[copied])
     clean = written["clean"]
     assert (clean["n"], clean["copies"]) == (140 - copies, copies)
     of_none = clean["accuracy"] if copies else clean["copies_accuracy"]
     assert of_none is None
     assert clean["accuracy"] == (None if copies else written["accuracy"])
     assert (clean["accuracy_interval"] is None) == bool(copies)
+
+
+def test_near_copies_stand_beside_exact_ones(tmp_path):
+    masks = {"exact copies": np.arange(140) < 20, "exact or near copies": np.arange(140) < 50}
+    copied = [Copied(mask, name) for name, mask in masks.items()]
+    written = report.write_report(tmp_path, some_predictions(), image, context(), copied=copied)
+    assert (written["clean"]["copies"], written["clean_of_near"]["copies"]) == (20, 50)
+    said, text = report.headline(written), (tmp_path / "report.md").read_text()
+    for name, mask in masks.items():
+        assert f"on {140 - mask.sum()} images, without {mask.sum()} {name}" in said
+        assert f"| {name} | {mask.sum()} |" in text
+
+
+@pytest.mark.parametrize(("copies", "who"), [(140, "ALL 140"), (70, "70 of 140"), (69, None)])
+def test_where_most_images_were_in_training_that_comes_first(tmp_path, copies, who):
+    copied = [
+        Copied(np.zeros(140, bool), "exact copies"),
+        Copied(np.arange(140) < copies, "copies"),
+    ]
+    written = report.write_report(tmp_path, some_predictions(), image, context(), copied=copied)
+    warning = f"{who} images are copies: accuracy says little of other faces"
+    assert written["warnings"] == ([warning] if who else [])
+    assert (report.headline(written).splitlines()[0] == f"WARNING: {warning}") == bool(who)
+    assert (f"> **Warning:** {warning}." in (tmp_path / "report.md").read_text()) == bool(who)
 
 
 def test_where_copies_are_not_known_the_report_says_how_to_know(tmp_path):
@@ -211,8 +239,12 @@ def test_mistakes_are_the_most_confident_ones(tmp_path, monkeypatch):
     labels = np.array([0, 0, 0, 0, 1], np.int32)
     probabilities = np.float32([[0.9, 0.1], [0.3, 0.7], [0.01, 0.99], [0.2, 0.8], [0.05, 0.95]])
     given = Predictions(tuple("abcde"), labels, probabilities, -np.log(np.float32([1] * 5)))
-    assert report.most_confident_mistakes(given).tolist() == [2, 3, 1]
-    assert report.most_confident_mistakes(given, count=2).tolist() == [2, 3]
+    assert report.most_confident_mistakes(given, image).tolist() == [2, 3, 1]
+    assert report.most_confident_mistakes(given, image, count=2).tolist() == [2, 3]
+    frames = some_faces("validation", 200)[0]
+    frames[3] = recompressed(np.roll(frames[2], 1), 75)  # the next frame
+    shown = report.most_confident_mistakes(given, lambda i: frames[i][..., None])
+    assert shown.tolist() == [2, 1]
     drawn = {}
     monkeypatch.setattr(plots, "contact_sheet", lambda *given, **_: drawn.update(given=given))
     report.write_report(tmp_path, given, image, context(label_names=("a", "b")))

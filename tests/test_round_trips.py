@@ -36,7 +36,7 @@ IMAGES = np.random.default_rng(0).integers(
 )
 BACK = [*(name for name in TARGETS if name in COLUMNS), "fer_jax", "hub"]  # the others only run
 ODD = (0.1, 0.2, 0.3), (0.9, 0.5, 0.25)
-HASHES = np.arange(20_000, dtype=np.uint64)  # more than one attribute of HDF5 holds
+HASHES = np.arange(20_000, dtype=np.uint64).reshape(-1, 2)  # more than one attribute of HDF5 holds
 
 
 @pytest.fixture(scope="module", autouse=True)

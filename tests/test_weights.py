@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import ROOT, run
 
@@ -19,7 +20,10 @@ def report(name: str) -> dict:
 
 def test_the_file_is_small_and_says_what_it_is():
     assert FILE.stat().st_size <= 20e6
-    about = model_file.load(FILE).about
+    file = model_file.load(FILE)
+    about = file.about
+    assert file.train_hashes.shape == (27_473, 2)  # distinct training images: pixels, looks
+    assert np.count_nonzero(file.train_hashes[:, 1] == 0) == 2  # blank ones
     assert (about.architecture["variant"], about.image_size) == ("b2", 96)
     assert about.labels == list(labels.LABELS)
     assert about.training_data

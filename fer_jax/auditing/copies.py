@@ -15,25 +15,18 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
+from fer_jax.data.hashes import BLANK, FREQUENCIES, small, spectra
 from fer_jax.data.records import Dataset, copy_groups
 from fer_jax.labels import LABELS
 
-TRAIN, SIDE = "train", 48
+TRAIN = "train"
 NAMED_AFTER = re.compile(r"(.+?[._](?:jpe?g|png|bmp|gif|webp|tiff?)).+", re.IGNORECASE)
 """`X.jpg7.jpg`, `X_png.rf.5c1.jpg`: called after the image that they were made of."""
-BLANK = 5.0
-"""Standard deviation in grey levels below which an image shows nothing.
-
-In FER2013's Training and PublicTest 14 images lie below 5, the next four between 8 and 15, all
-others above; 14 of 14 are "no face" to every one of FER+'s ten people.
-"""
-FREQUENCIES = 8  # the lowest, per axis
 NEIGHBOURS = 32  # that each image is compared with; copies beyond are joined through those between
 MOST = 40_000  # candidates, the nearest ones: frames of films would make many more
 CANDIDATE, MIRRORED_CANDIDATE = 0.08, 0.06
@@ -56,9 +49,10 @@ UNCHANGED = 0.15
 """Largest mean squared difference in a place, pixels of unit variance, that is not a change.
 
 Of drawn faces all recompressed copies stay below 0.03, 98 % of those resized by a pixel below 0.15;
-of one sitter making two faces, all that are near lie above 0.17. On FER2013 it leaves 236 of 243
-copies with two labels.
+of one sitter making two faces, all that are near lie above 0.17.
 """
+MOVED = 0.2
+"""The same, beyond which it is one. On FER2013 both leave 230 of 243 copies with two labels."""
 ROUNDS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 MIRROR_SIGNS = np.tile([1, -1], FREQUENCIES**2 // 2)[1:].astype(np.float32)
 """[63]: what mirroring does to `spectra`: odd horizontal waves change their sign."""
@@ -106,7 +100,7 @@ class Pairs(NamedTuple):
 def gather(dataset: Dataset) -> Pool:
     """Every readable image of every split."""
     roles = dataset.roles
-    images = [_small(part.image(i)) for part in roles.values() for i in range(len(part))]
+    images = [small(part.image(i)) for part in roles.values() for i in range(len(part))]
     return Pool(
         images=np.stack(images),
         splits=tuple(role for role, part in roles.items() for _ in range(len(part))),
@@ -130,20 +124,24 @@ def find_copies(pool: Pool) -> dict[str, list[np.ndarray]]:
     near, mirrored = (find_pairs(pool.images, chosen, turned) for turned in (False, True))
     unchanged, named = near.members[near.changes <= UNCHANGED], pairs_by_name(pool)
 
-    def joined(*links: np.ndarray) -> list[np.ndarray]:
-        """Groups of what the links, each int [P, 2], join, directly or not."""
+    def joined(*links: np.ndarray) -> np.ndarray:
+        """int [N]: equal numbers for what the links, each int [P, 2], join, directly or not."""
         i, j = np.concatenate(links).T
         graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(len(pool), len(pool)))
-        return groups(connected_components(graph, directed=False)[1])
+        return connected_components(graph, directed=False)[1]
 
-    same_face = joined(exact, unchanged)
+    # Frames that hardly differ from the next ones may lead from one face to another.
+    part = joined(exact, unchanged)
+    first, last = part[near.members[near.changes > MOVED]].T
+    still = unchanged[~np.isin(part[unchanged[:, 0]], first[first == last])]
+    same_face = groups(joined(exact, still))
     return {
         "exact_copies": groups(pool.copies),
         "near_copies": [*near.members],
         "mirrored_copies": [*mirrored.members],
         "copies_by_name": [*named],
-        "photographs": joined(exact, near.members, named),
-        "with_mirrored": joined(exact, near.members, named, mirrored.members),
+        "photographs": groups(joined(exact, near.members, named)),
+        "with_mirrored": groups(joined(exact, near.members, named, mirrored.members)),
         "conflicts": [found for found in same_face if len(set(pool.labels[found])) > 1],
         "blank": [*np.flatnonzero(blank)[:, None]],
     }
@@ -181,14 +179,6 @@ def leaking(pool: Pool, found: Iterable[np.ndarray]) -> np.ndarray:
     return leaks
 
 
-def _small(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] -> grey uint8 [48, 48]."""
-    grey = image[..., 0] if image.shape[-1] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if grey.shape == (SIDE, SIDE):
-        return grey
-    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-
-
 def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
     """All near copies among `images` uint8 [N, 48, 48] at `chosen` int [M], not exact copies.
 
@@ -206,15 +196,6 @@ def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
     order = np.lexsort((members[:, 1], members[:, 0], measured[:, 0]))
     order = order[measured[order, 0] <= NEAR]
     return Pairs(members[order], *measured[order].T)
-
-
-def spectra(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, S, S] -> float32 [N, 63]: low frequencies of unit length, blind to light."""
-    parts = np.array_split(images, max(1, len(images) // 512))
-    waves = [dctn(part.astype(np.float32), axes=(1, 2), norm="ortho") for part in parts]
-    low = np.concatenate([wave[:, :FREQUENCIES, :FREQUENCIES] for wave in waves])
-    features = low.reshape(len(images), FREQUENCIES**2)[:, 1:]
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
 
 
 def candidates(features: np.ndarray, mirrored: bool) -> np.ndarray:

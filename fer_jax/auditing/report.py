@@ -29,6 +29,7 @@ PICTURES = {
 }
 OWN = re.compile(rf"audit\.json|report\.md|exclude_\w+\.txt|({'|'.join(PICTURES)})\.png")
 SHOWN = 24  # images of a picture
+LONG = re.compile(".+(?=.{20}$)")  # what there is no room for of a name
 SEQUENCES = 0.25  # share with a near copy from which on they are frames of films; FER2013: 0.11
 NOTES = f"""\
 Names are compared by a linear classifier of train. Folders exchanged alike in every split show only
@@ -66,6 +67,7 @@ def examine(
     }
     shown = ~np.isin(np.arange(len(pool)), groups["blank"])
     parts = {split: pool.within(split) & shown for split in dataset.roles}
+    leaked = {kind: {s: pool.keys_in(s, found) for s in parts} for kind, found in leaks.items()}
     train = pool.within(TRAIN) & shown
     facts: Facts = {
         "data": data,
@@ -81,11 +83,8 @@ def examine(
             if split != TRAIN and TRAIN in parts
         },
         "ferplus": votes,
-        "leaks": {
-            kind: {split: len(pool.keys_in(split, found)) for split in parts}
-            for kind, found in leaks.items()
-        },
-        "leaking": {split: pool.keys_in(split, leaks["mirrored"]) for split in parts},
+        "leaks": {kind: {s: len(keys) for s, keys in of.items()} for kind, of in leaked.items()},
+        "leaking": leaked,
         "lists": {f"exclude_{n}.txt": pool.keys_in(TRAIN, found) for n, found in listed.items()},
     }
     facts |= {name: [pool.names(members) for members in found] for name, found in groups.items()}
@@ -151,7 +150,7 @@ def _draw(pool: Pool, groups: list[np.ndarray], heading: str, path: Path) -> Non
         by_label = members[np.argsort(pool.labels[members], kind="stable")]
         indices += [by_label[0], by_label[-1]][:columns]
     titles = [
-        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{pool.keys[i].rsplit('/')[-1][-20:]}"
+        f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{LONG.sub('…', pool.keys[i].rsplit('/')[-1])}"
         for i in indices
     ]
     plots.contact_sheet(pool.images[indices][..., None], titles, path, columns=6, heading=heading)
@@ -193,7 +192,7 @@ def _verdicts(facts: Facts) -> list[str]:
         lines.append(f"{share:.0%} of the images {films}")
     if named := facts["copies_by_name"]:
         classes = Counter(made["label"] for _, made in named).most_common()
-        where = ", ".join(f"{label} {count:,}" for label, count in classes)
+        where = ", ".join(f"{label} {count:,} of {total[label]:,}" for label, count in classes)
         example = f"such as {named[0][1]['key']}"
         lines.append(
             f"{len(named):,} images are made of others, as their names say ({where}), {example}"

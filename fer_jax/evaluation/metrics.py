@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fer_jax.data.records import has_hash_in
 from fer_jax.errors import UserError
 from fer_jax.evaluation.calibration import calibration_error, reliability
 from fer_jax.evaluation.predictions import Predictions
@@ -120,12 +119,7 @@ class Copied(NamedTuple):
     """Which images of a split have a copy in training, and how that is known."""
 
     mask: np.ndarray  # bool [N], in the order of the split
-    against: str  # what counts as a copy, of which training images
-
-
-def exact_copies(digests: np.ndarray, train_hashes: np.ndarray) -> Copied:
-    """Of digests uint8 [N, 32], what a model tells by the `short_hashes` of its training images."""
-    return Copied(has_hash_in(digests, train_hashes), "exact copies of the model's training images")
+    against: str  # what counts as a copy, of which training images: "exact copies of ..."
 
 
 def without_copies(

@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fer_jax.evaluation.calibration import Bins, calibration_error
 from fer_jax.labels import LABELS
 
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
 BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e07b39", "#4a9a6f", "#c0392b"
+BELOW: Any = {"loc": "outside lower center", "frameon": False}  # a legend that covers nothing
+MINIMISED = "train batches: what is minimised, with its weights, smoothing, mixing"
+CURVES = {
+    "loss": (MINIMISED, "validation: plain cross-entropy"),
+    "accuracy": ("train batches, augmented", "validation"),
+}
 Path = str | os.PathLike[str]
 
 
@@ -51,12 +58,13 @@ def reliability_diagram(table: Bins, path: Path, scaled: Bins | None = None) -> 
     shown = {"Reliability": table}
     if scaled is not None:
         shown = {"As answered": table, "After temperature scaling": scaled}
-    figure = Figure(figsize=(5.6 * len(shown), 6.2), layout="constrained")
+    figure = Figure(figsize=(5.6 * len(shown), 6.6), layout="constrained")
     grid = figure.subplots(
         2, len(shown), sharex=True, sharey="row", height_ratios=(3.2, 1), squeeze=False
     )
     for (upper, lower), (title, bins) in zip(grid.T, shown.items(), strict=True):
         _reliability(upper, lower, bins, title)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), **BELOW, ncols=2 * len(shown))
     _save(figure, path)
 
 
@@ -66,14 +74,14 @@ def _reliability(upper: Axes, lower: Axes, table: Bins, title: str) -> None:
     width, middle = (end - start) * 0.94, (start + end) / 2
     upper.bar(middle, right, width, color=BLUE, label="accuracy")
     over, under = np.maximum(sure - right, 0), np.maximum(right - sure, 0)
-    upper.bar(middle, over, width, bottom=right, color="#f0b8ae", label="overconfident by")
-    upper.bar(middle, under, width, bottom=sure, color="#9fd3b4", label="underconfident by")
+    upper.bar(middle, over, width, right, color="#f0b8ae", label="confidence beyond accuracy")
+    hatched: Any = {"facecolor": BLUE, "edgecolor": "white", "hatch": "////", "lw": 0}
+    upper.bar(middle, under, width, sure, **hatched, label="accuracy beyond confidence")
     upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="calibrated")
     upper.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1))
     upper.set_title(f"{title}: expected calibration error {calibration_error(table):.2%}")
-    upper.legend(loc="upper left", framealpha=0.85, edgecolor="none")
     lower.bar(middle, count / count.sum(), width, color=MUTED)
-    lower.set(xlabel="confidence (largest probability)", ylabel="images")
+    lower.set(xlabel="confidence (largest probability)", ylabel="share of images")
     for axes in (upper, lower):
         _tidy(axes)
         axes.yaxis.set_major_formatter(_percent)
@@ -116,10 +124,11 @@ def contact_sheet(
 def learning_curves(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Draws loss and accuracy over epochs from the records of metrics.jsonl; None leaves a gap."""
     rows = list(records)
-    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _curve(axes, rows, name)
         axes.set(xlabel="epoch", xlim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(name.capitalize())
         _tidy(axes)
     figure.axes[1].yaxis.set_major_formatter(_percent)
@@ -143,11 +152,12 @@ def class_distribution(counts: Mapping[str, Sequence[int] | np.ndarray], path: P
         )
         axes.bar_label(bars, [f"{n:,}" for n in numbers], fontsize=7, padding=2, color=INK)
     axes.set_xticks(range(len(LABELS)), LABELS)
-    axes.set(ylabel="share of the role")
-    axes.set_title("Images per class")
+    axes.set(ylabel="share of the split")
+    axes.set_title("Share of each class in its split, and number of images")
     axes.margins(y=0.1)
+    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(_percent)
-    figure.legend(loc="outside lower center", ncols=max(len(counts), 1), frameon=False)
+    figure.legend(**BELOW, ncols=max(len(counts), 1))
     _tidy(axes)
     axes.tick_params(axis="x", length=0)
     _save(figure, path)
@@ -155,21 +165,21 @@ def class_distribution(counts: Mapping[str, Sequence[int] | np.ndarray], path: P
 
 def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     """One figure of merit of both kinds of records; the best validation value is marked."""
+    train, validation = CURVES[name]
     epochs, values = _series(rows, "train", name)
     if len(values):
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=1)
-        axes.plot(epochs, _smooth(values), color=BLUE, linewidth=1.8, label="train (batches)")
+        axes.plot(epochs, _smooth(values), color=BLUE, linewidth=1.8, label=train)
     epochs, values = _series(rows, "validation", name)
     if len(values):
-        axes.plot(epochs, values, color=ORANGE, marker="o", markersize=5, label="validation")
+        axes.plot(epochs, values, color=ORANGE, marker="o", markersize=5, label=validation)
     if np.isfinite(values).any():
         best = int(np.nanargmin(values) if name == "loss" else np.nanargmax(values))
         text = f"{values[best]:.4f}" if name == "loss" else f"{values[best]:.2%}"
         label = f"best {text} (epoch {epochs[best]:.3g})"
         axes.plot(epochs[best], values[best], "o", label=label, ms=11, mfc="none", mec=RED, mew=1.6)
     if axes.lines:
-        axes.legend(frameon=False)
-        axes.margins(y=0.15)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
     else:
         axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
 
@@ -199,7 +209,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def _percent(value: float, _position: float) -> str:
-    return f"{value:.0%}"
+    return f"{100 * value:.4g}%"
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_jax.data.hashes import FREQUENCIES, small, spectra
 from fer_jax.data.records import Records, copy_groups
 from fer_jax.errors import writing
 from fer_jax.evaluation import groups, stress
@@ -29,6 +30,8 @@ from fer_jax.training.mesh import is_first
 from fer_jax.training.state import Variables
 
 MISTAKES_SHOWN, CONFUSIONS_SHOWN = 24, 5
+ALIKE = 0.9  # correlation of low frequencies from which on two mistakes may be one photograph
+MANY_COPIES = 0.5  # share of the images from which on a warning comes first
 
 Answer = Callable[[Records], Predictions]
 Measure = Callable[[Predictions, Answer, int], dict[str, Any]]
@@ -43,7 +46,7 @@ def evaluate(
     origin: Mapping[str, Any],
     tta: str = "none",
     temperature: float = 1.0,
-    copied: Copied | None = None,
+    copied: Sequence[Copied] = (),
     calibration: float = 1.0,
     further: Mapping[str, Measure] | None = None,
 ) -> dict[str, Any]:
@@ -51,8 +54,9 @@ def evaluate(
 
     The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
     `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
-    data_path; `copied` which images were in training; `further` measures, at the temperature
-    `calibration`, what report.json has by that name. {} in processes but the first.
+    data_path; `copied` which images were in training: exact copies, then near ones with them;
+    `further` measures, at the temperature `calibration`, what report.json has by that name. {} in
+    processes but the first.
     """
     progress, samples = sys.stderr.isatty(), members[0][0].config.bootstrap_samples
     smoothing = smoothing_of(origin["members"])
@@ -87,16 +91,17 @@ def evaluate(
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """The report's first figure, with its interval and what is to be known of it."""
+    """The report's warnings and first figure, with its interval and what is to be known of it."""
     low, high = report["accuracy_95_interval"]
     figures = f"{report['accuracy']:.2%} accuracy on {report['split']}{_in_brackets(report)}"
-    lines = [f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})", report["note"]]
-    clean = report["clean"]
-    if clean and clean["n"]:
-        lines.append(
-            f"{clean['accuracy']:.2%} on the {clean['n']:,} images without a copy in training "
-            f"({clean['copies']:,} are {clean['against']})"
-        )
+    lines = [f"WARNING: {text}" for text in report["warnings"]]
+    lines += [f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})", report["note"]]
+    lines += [
+        f"{clean['accuracy']:.2%} on {clean['n']:,} images, without {clean['copies']:,} "
+        f"{clean['against']}"
+        for clean in _cleans(report)
+        if clean["n"]
+    ]
     return "\n".join(lines)
 
 
@@ -109,7 +114,7 @@ def write_report(
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
     copies: np.ndarray | None = None,
-    copied: Copied | None = None,
+    copied: Sequence[Copied] = (),
 ) -> dict[str, Any]:
     """Writes all files of the report into `folder` and returns what report.json holds.
 
@@ -117,7 +122,7 @@ def write_report(
     of its arguments: `members` has for each model {checkpoint, checkpoint_step, selected_on,
     label_smoothing}, and `temperature` already scales `predictions`, so that the report's own comes
     on top of it; `copies` int [N] is equal for images with the same pixels, None if there are none;
-    `copied` tells those that were in training, None if nobody knows.
+    `copied` tells those that were in training, by pixels, then by look; empty if nobody knows.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
     measured or written.
     """
@@ -126,7 +131,7 @@ def write_report(
     smoothing = smoothing_of(context["members"]) if context["temperature"] == 1 else 0.0
     scaled = cross_fitted(predictions.probabilities, predictions.labels, groups, seed, smoothing)
     report = make_report(predictions, context, scaled, copied, bootstrap_samples, seed)
-    worst = most_confident_mistakes(predictions)
+    worst = most_confident_mistakes(predictions, images_of)
     pictures = [images_of(int(i)) for i in worst]
 
     # Whole beside its place, then moved into it: no report.json stands beside another's files.
@@ -149,24 +154,38 @@ def make_report(
     predictions: Predictions,
     context: Mapping[str, Any],
     scaled: Scaled | None,
-    copied: Copied | None,
+    copied: Sequence[Copied] = (),
     bootstrap_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What report.json holds: `context`, the summary, reliability and its mending, and a note."""
     names, split, chosen = (context[key] for key in ("label_names", "split", "selected_on"))
-    clean = without_copies(predictions, copied, bootstrap_samples, seed) if copied else None
+    cleans = [without_copies(predictions, one, bootstrap_samples, seed) for one in copied]
+    figures = summary(
+        predictions, label_names=names, bootstrap_samples=bootstrap_samples, seed=seed
+    )
+    figures["warnings"] = (_seen(cleans) if cleans else []) + figures["warnings"]
     answers = describe_answers(len(context["members"]), context["tta"], context["temperature"])
     return {
         **context,
         "answers": answers,
         "note": selection_note(split, chosen),
         "split_chose_checkpoint": None if chosen is None else split == chosen,
-        **summary(predictions, label_names=names, bootstrap_samples=bootstrap_samples, seed=seed),
-        "clean": clean,
+        **figures,
+        "clean": cleans[0] if cleans else None,
+        "clean_of_near": cleans[1] if cleans[1:] else None,
         "reliability": reliability(predictions.probabilities, predictions.labels),
         "temperature_scaling": scaled and _scaling(predictions, scaled, seed),
     }
+
+
+def _seen(cleans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where most images were in training."""
+    others, copies, what = (cleans[-1][name] for name in ("n", "copies", "against"))
+    if copies < MANY_COPIES * (copies + others):
+        return []
+    seen = f"{copies:,} of {copies + others:,}" if others else f"ALL {copies:,}"
+    return [f"{seen} images are {what}: accuracy says little of other faces"]
 
 
 def selection_note(split: str, selected_on: str | None) -> str:
@@ -213,11 +232,19 @@ def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, A
     }
 
 
-def most_confident_mistakes(predictions: Predictions, count: int = MISTAKES_SHOWN) -> np.ndarray:
-    """Positions, int [<= count], of the wrong answers, the most confident first."""
+def most_confident_mistakes(
+    predictions: Predictions, images_of: Callable[[int], np.ndarray], count: int = MISTAKES_SHOWN
+) -> np.ndarray:
+    """Positions, int [<= count], of wrong answers to different photographs, the surest first."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
-    order = np.argsort(-predictions.confidence[wrong], kind="stable")
-    return wrong[order][:count]
+    chosen, looks = list[int](), np.zeros((0, FREQUENCIES**2 - 1))
+    for i in wrong[np.argsort(-predictions.confidence[wrong], kind="stable")].tolist():
+        look = spectra(small(images_of(i))[None])
+        if (looks @ look.T).max(initial=0) < ALIKE:
+            chosen, looks = [*chosen, i], np.concatenate([looks, look])
+        if len(chosen) == count:
+            break
+    return np.array(chosen, np.int64)
 
 
 def _draw(
@@ -265,7 +292,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
 | cross-entropy (nats) | {report["loss"]:.4f} |
 | expected calibration error | {report["expected_calibration_error"]:.2%} |
 
-{_clean(report["clean"])}
+{_copies(_cleans(report))}
 
 ## Classes
 
@@ -296,20 +323,23 @@ def _in_brackets(report: Mapping[str, Any]) -> str:
     return "" if report["answers"] == "plain" else f" ({report['answers']})"
 
 
-def _clean(clean: Mapping[str, Any] | None) -> str:
-    if clean is None:
+def _cleans(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [report[name] for name in ("clean", "clean_of_near") if report[name]]
+
+
+def _copies(cleans: Sequence[Mapping[str, Any]]) -> str:
+    if not cleans:
         return (
             "How many of these images were also in training is not known: give "
             "`--clean_against=PATH` of the training data, of its audit, or of a list of keys."
         )
-    interval = "{:.2%} to {:.2%}".format(*clean["accuracy_interval"]) if clean["n"] else ""
-    return f"""\
-| images | number | accuracy | 95 % bootstrap interval |
-| --- | ---: | ---: | ---: |
-| with a copy in training | {clean["copies"]:,} | {_share(clean["copies_accuracy"])} |  |
-| without (clean) | {clean["n"]:,} | {_share(clean["accuracy"])} | {interval} |
-
-Copies are {clean["against"]}."""
+    text = "| images | number | accuracy | 95 % bootstrap interval |\n| --- | ---: | ---: | ---: |"
+    for clean in cleans:
+        interval = "{:.2%} to {:.2%}".format(*clean["accuracy_interval"]) if clean["n"] else ""
+        text += f"""
+| {clean["against"]} | {clean["copies"]:,} | {_share(clean["copies_accuracy"])} |  |
+| all others | {clean["n"]:,} | {_share(clean["accuracy"])} | {interval} |"""
+    return text
 
 
 def _classes(report: Mapping[str, Any]) -> str:

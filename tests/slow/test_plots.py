@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from fer_jax.evaluation import plots
@@ -92,6 +93,62 @@ def test_reliability_before_and_after_stand_side_by_side(tmp_path):
     half = alone.shape[1] - 20
     np.testing.assert_array_equal(beside[200:, :half], other[200:, :half])
     assert (beside[:, -half:] != other[:, -half:]).any()
+
+
+def drawn_figure(monkeypatch, draw, *given):
+    """The figure that `draw` makes, laid out."""
+    kept = []
+    monkeypatch.setattr(plots, "_save", lambda figure, _: kept.append(figure))
+    draw(*given, "unwritten.png")
+    kept[0].draw_without_rendering()
+    return kept[0]
+
+
+def test_where_the_model_is_too_modest_the_bar_of_accuracy_goes_on(monkeypatch):
+    modest = [{"from": 0.4, "to": 0.6, "count": 9, "accuracy": 0.8, "confidence": 0.5}]
+    axes = drawn_figure(monkeypatch, plots.reliability_diagram, modest).axes[0]
+    for height in (0.1, 0.6, 0.79):
+        top = [bar for bar in axes.patches if bar.get_bbox().contains(0.5, height)][-1]
+        assert to_hex(top.get_facecolor()) == plots.BLUE, height
+
+
+def test_legends_cover_nothing(monkeypatch):
+    for draw, given in (
+        (plots.reliability_diagram, (table(),)),
+        (plots.learning_curves, (curve(),)),
+        (plots.class_distribution, ({"train": range(7)},)),
+    ):
+        figure = drawn_figure(monkeypatch, draw, *given)
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+        boxes = [legend.get_window_extent() for legend in legends if legend]
+        assert boxes
+        assert all(box.y0 >= 0 and box.x0 >= 0 for box in boxes), "within the picture"
+        for axes in figure.axes:
+            assert not any(box.overlaps(axes.get_window_extent()) for box in boxes)
+
+
+@pytest.mark.parametrize("last", [2, 4, 5])
+def test_epochs_are_whole(monkeypatch, last):
+    shorter = [row for row in curve() if row["epoch"] <= last]
+    for axes in drawn_figure(monkeypatch, plots.learning_curves, shorter).axes:
+        assert all(float(tick.get_text()).is_integer() for tick in axes.get_xticklabels())
+
+
+def test_losses_are_called_what_they_are(monkeypatch):
+    loss, _ = drawn_figure(monkeypatch, plots.learning_curves, curve()).axes
+    trained, validated, _ = (text.get_text() for text in loss.get_legend().get_texts())
+    assert "minimised" in trained
+    assert "smoothing" in trained
+    assert "plain cross-entropy" in validated
+
+
+def test_shares_have_true_ticks(monkeypatch):
+    counts = {"train": [700, 300, 750, 1000, 850, 800, 600]}
+    [axes] = drawn_figure(monkeypatch, plots.class_distribution, counts).axes
+    ticks = [float(tick.get_text().rstrip("%")) for tick in axes.get_yticklabels()]
+    assert len({round(step, 6) for step in np.diff(ticks)}) == 1
+    assert all(tick.is_integer() for tick in ticks)
+    assert "Share of each class" in axes.get_title()
 
 
 def test_reliability_of_one_image(tmp_path):
