@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def write_targets(
     path: str | os.PathLike[str], keys: tuple[str, ...], probabilities: np.ndarray
 ) -> None:
     """What `read_targets` reads; UserError where it cannot be written."""
-    arrays = {"key": np.array(keys, np.str_), "probabilities": probabilities}
+    arrays: dict[str, Any] = {"key": np.array(keys, np.str_), "probabilities": probabilities}
     in_one_step(Path(path), lambda new: np.savez_compressed(new, **arrays))
 
 

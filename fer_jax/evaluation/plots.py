@@ -216,5 +216,10 @@ def _percent(value: float, _position: float) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    told = {"format": "png", "dpi": 130, "facecolor": "white", "metadata": {"Software": None}}
+    told: dict[str, Any] = {
+        "format": "png",
+        "dpi": 130,
+        "facecolor": "white",
+        "metadata": {"Software": None},
+    }
     in_one_step(pathlib.Path(path), functools.partial(figure.savefig, **told))

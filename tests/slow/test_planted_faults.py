@@ -1,4 +1,4 @@
-"""Full, read-only and vanished folders, a clock set back, a lost worker: one line, and the way on."""
+"""Full, read-only and vanished folders, a clock set back, a lost worker: one line, and go on."""
 
 import os
 import shutil
