@@ -176,7 +176,7 @@ class Ground:
         return subprocess.Popen(
             [sys.executable, "-c", CHILD, *told, *arguments],
             cwd=ROOT,
-            env=os.environ | kept | calm,
+            env=os.environ | self.support.compile_cache() | kept | calm,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
