@@ -207,7 +207,16 @@ class Ground:
         found = dict(_files(case, ("checkpoints", "tensorboard", "metrics.jsonl")))
         if name == "train":
             found |= self._run(case / "run")
+        if name == "prepare":
+            found |= self._records(case / "prepared")
         return found
+
+    def _records(self, folder: Path) -> Iterator[tuple[str, str]]:
+        """Each role's, whose files have the values of a record in any order."""
+        for role, records in self.support.read_data(folder).roles.items():
+            told = [records.keys, *(a.tolist() for a in (records.labels, records.rows))]
+            digest = hashlib.sha256(records.digests.tobytes() + repr(told).encode())
+            yield f"records of {role}", digest.hexdigest()
 
     def _run(self, run: Path) -> Iterator[tuple[str, str]]:
         """The checkpoints' arrays and the log without its speeds."""
@@ -233,7 +242,8 @@ def _files(case: Path, without: Sequence[str]) -> Iterator[tuple[str, str]]:
         name = path.relative_to(case)
         if path.is_file() and not set(without) & set(name.parts):
             data = path.read_bytes().replace(str(case).encode(), PLACE.encode())
-            yield str(name), hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256(data).hexdigest()
+            yield str(name), "records" if ".array_record" in path.name else digest
 
 
 def _first_file(case: Path, process: subprocess.Popen) -> float:
