@@ -19,6 +19,7 @@ from support import (
     make_trainer,
     read_data,
     small_run,
+    stable_bytes,
     start,
     wait_until,
 )
@@ -105,7 +106,7 @@ def left(place):
     """What is the same in every run: bytes, of prepared data the records."""
     prints = fingerprint(read_data(place / "prepared")) if (place / "prepared").exists() else {}
     return prints | {
-        str(path.relative_to(place)): path.read_bytes()
+        str(path.relative_to(place)): stable_bytes(path)
         for path in place.rglob("*")
         if path.is_file()
         and path.name not in ("report.json", "report.md")  # name their command
