@@ -36,6 +36,8 @@ def check_output(path: str) -> Path:
     if not path:
         raise UserError("no --output=DIR given")
     output = Path(path).expanduser()
+    for leftover in clear_leftovers(output):  # also of one that was killed once it had written
+        cli.say(f"removed {leftover}, which a killed run left")
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"--output={path} is not empty: give a new directory, or empty it first")
     if output.exists() and not output.is_dir():
@@ -48,8 +50,6 @@ def prepare(dataset: Dataset, output: Path) -> None:
     from fer_jax.data import fer2013  # TFDS takes a second to import: refusals come before it
 
     try:
-        for leftover in clear_leftovers(output):
-            cli.say(f"removed {leftover}, which a killed run left")
         with unfinished(output) as folder:
             fer2013.write(dataset.roles, folder).rename(output)
     except (OSError, RuntimeError) as error:  # array_record raises the latter on a full disk

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(1200)  # on a busy machine
 
 COMMANDS = ("main", "evaluate", "prepare", "convert", "recognise")
 ROOM = {  # KiB of the disk, more at each try, until the command has enough
-    "main": (16, 64, 300, 900, 1500, 2500, 3500, 8000),
+    "main": (16, 300, 900, 3500, 8000, 64000),
     "evaluate": (8, 16, 24, 32, 2000),
     "prepare": (64, 200, 400, 600, 4000),
     "convert": (64, 512, 1024, 4000),
@@ -123,6 +123,7 @@ def assert_the_same_run(workdir, other, data):
     assert len({path.read_bytes() for path in predictions}) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax' futures
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_disk_that_gets_room_bit_by_bit(
     command, disk, flags, finished_run, small_csv, tmp_path, monkeypatch
@@ -194,9 +195,6 @@ def test_a_worker_that_is_killed(small_csv, tmp_path):
     wait_until(lambda: logged(tmp_path / "run"), process, 500)
     for number in children(process):
         name = Path(f"/proc/{number}/cmdline").read_bytes()
-        print(number, name)
         if b"resource_tracker" not in name:
             os.kill(number, signal.SIGKILL)
-    outcome = finish(process, 120)
-    print(outcome)
-    assert outcome.refusal()
+    assert "Worker process was terminated" in finish(process, 300).refusal()
