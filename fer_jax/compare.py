@@ -5,6 +5,7 @@ joined by commas. With --seeds all arguments are runs of one recipe.
 """
 
 import json
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 from absl import flags
 
 from fer_jax import cli
-from fer_jax.errors import UserError, writing
+from fer_jax.errors import UserError
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
+from fer_jax.outputs import in_one_step
 
 OUTPUT = flags.DEFINE_string("output", "", "Folder for comparison.json and comparison.md.")
 SEEDS = flags.DEFINE_bool("seeds", False, "All arguments are runs of one recipe.")
@@ -40,10 +42,9 @@ def main(argv: Sequence[str]) -> None:
     print(text, end="")
     if OUTPUT.value:
         folder, body = Path(OUTPUT.value), json.dumps(result, indent=2, allow_nan=False)
-        with writing(f"cannot write --output={folder}", "choose another folder"):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "comparison.md").write_text(f"# Comparison\n\n{text}", encoding="utf-8")
-            (folder / "comparison.json").write_text(f"{body}\n", encoding="utf-8")
+        files = {"comparison.md": f"# Comparison\n\n{text}", "comparison.json": f"{body}\n"}
+        for name, content in files.items():
+            in_one_step(folder / name, operator.methodcaller("write_text", content, "utf-8"))
         print(f"wrote {folder}/comparison.md")
 
 

@@ -29,7 +29,8 @@ def main(argv: Sequence[str]) -> int:
     mesh.say(mesh.devices_line())
     command = shlex.join(["python", "-m", "fer_jax.main", *sys.argv[1:]])
     name = cli.config_file(CONFIG).stem
-    return train.train(settings, WORKDIR.value, name, command, STEP.value, DRY_RUN.value)
+    with mesh.ending_together():
+        return train.train(settings, WORKDIR.value, name, command, STEP.value, DRY_RUN.value)
 
 
 if __name__ == "__main__":

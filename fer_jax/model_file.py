@@ -5,9 +5,8 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ from fer_jax.models.classifier import (
     variable_shapes,
 )
 from fer_jax.models.efficientnet import STEM_STRIDES, VARIANTS
+from fer_jax.outputs import in_one_step
 
 VERSION = 4
 STORED = ("F32", "BF16")  # read as float32
@@ -146,20 +146,6 @@ def refuse_pointer(path: pathlib.Path) -> None:
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(len(LFS)) == LFS:
             raise UserError(f"{path} is a Git LFS pointer, not the file: git lfs pull fetches it")
-
-
-def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-    """`write` to a file beside `path` that then takes its name: whole, or as if never begun."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # HDF5's are Runtime...
-        raise UserError(f"cannot write {path}: {one_line(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def load(path: pathlib.Path) -> ModelFile:

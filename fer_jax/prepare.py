@@ -3,13 +3,7 @@
 `python -m fer_jax.prepare --source=PATH --output=DIR`, then train with `data.path=DIR`.
 """
 
-import contextlib
-import fcntl
-import glob
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -17,11 +11,11 @@ from absl import flags
 from fer_jax import cli, reading
 from fer_jax.data.sources import Dataset, read_dataset
 from fer_jax.errors import UserError, one_line
+from fer_jax.outputs import clear_leftovers, unfinished
 
 SOURCE = flags.DEFINE_string("source", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string("output", "", "directory to write; must not exist or be empty")
 READING = reading.define()
-UNFINISHED = "-unfinished-"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -42,6 +36,8 @@ def check_output(path: str) -> Path:
     if not path:
         raise UserError("no --output=DIR given")
     output = Path(path).expanduser()
+    for leftover in clear_leftovers(output):  # also of one that was killed once it had written
+        cli.say(f"removed {leftover}, which a killed run left")
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"--output={path} is not empty: give a new directory, or empty it first")
     if output.exists() and not output.is_dir():
@@ -54,40 +50,11 @@ def prepare(dataset: Dataset, output: Path) -> None:
     from fer_jax.data import fer2013  # TFDS takes a second to import: refusals come before it
 
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in clear_leftovers(output):
-            cli.say(f"removed {leftover}, which a killed run left")
-        with claimed(output) as folder:
+        with unfinished(output) as folder:
             fer2013.write(dataset.roles, folder).rename(output)
     except (OSError, RuntimeError) as error:  # array_record raises the latter on a full disk
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"cannot write --output={output}: {reason}") from None
-
-
-@contextlib.contextmanager
-def claimed(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, locked while it lives, so that it is known whose owner died."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}{UNFINISHED}", dir=output.parent))
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def clear_leftovers(output: Path) -> list[Path]:
-    """Remove and name what killed runs to `output` left; what a living one holds stays."""
-    removed = []
-    for folder in sorted(output.parent.glob(f".{glob.escape(output.name)}{UNFINISHED}*")):
-        lock = os.open(folder, os.O_RDONLY)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder)
-        os.close(lock)
-    return removed
 
 
 if __name__ == "__main__":

@@ -238,6 +238,8 @@ def report(trainer: "Trainer", data: Dataset, folder: pathlib.Path, command: str
     """Evaluate the best checkpoint, restored, and say where everything lies."""
     from fer_jax.evaluation import plots
 
+    if is_first():  # the report comes last: where it is, the run is whole
+        plots.learning_curves(read_metrics(folder), folder / "learning_curves.png")
     records, best = data.split(SELECTED_ON), trained.load(folder, evaluator=trainer.evaluator)
     origin = trained.origin_of([best], SELECTED_ON, records.fingerprint)
     result = evaluate(
@@ -249,7 +251,6 @@ def report(trainer: "Trainer", data: Dataset, folder: pathlib.Path, command: str
         copied=leakage.by_models([best], records),
     )
     if is_first():
-        plots.learning_curves(read_metrics(folder), folder / "learning_curves.png")
         step, last = origin["checkpoint_step"], trainer.epoch_ends[-1]
         say(f"best checkpoint: step {step} of {last}, restored: {headline(result)}")
         say(f"report {folder}/report/report.md, curves {folder}/learning_curves.png")

@@ -92,7 +92,7 @@ def keep_runtime(given: str) -> pathlib.Path:
 
     UserError where there is neither, or where a file is not the one that this page was made for.
     """
-    from fer_jax.model_file import in_one_step
+    from fer_jax.outputs import in_one_step
 
     kept = cache.folder(PACKAGE)
     if not given and all((kept / name).exists() for name in PARTS):

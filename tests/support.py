@@ -344,6 +344,15 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
+def stable_bytes(path: Path) -> bytes:
+    """A file's bytes, of safetensors with a sorted header: its writer gives it any order."""
+    data = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return data
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.dumps(json.loads(data[8:end]), sort_keys=True).encode() + data[end:]
+
+
 def arrays(tree: Any) -> dict[str, np.ndarray]:
     """Path -> array of every leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "fer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a file may import from its own floor and from those before it
     {"errors"},
-    {"labels", "cache"},
+    {"labels", "cache", "outputs"},
     {"config", "sections"},
     {"data", "models"},
     {"model_file"},

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from fer_jax.errors import UserError
 from fer_jax.training import mesh
 
 
@@ -68,3 +69,32 @@ def test_an_unused_tpu_is_said_first(machine, device):
     line = mesh.devices_line()
     assert line.startswith("a TPU is present but JAX does not use it")
     assert "ACCELERATOR=tpu" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (
+            jax.errors.JaxRuntimeError("Connection closed\nby peer"),
+            1,
+            "was lost (Connection closed",
+        ),
+        (UserError("no room"), 2, "error: no room"),
+    ],
+)
+def test_one_of_several_processes_that_fails_says_so_and_waits_for_none(
+    error, status, words, monkeypatch, capsys
+):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    ended = []
+    monkeypatch.setattr(mesh.os, "_exit", ended.append)
+    with mesh.ending_together():
+        raise error
+    assert ended == [status]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_one_process_alone_raises_as_it_is():
+    with pytest.raises(UserError, match="no room"), mesh.ending_together():
+        raise UserError("no room")

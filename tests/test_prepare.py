@@ -20,6 +20,7 @@ from fer_jax.data.images import encode_png
 from fer_jax.data.sources import open_dataset, read_dataset
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
+from fer_jax.outputs import clear_leftovers, unfinished
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = make_rows()
@@ -183,11 +184,11 @@ def test_a_full_disk_leaves_nothing(made, tmp_path, monkeypatch):
 
 
 def test_a_prepare_that_still_runs_keeps_its_folder(made, tmp_path):
-    running = prepare.claimed(tmp_path / "b")
+    running = unfinished(tmp_path / "b")
     dead = tmp_path / ".b-unfinished-dead"
-    dead.mkdir()
     with running as folder:
-        assert prepare.clear_leftovers(tmp_path / "b") == [dead]
+        dead.mkdir()
+        assert clear_leftovers(tmp_path / "b") == [dead]
         assert folder.is_dir()
     assert not list(tmp_path.iterdir())
 

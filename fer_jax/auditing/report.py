@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from fer_jax.data.records import Dataset, fingerprint
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots
 from fer_jax.labels import LABELS
+from fer_jax.outputs import unfinished
 
 AUDIT_FILE = "audit.json"
 PICTURES = {
@@ -123,18 +123,14 @@ def write(facts: Facts, pool: Pool, groups: Groups, output: Path) -> list[str]:
     texts["report.md"] = "\n\n".join(parts) + "\n"
     texts[AUDIT_FILE] = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{output.name}-unfinished-"
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=prefix) as name:
-            new = Path(name) / "new"
-            new.mkdir()
+        with unfinished(output) as new:
             for picture in shown:
                 _draw(pool, groups[picture], PICTURES[picture], new / f"{picture}.png")
             for file, text in texts.items():
                 (new / file).write_text(text, encoding="utf-8")
             if output.exists():
                 check_output(str(output))  # nobody may have put something there meanwhile
-                output.rename(Path(name) / "old")
+                output.rename(new.with_name("old"))
             new.rename(output)
     except OSError as error:
         raise UserError(f"cannot write --output={output}: {error.strerror or error}") from None

@@ -22,6 +22,7 @@ from fer_jax.model_file import ModelFile, calibrated
 from fer_jax.models import folded
 from fer_jax.models.classifier import FerHead
 from fer_jax.models.efficientnet import PUBLISHED_STEM_STRIDE
+from fer_jax.outputs import in_one_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # of StableHLO programs
 
@@ -39,7 +40,7 @@ def export_timm(path: pathlib.Path, file: ModelFile) -> None:
     texts = {"architecture": f"{prefix}efficientnet_{description['variant']}"}
     texts |= model_file.metadata(file)
     arrays = export_variables(file.model(), "timm", file.variables)
-    model_file.in_one_step(path, lambda temporary: write_torch(temporary, arrays, texts))
+    in_one_step(path, lambda temporary: write_torch(temporary, arrays, texts))
 
 
 def export_keras(path: pathlib.Path, file: ModelFile) -> None:
@@ -65,7 +66,7 @@ def export_keras(path: pathlib.Path, file: ModelFile) -> None:
         layers.setdefault(name.split("/")[0], {})[name] = arrays[name]
     places = _places(layers, isinstance(model.head, FerHead))
     texts = model_file.metadata(file)
-    model_file.in_one_step(path, lambda temporary: write_weights(temporary, places, texts))
+    in_one_step(path, lambda temporary: write_weights(temporary, places, texts))
 
 
 def export_stablehlo(path: pathlib.Path, file: ModelFile) -> None:
@@ -83,7 +84,7 @@ def export_stablehlo(path: pathlib.Path, file: ModelFile) -> None:
     program = jax.jit(functools.partial(_answers, file, arrays))
     exported = jax.export.export(program, platforms=PLATFORMS)(images)
     content = bytes(exported.serialize())
-    model_file.in_one_step(path, lambda temporary: temporary.write_bytes(content))
+    in_one_step(path, lambda temporary: temporary.write_bytes(content))
 
 
 class Target(NamedTuple):

@@ -20,6 +20,7 @@ from fer_jax.errors import UserError
 from fer_jax.model_file import LEAST, About, ModelFile
 from fer_jax.models import folded
 from fer_jax.models.convolution import Padding, explicit_pads, outputs
+from fer_jax.outputs import in_one_step
 
 OPSET, IR_VERSION = 17, 8  # old enough for most runtimes
 PRECISIONS = ("float32", "float16", "int8")  # each narrower than the one before
@@ -54,7 +55,7 @@ def export_onnx(path: pathlib.Path, file: ModelFile, precision: str = "float32")
 
     proto = graph.proto(side, classes, texts)
     onnx.checker.check_model(proto)
-    model_file.in_one_step(path, lambda temporary: onnx.save(proto, temporary))
+    in_one_step(path, lambda temporary: onnx.save(proto, temporary))
 
 
 def _calibrated(graph: "_Graph", logits: str, about: About, classes: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_jax.data.augment import DRAWS, AugmentConfig, augment, resize
 from fer_jax.data.records import ReadOptions, Records
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 from fer_jax.sections import key
 
 if TYPE_CHECKING:  # Grain brings Orbax: half a second, for those who make batches
@@ -29,6 +29,7 @@ _CHUNK = 4  # batches
 _CHUNK_BYTES = 9 * 2**19  # at most, or two workers outgrow the 64 MiB that a container shares
 LARGEST_IMAGE = 4096  # pixels
 
+LOST = "Worker process was terminated"  # as Grain says it
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -193,7 +194,14 @@ class _Stream(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         if not self._left:
-            self._left.extend(self._split(next(self._open[0])))
+            try:
+                self._left.extend(self._split(next(self._open[0])))
+            except RuntimeError as error:
+                if LOST not in str(error):
+                    raise
+                raise UserError(
+                    f"data.workers: {one_line(error)}: the same command goes on"
+                ) from error
         return self._left.popleft()
 
 

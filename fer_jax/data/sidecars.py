@@ -3,12 +3,14 @@
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fer_jax.data.records import Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.labels import LABELS, canonical
+from fer_jax.outputs import in_one_step
 
 
 def read_keys(path: str) -> list[str]:
@@ -70,11 +72,8 @@ def write_targets(
     path: str | os.PathLike[str], keys: tuple[str, ...], probabilities: np.ndarray
 ) -> None:
     """What `read_targets` reads; UserError where it cannot be written."""
-    try:
-        with open(path, "wb") as file:
-            np.savez_compressed(file, key=np.array(keys, np.str_), probabilities=probabilities)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    arrays: dict[str, Any] = {"key": np.array(keys, np.str_), "probabilities": probabilities}
+    in_one_step(Path(path), lambda new: np.savez_compressed(new, **arrays))
 
 
 # ---- FER+: ten people's votes for each row of fer2013.csv ----------------------------------------

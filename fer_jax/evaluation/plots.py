@@ -1,7 +1,9 @@
 """Pictures of data, training and predictions, as PNG; no global plotting state, safe in threads."""
 
+import functools
 import math
 import os
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fer_jax.evaluation.calibration import Bins, calibration_error
 from fer_jax.labels import LABELS
+from fer_jax.outputs import in_one_step
 
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
 BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e07b39", "#4a9a6f", "#c0392b"
@@ -213,4 +216,10 @@ def _percent(value: float, _position: float) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="png", dpi=130, facecolor="white", metadata={"Software": None})
+    told: dict[str, Any] = {
+        "format": "png",
+        "dpi": 130,
+        "facecolor": "white",
+        "metadata": {"Software": None},
+    }
+    in_one_step(pathlib.Path(path), functools.partial(figure.savefig, **told))

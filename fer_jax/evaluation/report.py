@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from fer_jax.evaluation.inference import Evaluator, ensemble
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, Copied, summary, without_copies
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, VIEWS, Predictions
 from fer_jax.labels import LABELS
+from fer_jax.outputs import unfinished
 from fer_jax.training.mesh import is_first
 from fer_jax.training.state import Variables
 
@@ -136,17 +136,16 @@ def write_report(
 
     # Whole beside its place, then moved into it: no report.json stands beside another's files.
     hint = "choose an output folder that can be written"
-    with writing(f"cannot write the report to {folder}", hint):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-            _draw(Path(name), predictions, report, worst, pictures)
-            predictions.save(Path(name) / PREDICTIONS_FILE)
-            (Path(name) / "report.md").write_text(_markdown(report), encoding="utf-8")
-            text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-            (Path(name) / REPORT_FILE).write_text(text, encoding="utf-8")
-            (folder / REPORT_FILE).unlink(missing_ok=True)
-            for file in sorted(Path(name).iterdir(), key=lambda path: path.name == REPORT_FILE):
-                os.replace(file, folder / file.name)
+    refusal = writing(f"cannot write the report to {folder}", hint)
+    with refusal, unfinished(folder / REPORT_FILE) as new:
+        _draw(new, predictions, report, worst, pictures)
+        predictions.save(new / PREDICTIONS_FILE)
+        (new / "report.md").write_text(_markdown(report), encoding="utf-8")
+        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+        (new / REPORT_FILE).write_text(text, encoding="utf-8")
+        (folder / REPORT_FILE).unlink(missing_ok=True)
+        for file in sorted(new.iterdir(), key=lambda path: path.name == REPORT_FILE):
+            os.replace(file, folder / file.name)
     return report
 
 

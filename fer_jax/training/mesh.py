@@ -1,7 +1,10 @@
 """Devices, processes and shardings: one data axis over everything there is."""
 
+import contextlib
+import functools
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,9 +14,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fer_jax.data.pipeline import Shard
-from fer_jax.errors import UserError
+from fer_jax.errors import FerError, UserError, one_line
 
 AXIS = "data"
+HEARTBEAT = 30  # seconds without a sign of another process until it counts as lost
+LOST = "another process of this run was lost ({}): start all again, they go on where it is saved"
 NVIDIA, PCI = pathlib.Path("/proc/driver/nvidia/gpus"), pathlib.Path("/sys/bus/pci/devices")
 TPUS = {  # vendor:device, from jax/_src/hardware_utils.py: v2 and v3, v4, v5p, v5e, v6e, 7x
     f"0x1ae0:{device}" for device in ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
@@ -81,12 +86,27 @@ def start(coordinator: str, processes: int, process: int) -> None:
 
     To be called before anything is computed.
     """
+    join = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=HEARTBEAT)
     if coordinator == "auto":
-        jax.distributed.initialize()
+        join()
     elif coordinator:
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be from 0 to --processes - 1")
-        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+        join(coordinator, num_processes=processes, process_id=process)
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Of several processes, one that fails says why and ends at once: the others wait for none."""
+    try:
+        yield
+    except (FerError, jax.errors.JaxRuntimeError) as error:
+        if jax.process_count() == 1:
+            raise
+        told = isinstance(error, FerError)
+        print(f"error: {error if told else LOST.format(one_line(error))}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(error.status if told else FerError.status)  # Python's end would wait for them
 
 
 def is_first() -> bool:

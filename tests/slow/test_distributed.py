@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -211,6 +212,49 @@ def test_two_processes_stop_together_when_one_is_asked(small_csv, tmp_path):
     assert "stopped" not in outcomes[1].out
     saved = [int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()]
     assert max(saved) >= logged(tmp_path / "run")[-1]["step"]
+
+
+def longer_run(data, workdir):
+    """Of 208 steps."""
+    return small_run(data, workdir, train__epochs=20)
+
+
+@pytest.fixture(scope="module")
+def lost(small_csv, tmp_path_factory):
+    """Two processes killed one by one as the run goes on: how the other one ended, and the run."""
+    workdir, ends = tmp_path_factory.mktemp("lost") / "run", []
+    for victim, last in ((1, 3), (0, 60)):
+        both = start_two(longer_run(small_csv, workdir))
+        wait_until(lambda last=last: len(logged(workdir)) > last, both[0], FOR_LONG)
+        both[victim].send_signal(signal.SIGKILL)
+        begun = time.monotonic()
+        ends.append((finish(both[1 - victim]), time.monotonic() - begun))
+        finish(both[victim])
+    assert [finish(one).status for one in start_two(longer_run(small_csv, workdir))] == [0, 0]
+    return workdir, ends
+
+
+def test_who_loses_the_other_process_says_so_and_ends(lost):
+    for outcome, seconds in lost[1]:
+        assert outcome.status != 0
+        assert seconds < 60
+        assert "Traceback" not in outcome.err
+    said = lost[1][0][0].err.splitlines()
+    assert len(said) == 1, said
+    assert "another process of this run was lost" in said[0]
+
+
+def test_two_processes_go_on_bit_identical(lost, small_csv, tmp_path):
+    """As two that were left alone."""
+    calm = start_two(longer_run(small_csv, tmp_path / "run"))
+    assert [finish(one).status for one in calm] == [0, 0]
+    one, other = (
+        [{k: v for k, v in r.items() if k != "images_per_second"} for r in logged(folder)]
+        for folder in (lost[0], tmp_path / "run")
+    )
+    assert one == other
+    files = [folder / "report" / "predictions.npz" for folder in (lost[0], tmp_path / "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 if __name__ == "__main__":

@@ -5,13 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import ROOT
+from support import ROOT, compile_cache
+
+from experiments import licences
+from fer_jax.labels import LABELS
 
 USE = """
 import sys, fer_jax, numpy as np
@@ -23,11 +27,13 @@ assert (pathlib.Path(fer_jax.__file__).parent / "recognition/page/index.html").e
 """
 
 
-def run(*command: object, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
-    return subprocess.run(
+def run(*command: object, folder: Path, good: bool = False) -> subprocess.CompletedProcess:
+    own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | compile_cache()
+    done = subprocess.run(
         list(map(str, command)), cwd=folder, env=own, capture_output=True, text=True
     )
+    assert done.returncode == 0 or not good, done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,34 @@ def test_a_packaged_config_trains_by_its_name(installed: Path, tmp_path: Path):
     done = run(script, *asked, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "trainable parameters" in done.stdout
+
+
+@pytest.mark.timeout(1200)
+def test_it_trains_evaluates_and_recognises(installed: Path, small_csv: Path, tmp_path: Path):
+    """Each command as the script, from an empty folder, of a model that the first one made."""
+    script, made = installed.with_name("fer-jax"), ("--workdir=run", "--config=smoke")
+    small = {"model.variant": "mini", "data.image_size": 32, "train.epochs": 1}
+    keys = [f"--config.{key}={value}" for key, value in small.items()]
+    run(
+        script, "train", *made, f"--config.data.path={small_csv}", *keys, folder=tmp_path, good=True
+    )
+    run(script, "evaluate", "--checkpoint=run", "--split=test", folder=tmp_path, good=True)
+    report = json.loads((tmp_path / "run" / "report-test" / "report.json").read_text())
+    assert report["n"] == 14
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "face.png")
+    asked = ("recognise", "face.png", "--model=run", "--crop=whole")
+    row = json.loads(run(script, *asked, folder=tmp_path, good=True).stdout)
+    assert row["label"] in LABELS
+
+
+def test_the_page_of_licences_names_all_that_is_needed():
+    page = licences.PAGE.read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for line in licences.rows(project["dependencies"]):
+        name, _, licence = line.split(" | ")
+        assert f"| {name} | " in page, f"{name}: python -m experiments.licences"
+        assert licence != "not declared"
 
 
 @pytest.mark.timeout(600)
