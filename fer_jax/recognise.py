@@ -92,13 +92,10 @@ def _shard() -> tuple[int, int]:
 
 
 def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
-    """Files that are not done yet: images by their path, of videos and the camera each frame.
-
-    A file's name alone decides in which part it is, so that it may join while others are read.
-    """
+    """Files that are not done yet: images by their path, of videos and the camera each frame."""
     from fer_jax.recognition import pictures
 
-    part, parts = _shard()
+    part, parts = _shard()  # by the name alone, so that files may join between stop and start
     between = bool(DRAW.value) and EVERY.value > 1
     sources = pictures.files(paths, besides=os.path.abspath(DRAW.value or os.devnull))
     for source in sources if CAMERA.value is None else [CAMERA.value]:
