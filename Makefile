@@ -16,7 +16,7 @@ BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
 BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
 STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
-.PHONY: run demo test test-all browser fuzz faults lint docs pretrained parity bench clean
+.PHONY: run demo test test-all browser slurm fuzz faults lint docs pretrained parity bench clean
 
 run: $(STAMP)
 ifeq ($(DATA),)
@@ -43,6 +43,11 @@ test-all: browser
 browser:
 	@command -v chromium > /dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; } > /dev/null || true
 	@test -d .browser/node_modules || npm install --silent --prefix .browser playwright-core@1.65.1 || true
+
+# A scheduler for this machine alone, which tests/slow/test_cluster.py starts and stops; likewise.
+test-all: slurm
+slurm:
+	@command -v slurmctld > /dev/null || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge; } > /dev/null || true
 
 # 10,000 spoiled inputs to every reader; goes on where it was stopped.
 fuzz: $(STAMP)

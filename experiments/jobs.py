@@ -78,11 +78,11 @@ def last_accuracy(folder: Path) -> float:
     return [r["accuracy"] for r in read_metrics(folder) if r["kind"] == "validation"][-1]
 
 
-def overrides(settings: Sequence[str]) -> dict[str, str]:
-    """KEY=VALUE texts -> a dict; UserError where one is none."""
+def overrides(settings: Sequence[str], flag: str = "set") -> dict[str, str]:
+    """KEY=VALUE texts of `flag` -> a dict; UserError where one is none."""
     wrong = [text for text in settings if not text.partition("=")[1]]
     if wrong:
-        raise UserError(f"--set={wrong[0]}: write --set=KEY=VALUE")
+        raise UserError(f"--{flag}={wrong[0]}: write --{flag}=KEY=VALUE")
     return dict(text.split("=", 1) for text in settings)
 
 

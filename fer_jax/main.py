@@ -12,7 +12,7 @@ CONFIG = cli.define_config("Python file with get_config(); override with --confi
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; runs/<config>-<hash> if empty.")
 STEP = flags.DEFINE_integer("step", None, "Go on from this checkpoint, not from the latest.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Build everything, say what it is, and exit.")
-COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, or auto (TPU pod).")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0; auto: SLURM, TPU.")
 PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes there are.")
 PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is.")
 

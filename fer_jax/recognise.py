@@ -2,11 +2,15 @@
 
 At a terminal a table; else JSON lines, or what --output=FILE.jsonl or FILE.csv names: one row a
 face. The same command after a stop goes on where FILE ends. Nothing leaves this machine.
+N tasks share a folder by --shard=1/N to N/N.
 """
 
 import contextlib
 import os
+import pathlib
+import re
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,6 +31,7 @@ MIN_FACE = flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels.
 TTA = flags.DEFINE_string("tta", "none", "Views of each face to average over: flip, flip_crops.")
 CAMERA = flags.DEFINE_integer("camera", None, "Number of the camera to watch, until Ctrl-C.")
 EVERY = flags.DEFINE_integer("every", 1, "Of video every so many-th frame.", lower_bound=1)
+SHARD = flags.DEFINE_string("shard", "1/1", "K/N: part K of N, to FILE-K-of-N of --output=FILE.")
 SMOOTHING = flags.DEFINE_float("smoothing", 0.0, "Of video: the share of the frame before.")
 
 
@@ -36,7 +41,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("give photographs, folders or videos, or --camera=0")
     if EXPLAIN.value and not DRAW.value:
         raise UserError("--explain is drawn into pictures: give --draw=DIR too")
-    rows = Rows(OUTPUT.value)
+    part, parts = _shard()
+    output = pathlib.Path(OUTPUT.value)
+    one_of_many = parts > 1 and output.suffix
+    rows = Rows(
+        str(output.with_stem(f"{output.stem}-{part}-of-{parts}")) if one_of_many else OUTPUT.value
+    )
     try:
         _recognise(argv[1:], rows)
     except BrokenPipeError:  # such as `| head`
@@ -44,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     finally:
         rows.close()
-    if not rows.read:
+    if not rows.read and (rows.error or parts == 1):  # a part may be empty
         raise UserError(rows.error or f"{', '.join(argv[1:])}: no image or video in there")
     return 0
 
@@ -73,14 +83,23 @@ def _recognise(paths: Sequence[str], rows: Rows) -> None:
             gallery.add(picture, found)
 
 
+def _shard() -> tuple[int, int]:
+    """(K, N) of --shard=K/N; UserError where it is none."""
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", SHARD.value)
+    if match is None or int(match[1]) > int(match[2]):
+        raise UserError(f"--shard={SHARD.value}: give K/N with K from 1 to N")
+    return int(match[1]), int(match[2])
+
+
 def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
     """Files that are not done yet: images by their path, of videos and the camera each frame."""
     from fer_jax.recognition import pictures
 
+    part, parts = _shard()  # by the name alone, so that files may join between stop and start
     between = bool(DRAW.value) and EVERY.value > 1
     sources = pictures.files(paths, besides=os.path.abspath(DRAW.value or os.devnull))
     for source in sources if CAMERA.value is None else [CAMERA.value]:
-        if source in done:
+        if source in done or zlib.crc32(os.fsencode(str(source))) % parts != part - 1:
             continue
         if isinstance(source, str) and not source.lower().endswith(pictures.VIDEOS):
             yield source

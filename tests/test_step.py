@@ -342,6 +342,14 @@ def test_what_one_process_was_sent_stops_all(monkeypatch):
     assert late.signal == signal.SIGTERM
 
 
+def test_a_scheduler_may_say_it_twice():
+    with loop.Stop() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop.requested(1)
+    assert stop.signal == signal.SIGUSR2
+
+
 def test_the_loop_saves_and_logs_in_its_rhythm():
     record = drive([1.0] * 8, save_every=3, epoch_ends=(4, 8))
     assert record.saved == [3, 4, 6, 8]

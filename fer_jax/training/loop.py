@@ -15,6 +15,7 @@ from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.logs import RunLog
 
 AGREE_EVERY = 10  # steps between two questions to the other processes
+SCHEDULER = getattr(signal, "SIGUSR2", None)  # how SLURM tells of a time limit; none on Windows
 LAG = 2  # steps in flight before a step's metrics are fetched, so that dispatch stays ahead
 
 
@@ -38,13 +39,14 @@ def size_stages(
 
 
 class Stop:
-    """SIGTERM and Ctrl-C as a request that the loop polls, agreed between processes."""
+    """A signal to stop as a request that the loop polls, agreed between processes."""
 
     signal: int | None = None  # agreed
     _own: int | None = None  # what this process was sent
 
     def __enter__(self) -> "Stop":
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        stops = [signal.SIGTERM, signal.SIGINT, *([SCHEDULER] if SCHEDULER else [])]
+        self._before = {s: signal.signal(s, self._note) for s in stops}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,9 +66,9 @@ class Stop:
             self.signal = int(multihost_utils.process_allgather(self._own or 0).max()) or None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._own is not None:
+        if self._own is not None and number != SCHEDULER:  # which repeats itself
             raise KeyboardInterrupt  # asked twice: at once
-        self._own = number
+        self._own = self._own or number
 
 
 class LateMetrics:

@@ -88,7 +88,10 @@ def start(coordinator: str, processes: int, process: int) -> None:
     """
     join = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=HEARTBEAT)
     if coordinator == "auto":
-        join()
+        try:
+            join()
+        except ValueError as error:  # where nothing says so
+            raise UserError("--coordinator=auto: no scheduler is here; give HOST:PORT") from error
     elif coordinator:
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be from 0 to --processes - 1")

@@ -93,6 +93,22 @@ def test_after_a_stop_it_goes_on_and_ends_with_the_same_file(
     assert output.read_bytes() == whole
 
 
+def test_shards_divide_a_folder_among_them(recognised, folder, tmp_path, monkeypatch):
+    """Each goes on by itself after a stop; one that has no picture is no error."""
+    monkeypatch.chdir(folder)
+    whole = recognised(".").out.splitlines()
+    for _ in range(2):
+        for part in range(1, 8):
+            outcome = recognised(".", f"--output={tmp_path}/x.jsonl", f"--shard={part}/7")
+            assert outcome.status == 0 or "c.jpg: not an image" in outcome.refusal()
+        files = sorted(tmp_path.glob("x-?-of-7.jsonl"))
+        lines = [file.read_text().splitlines() for file in files]
+        assert sorted(line for some in lines for line in some) == sorted(whole)
+    assert len(files) == 7
+    assert [] in lines
+    assert max(map(len, lines)) < len(whole)
+
+
 def test_what_is_answered_is_not_read_again(recognised, folder, tmp_path):
     place, output = tmp_path / "pictures", tmp_path / "x.jsonl"
     shutil.copytree(folder, place)
@@ -121,6 +137,8 @@ def test_another_file_is_not_taken_for_answers(recognised, folder, tmp_path):
         (["a.png", "--draw=."], "holds the originals"),
         (["a.png", "--draw=a.png"], "cannot write to --draw=a.png"),
         (["a.png", "--min_confidence=2"], "from 0 to 1"),
+        (["a.png", "--shard=3/2"], "K/N"),
+        (["a.png", "--shard=0/2"], "K/N"),
     ],
 )
 def test_where_nothing_can_be_answered_one_line_says_why(
