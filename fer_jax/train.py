@@ -252,7 +252,7 @@ def report(trainer: "Trainer", data: Dataset, folder: pathlib.Path, command: str
     )
     if is_first():
         step, last = origin["checkpoint_step"], trainer.epoch_ends[-1]
-        say(f"best checkpoint: step {step} of {last}, restored: {headline(result)}")
+        say(f"best checkpoint: step {step} of {last}, restored\n{headline(result)}")
         say(f"report {folder}/report/report.md, curves {folder}/learning_curves.png")
 
 

@@ -74,7 +74,7 @@ def test_the_report_counts_every_image_once(finished_run, report):
 def test_what_was_said(finished_run):
     out = finished_run.with_suffix(".out").read_text()
     assert re.search(r"^train +13 +4 +12 +16 +14 +13 +11 +83$", out, re.MULTILINE)
-    best = r"best checkpoint: step (11|21) of 21, restored: [\d.]+% accuracy on validation"
+    best = r"best checkpoint: step (11|21) of 21, restored\n(WARNING: .+\n)*[\d.]+% accuracy on val"
     assert re.search(best, out)
     assert f"{finished_run}/report/report.md" in out
     assert "Traceback" not in finished_run.with_suffix(".err").read_text()

@@ -328,7 +328,7 @@ def test_a_write_that_is_killed_leaves_what_was_there(saved, tmp_path, monkeypat
         assert path.read_bytes() == saved.read_bytes()
         assert target == path
 
-    monkeypatch.setattr(model_file.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     model_file.save(path, made_file(made_model(), seed=1))
     assert sizes == [saved.stat().st_size]
 

@@ -204,7 +204,7 @@ def test_votes_become_shares_of_the_seven_classes(ferplus):
 def test_the_front_door_refuses_in_one_line(ferplus, tmp_path):
     data, csv = f"--data={ferplus / 'fer2013.csv'}", f"--ferplus={ferplus / 'fer2013new.csv'}"
     assert ".npz" in call("targets", [data, csv, f"--output={tmp_path / 'a.csv'}"]).refusal()
-    place = f"--output={tmp_path / 'none' / 'a.npz'}"
+    place = f"--output={ferplus / 'fer2013.csv' / 'a.npz'}"
     assert "cannot write" in call("targets", [data, csv, place]).refusal()
     flags = [data, f"--ferplus={tmp_path / 'none.csv'}", f"--output={tmp_path / 'a.npz'}"]
     assert "cannot read --ferplus" in call("targets", flags).refusal()
