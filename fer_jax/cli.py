@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from fer_jax.config import named_config
-from fer_jax.errors import FerError, UserError, one_line
+from fer_jax.errors import FerError, UserError, one_line, printable
 
 TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 PRELOAD, SWITCH = "LD_PRELOAD", "FER_JAX_MALLOC"
@@ -130,5 +130,5 @@ def _flag_mistake(error: Exception) -> str:
 
 
 def _fail(message: str, status: int = UserError.status) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(status)

@@ -1,6 +1,7 @@
 """The exceptions that commands turn into one line and an exit status."""
 
 import contextlib
+import unicodedata
 from collections.abc import Iterator
 
 LONGEST = 300  # characters of other libraries' messages
@@ -29,6 +30,14 @@ def one_line(error: BaseException) -> str:
     if quote in ("'", '"') and text.endswith(quote) and text.count(quote) == 2:
         text = text[1:-1]  # KeyError shows its message as Python would write it
     return text[:LONGEST] or type(error).__name__
+
+
+def printable(name: str) -> str:
+    """A name in NFC on one line: what cannot be shown or stored as UTF-8 is escaped."""
+    text = unicodedata.normalize("NFC", name)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @contextlib.contextmanager

@@ -155,7 +155,10 @@ def spoil_hdf5(data: bytes, draw: Random) -> bytes:
                 text = spoil(value.encode(), draw).decode(errors="replace")
                 owner.attrs[name] = text.replace("\0", " ")  # HDF5 has no such texts
             elif draw.random() < 0.7:
-                owner.attrs[name] = odd_array(draw).astype("S8" if draw.random() < 0.3 else "f4")
+                array = odd_array(draw)
+                array = array.astype("i8") if array.dtype.kind in "mM" else array
+                texts = draw.random() < 0.3 or array.dtype.kind in "SU"
+                owner.attrs[name] = array.astype("S8" if texts else "f4")
         else:
             del file[name]
             if way == 1:

@@ -4,8 +4,10 @@ import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 from made_data import kaggle_files, make_rows, seed_files, write_folder
+from safetensors.numpy import save_file
 from support import call, contents, run, small_run
 
 from fer_jax import train
@@ -237,3 +239,12 @@ def test_ctrl_c_before_training_is_one_line(place, monkeypatch):
     outcome = call("main", flags_of(place))
     assert outcome.status == 130
     assert outcome.err == "error: interrupted\n"
+
+
+def test_a_name_of_two_lines_is_told_in_one(place, refused):
+    save_file({"stem\nkernel": np.zeros(3, np.float32)}, place / "m.safetensors")
+    flags = ["--source=timm", "--variant=tiny", "--image_size=96"]
+    line = refused(
+        "convert", f"--input={place}/m.safetensors", f"--output={place}/o.safetensors", *flags
+    )
+    assert "stem\\nkernel" in line

@@ -23,7 +23,7 @@ from made_data import (
 
 from fer_jax.data import files, layouts
 from fer_jax.data.images import encode_png
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, printable
 
 ROWS = make_rows()
 
@@ -152,10 +152,10 @@ def test_windows_separators(tmp_path):
 @given(st.text(max_size=30))
 @settings(max_examples=60, deadline=None)
 def test_any_name_is_one_storable_line(name):
-    shown = files.printable(name)
+    shown = printable(name)
     assert shown.encode("utf-8").decode() == shown
     assert len(shown.splitlines()) <= 1
-    assert files.printable(os.fsdecode(b"a\xff\n")).isprintable()
+    assert printable(os.fsdecode(b"a\xff\n")).isprintable()
 
 
 @given(st.lists(st.text("abtrainesg./\\019 ", max_size=24), max_size=6))

@@ -12,9 +12,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from fer_jax.data import images
-from fer_jax.data.files import printable
 from fer_jax.data.records import ROLES, Entry, Found, Listing, Records
-from fer_jax.errors import UserError, one_line
+from fer_jax.errors import UserError, one_line, printable
 from fer_jax.labels import LABELS, index
 
 BLOCK = 512  # records read at a time

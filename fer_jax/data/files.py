@@ -9,7 +9,6 @@ import os
 import shutil
 import tarfile
 import tempfile
-import unicodedata
 import weakref
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from fer_jax.data.images import UnreadableImage
-from fer_jax.errors import UserError, one_line
+from fer_jax.errors import UserError, one_line, printable
 
 BROKEN = (
     *(OSError, EOFError, RuntimeError, NotImplementedError, ValueError),
@@ -145,14 +144,6 @@ def kinds(names: Iterable[str]) -> Counter[str]:
     """How many other files, by suffix."""
     suffixes = (PurePosixPath(name).suffix.lower() for name in names)
     return Counter(f"other files (*{printable(suffix)})" for suffix in suffixes)
-
-
-def printable(name: str) -> str:
-    """A file name in NFC on one line: what cannot be shown or stored as UTF-8 is escaped."""
-    text = unicodedata.normalize("NFC", name)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _files(tree: Tree) -> Iterator[tuple[str, Opener]]:

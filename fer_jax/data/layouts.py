@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from fer_jax.data import files
 from fer_jax.data.classes import Classes
-from fer_jax.data.files import kinds, printable
+from fer_jax.data.files import kinds
 from fer_jax.data.images import SUFFIXES
 from fer_jax.data.records import Entry, Listing, ReadOptions
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, printable
 
 ROLE_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -15,9 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from fer_jax.data.classes import Classes
-from fer_jax.data.files import printable
 from fer_jax.data.images import UnreadableImage, quiet_pillow
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, printable
 from fer_jax.labels import LABELS
 from fer_jax.sections import Section, key
 

@@ -25,7 +25,7 @@ from fer_jax.data.records import (
     offenders,
 )
 from fer_jax.data.sidecars import read_keys
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, printable
 from fer_jax.labels import LABELS
 
 UNDERSTOOD = (
@@ -103,7 +103,7 @@ def read_dataset(path: str, options: ReadOptions) -> Dataset:
     archives = [name for name in names if name.lower().endswith(files.ARCHIVES)]
     if tree.kind == "folder" and len(archives) == 1:
         return read_dataset(str(tree.path / archives[0]), options)
-    seen = ", ".join(files.printable(name) for name in names[:3]) or "no files"
+    seen = ", ".join(printable(name) for name in names[:3]) or "no files"
     several = " (more than one archive: give the path of one)" if len(archives) > 1 else ""
     raise UserError(f"{place} holds no known layout: {seen}, ...{several}; {UNDERSTOOD}")
 

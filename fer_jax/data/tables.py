@@ -16,11 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from fer_jax.data import files, images
-from fer_jax.data.files import printable
 from fer_jax.data.images import UnreadableImage
 from fer_jax.data.layouts import ROLE_NAMES, labelled, role_of, row_key
 from fer_jax.data.records import Entry, Found, ReadOptions
-from fer_jax.errors import UserError, one_line
+from fer_jax.errors import UserError, one_line, printable
 from fer_jax.labels import FER2013_CSV_ORDER
 
 SIDE = 48
