@@ -50,7 +50,7 @@ def _job(study: Study, variant: str, seed: str, place: Path, given: Mapping[str,
     """
     changes = study.variants[variant]
     general = {key: value for key, value in given.items() if key not in study.needs}
-    own = {key: given[key] if value == FILE else value for key, value in changes.items()}
+    own = {key: given[key] if value == FILE else value for key, value in sorted(changes.items())}
     parts = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(changes.items())]
     name = "-".join([Path(study.config).stem, *parts, f"seed={seed}"])
     folder = place / re.sub(r"[^\w.=-]+", "_", name)

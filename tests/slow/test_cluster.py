@@ -59,7 +59,7 @@ PartitionName=here Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 def study(data, output, *more, seeds="0,1", rate=3e-3):
     """The arguments of a study of two variants."""
-    settings = SMALL | {"optimizer.learning_rate": rate}
+    settings = SMALL | {"optimizer.learning_rate": rate, "train.epochs": 10}  # time to stop them
     return [
         "collapse",
         f"--data={data}",
