@@ -164,7 +164,7 @@ def draw(stress: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(11, 7.4), layout="constrained")
     grid = figure.subplots(3, 4, sharey=True).flat
-    for axes, (kind, rows) in zip(grid, stress["corruptions"].items(), strict=False):
+    for (kind, rows), axes in zip(stress["corruptions"].items(), grid, strict=False):
         shown = [stress["plain"], *rows]
         for name, color in (("accuracy", "#2f6db3"), ("confidence", "#e07b39")):
             axes.plot([row[name] for row in shown], "o-", color=color, markersize=4, label=name)
