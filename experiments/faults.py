@@ -85,6 +85,7 @@ def kill_all(output: Path, kills: int, seed: int = 0, jobs: int = 2) -> list[dic
     from tqdm import tqdm
 
     output.mkdir(parents=True, exist_ok=True)
+    _forget_other_code(output)
     path = output / RESULTS
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["number"], row["seed"]) for row in rows}
@@ -99,6 +100,18 @@ def kill_all(output: Path, kills: int, seed: int = 0, jobs: int = 2) -> list[dic
                 rows.append(row)
                 print(json.dumps(row), file=file, flush=True)
     return [row for row in rows if row["seed"] == seed and row["number"] < kills]
+
+
+def _forget_other_code(output: Path) -> None:
+    """Remove what another checkout or version left: its undisturbed runs are no twins of ours."""
+    sources = sorted((ROOT / "fer_jax").rglob("*.py"))
+    code = hashlib.sha256(b"".join([str(ROOT).encode(), *map(Path.read_bytes, sources)]))
+    mark = output / "code.txt"
+    if not mark.exists() or mark.read_text() != code.hexdigest():
+        (output / RESULTS).unlink(missing_ok=True)
+        for name in ("calm", "cases"):
+            shutil.rmtree(output / name, ignore_errors=True)
+        mark.write_text(code.hexdigest())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -98,15 +98,19 @@ def main(argv: Sequence[str]) -> None:
     output = output_folder(paths[0], split, "" if known.get(split) == prints else prints[:8])
     origin = {**trained.origin_of(models, split, prints), "command": command, "data_path": path}
     members = [(model.evaluator, model.variables) for model in models]
-    given, own = TEMPERATURE.value, models[0].about.temperature if len(models) == 1 else None
     further: dict[str, Any] = {}
     if STRESS.value:
         further["stress"] = functools.partial(stress.measure, records)
     if columns:
         further["groups"] = functools.partial(groups.measure, columns)
-    calibration = (own or 1.0) if given == 1 else given
+    given, own = TEMPERATURE.value, models[0].about.temperature if len(models) == 1 else None
     result = report.evaluate(
-        *(members, records, split, output, origin, TTA.value, given, copied, calibration, further)
+        *(members, records, split, output, origin),
+        tta=TTA.value,
+        temperature=given,
+        copied=copied,
+        calibration=(own or 1.0) if given == 1 else given,
+        further=further,
     )
     mesh.say(f"{report.headline(result)}\nreport {output}/report.md")
 

@@ -41,12 +41,10 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("give photographs, folders or videos, or --camera=0")
     if EXPLAIN.value and not DRAW.value:
         raise UserError("--explain is drawn into pictures: give --draw=DIR too")
-    part, parts = _shard()
-    output = pathlib.Path(OUTPUT.value)
-    one_of_many = parts > 1 and output.suffix
-    rows = Rows(
-        str(output.with_stem(f"{output.stem}-{part}-of-{parts}")) if one_of_many else OUTPUT.value
-    )
+    (part, parts), output = _shard(), OUTPUT.value
+    if parts > 1 and (place := pathlib.Path(output)).suffix:  # a file, not the terminal or a pipe
+        output = str(place.with_stem(f"{place.stem}-{part}-of-{parts}"))
+    rows = Rows(output)
     try:
         _recognise(argv[1:], rows)
     except BrokenPipeError:  # such as `| head`

@@ -14,6 +14,7 @@ from fer_jax.config import difference
 from fer_jax.data.files import sha256
 from fer_jax.errors import UserError, one_line, writing
 from fer_jax.evaluation.predictions import REPORT_FILE
+from fer_jax.outputs import unfinished
 from fer_jax.training import mesh
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.state import InitConfig
@@ -126,13 +127,11 @@ def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndar
 
     `train_hashes` are the `hashes.short_hashes` of its training images.
     """
-    temporary = workdir / "claim.tmp"
-    with _writing(workdir):
-        with open(temporary, "wb") as file:
-            np.save(file, train_hashes)
-        os.replace(temporary, workdir / HASHES_FILE)
-        temporary.write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(temporary, workdir / RUN_FILE)
+    with _writing(workdir), unfinished(workdir / RUN_FILE) as new:
+        np.save(new / HASHES_FILE, train_hashes)
+        (new / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n")
+        for name in (HASHES_FILE, RUN_FILE):  # the latter says that there is a run
+            os.replace(new / name, workdir / name)
 
 
 def _writing(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:

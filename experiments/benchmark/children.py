@@ -138,15 +138,19 @@ class Child:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """The user's, without what only fer_jax would gain by; compilations are kept for this run."""
-    kept = {k: v for k, v in os.environ.items() if k not in (cli.TUNABLES, cli.PRELOAD)}
     return {
         "JAX_COMPILATION_CACHE_DIR": str(settings.file("compiled")),
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45",  # two contestants share an accelerator
-        **kept,
+        **without_allocator(),
     }
+
+
+def without_allocator() -> dict[str, str]:
+    """The user's environment, without what fer_jax's restart put there."""
+    return {k: v for k, v in os.environ.items() if k not in (cli.TUNABLES, cli.PRELOAD)}
 
 
 def _last_line(log: pathlib.Path) -> str:

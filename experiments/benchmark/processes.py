@@ -1,7 +1,6 @@
 """`python -m fer_jax.main` from its start to its first step or to its end, cold and warm."""
 
 import dataclasses
-import os
 import pathlib
 import subprocess
 import sys
@@ -11,9 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.benchmark import inputs
-from experiments.benchmark.children import NotRunError
+from experiments.benchmark.children import NotRunError, without_allocator
 from experiments.benchmark.settings import ROOT, Settings, config_of
-from fer_jax import cli
 
 PATIENCE, POLL = 900.0, 0.02  # seconds
 METRICS = "metrics.jsonl"
@@ -133,8 +131,7 @@ def door(recipe: str, workdir: pathlib.Path, changed: Mapping[str, Any]) -> list
 
 
 def _environment(cache: pathlib.Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in (cli.TUNABLES, cli.PRELOAD)}
-    return {**kept, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    return {**without_allocator(), "JAX_COMPILATION_CACHE_DIR": str(cache)}
 
 
 def _last_line(log: pathlib.Path) -> str:

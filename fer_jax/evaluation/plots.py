@@ -193,6 +193,33 @@ def _series(rows: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[np
     return np.array([row["epoch"] for row in chosen], float), np.array(values, float)
 
 
+def stress_curves(
+    plain: Mapping[str, Any],
+    corruptions: Mapping[str, Sequence[Mapping[str, Any]]],
+    units: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Accuracy and mean confidence over strength: where they part, confidence misleads.
+
+    Figures of unchanged images, then rows of each corruption, as in `stress.measure`.
+    """
+    columns = 4
+    figure = Figure(figsize=(11, 7.4), layout="constrained")
+    grid = figure.subplots(-(-len(corruptions) // columns), columns, sharey=True).flat
+    for (kind, rows), axes in zip(corruptions.items(), grid, strict=False):
+        shown = [plain, *rows]
+        for name, color in (("accuracy", BLUE), ("confidence", ORANGE)):
+            axes.plot([row[name] for row in shown], "o-", color=color, markersize=4, label=name)
+        axes.set(title=kind, xlabel=units[kind], ylim=(0, 1))
+        axes.set_xticks(range(len(shown)), ["none", *(f"{row['strength']:g}" for row in rows)])
+        axes.yaxis.set_major_formatter(_percent)
+        axes.grid(axis="y", color=GRID, linewidth=0.7)
+    for empty in grid:
+        empty.set_axis_off()
+    figure.legend(*axes.get_legend_handles_labels(), **BELOW, ncols=2)
+    _save(figure, path)
+
+
 def _smooth(values: np.ndarray) -> np.ndarray:
     """A centred moving mean over about a fortieth of the curve; NaN do not spread."""
     reach = len(values) // 80

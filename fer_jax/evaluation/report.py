@@ -266,8 +266,9 @@ def _draw(
     ]
     heading = "Most confident mistakes (true → predicted)" if titles else "No mistakes"
     plots.contact_sheet(pictures, titles, folder / "mistakes.png", columns=6, heading=heading)
-    if "stress" in report:
-        stress.draw(report["stress"], folder / "stress.png")
+    if found := report.get("stress"):
+        units = {kind: unit for kind, (unit, _) in stress.CORRUPTIONS.items()}
+        plots.stress_curves(found["plain"], found["corruptions"], units, folder / "stress.png")
 
 
 # ---- report.md -----------------------------------------------------------------------------------

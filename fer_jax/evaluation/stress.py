@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -156,23 +155,3 @@ unchanged images {figure.format(strength=0, **stress["plain"])}.
 ![Accuracy and confidence on worse pictures](stress.png)
 
 """
-
-
-def draw(stress: Mapping[str, Any], path: Path) -> None:
-    """Accuracy and mean confidence over strength: where they part, confidence misleads."""
-    from matplotlib.figure import Figure  # a second to import
-
-    figure = Figure(figsize=(11, 7.4), layout="constrained")
-    grid = figure.subplots(3, 4, sharey=True).flat
-    for (kind, rows), axes in zip(stress["corruptions"].items(), grid, strict=False):
-        shown = [stress["plain"], *rows]
-        for name, color in (("accuracy", "#2f6db3"), ("confidence", "#e07b39")):
-            axes.plot([row[name] for row in shown], "o-", color=color, markersize=4, label=name)
-        axes.set(title=kind, xlabel=CORRUPTIONS[kind][0], ylim=(0, 1))
-        axes.set_xticks(range(len(shown)), ["none", *(f"{row['strength']:g}" for row in rows)])
-        axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-        axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-    for empty in grid:
-        empty.set_axis_off()
-        empty.legend(*axes.get_legend_handles_labels(), loc="center", frameon=False)
-    figure.savefig(path, format="png", dpi=110, facecolor="white", metadata={"Software": None})

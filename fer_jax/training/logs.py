@@ -18,6 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from fer_jax.errors import UserError, writing
+from fer_jax.outputs import in_one_step
 from fer_jax.sections import Section, key
 
 METRICS_FILE = "metrics.jsonl"
@@ -204,9 +205,7 @@ def open_metrics(workdir: Path, start_step: int) -> TextIO:
         kept = [record for record in read_metrics(workdir) if record["step"] <= start_step]
         text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
         if path.exists() and text.encode() != path.read_bytes():
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(text)
-            os.replace(temporary, path)
+            in_one_step(path, lambda new: new.write_text(text))
         return path.open("a", encoding="utf-8")
 
 
