@@ -38,25 +38,27 @@ def run(*command: object, folder: Path, good: bool = False) -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has our wheel, and this one's other packages."""
+    """The Python of a new environment, into which pip put our wheel and what that asks for."""
     folder = tmp_path_factory.mktemp("wheel")
     source = shutil.copytree(
         ROOT, folder / "source", symlinks=True, ignore=shutil.ignore_patterns(".*", "tests", "runs")
     )
     build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder)
-    made = run(*build, source, folder=folder)
-    assert made.returncode == 0, made.stderr
+    run(*build, source, folder=folder, good=True)
+    (wheel,) = folder.glob("*.whl")
+
+    # Pinned as everywhere, with the extra that finds faces; nothing of this environment is seen.
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
-    (wheel,) = folder.glob("*.whl")
-    done = run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, folder=folder)
+    pins = ("--constraint", ROOT / "constraints.txt", f"{wheel}[faces]")
+    done = run(python, "-m", "pip", "install", "--quiet", *pins, folder=folder)
+    if "No matching distribution" in done.stderr and "connection" in done.stderr.lower():
+        pytest.skip("no package index can be reached")
     assert done.returncode == 0, done.stderr
-    packages = next((folder / "env" / "lib").glob("python*/site-packages"))
-    (packages / "others.pth").write_text(str(Path(np.__file__).parents[1]))
     return python
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_shipped_weights_answer_from_an_empty_folder(installed: Path, tmp_path: Path):
     done = run(installed, "-c", USE, folder=tmp_path)
     assert done.returncode == 0, done.stderr
