@@ -26,7 +26,7 @@ CROP = flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or 
 OUTPUT = flags.DEFINE_string("output", "", "FILE.jsonl, FILE.csv, or - for JSON lines.")
 DRAW = flags.DEFINE_string("draw", "", "Folder for the pictures and videos with answers drawn in.")
 EXPLAIN = flags.DEFINE_bool("explain", False, "Draw also what each answer hangs on (Grad-CAM).")
-CONFIDENCE = flags.DEFINE_float("min_confidence", None, "Below it the answer is 'not sure'.")
+CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Below it the answer is 'not sure'.")
 MIN_FACE = flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels.")
 TTA = flags.DEFINE_string("tta", "none", "Views of each face to average over: flip, flip_crops.")
 CAMERA = flags.DEFINE_integer("camera", None, "Number of the camera to watch, until Ctrl-C.")
@@ -65,14 +65,17 @@ def _recognise(paths: Sequence[str], rows: Rows) -> None:
 
     live = CAMERA.value is not None
     options = recognizer.Options(
-        1 if live else 64, CROP.value, MIN_FACE.value, CONFIDENCE.value, TTA.value
+        batch_size=1 if live else 64,
+        crop=CROP.value,
+        min_face=MIN_FACE.value,
+        min_confidence=CONFIDENCE.value,
+        tta=TTA.value,
+        smoothing=SMOOTHING.value,
     )
     model = recognizer.load(MODEL.value, DETECTOR.value)
-    answers = model.smoothed(
-        model.stream(_items(paths, rows.done), options), SMOOTHING.value, options
-    )
-    shown = tqdm(answers, unit=" pictures", disable=rows.table or not sys.stderr.isatty())
     gallery = draw.Gallery(DRAW.value, paths, model, EXPLAIN.value)
+    answers = model.stream(_items(paths, rows.done), options)
+    shown = tqdm(answers, unit=" pictures", disable=rows.table or not sys.stderr.isatty())
     ends = (KeyboardInterrupt,) if live else ()
     with quiet_pillow(), contextlib.closing(gallery), contextlib.suppress(*ends):
         for picture, found in shown:
@@ -83,10 +86,11 @@ def _recognise(paths: Sequence[str], rows: Rows) -> None:
 
 def _shard() -> tuple[int, int]:
     """(K, N) of --shard=K/N; UserError where it is none."""
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", SHARD.value)
-    if match is None or int(match[1]) > int(match[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", SHARD.value)
+    part, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= parts:
         raise UserError(f"--shard={SHARD.value}: give K/N with K from 1 to N")
-    return int(match[1]), int(match[2])
+    return part, parts
 
 
 def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import math
 import os
 import pathlib
 import threading
@@ -28,24 +29,24 @@ from fer_jax.models.classifier import describe
 from fer_jax.models.folded import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
+from fer_jax.sections import Section, key
 
 SHIPPED = "fer2013_b2.safetensors"
 HUB = "hf://"  # then user/name of a repository: nothing is fetched that was not asked for by this
 WAITING = 2**28  # bytes of pictures whose faces have no answer yet
 THREADS = 2  # that read pictures and find faces ahead of the model
 NEAR = 0.5  # of a box's side: how far a face may move from frame to frame
-LIMITS = {"batch_size": (1, 4096), "min_face": (12, 4096), "min_confidence": (0.0, 1.0)}
 
 Cut = tuple[np.ndarray, dict[str, Any]]  # uint8 [S, S, 3] for the model; a Face's first fields
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Face:
     """One face and what the model says of it. Pixels are the upright picture's."""
 
     box: tuple[float, ...]  # left, top, width, height
-    landmarks: tuple[tuple[float, ...], ...] | None  # eyes, nose, corners of the mouth, as (x, y)
-    detection: float | None  # how sure the detector is, 0..1
+    landmarks: tuple[tuple[float, ...], ...] | None = None  # eyes, nose, mouth's corners: (x, y)
+    detection: float | None = None  # how sure the detector is, 0..1
     label: str | None  # None where it abstained
     confidence: float  # the largest probability, 0..1
     probabilities: dict[str, float]  # at the model's temperature
@@ -66,25 +67,15 @@ class Faces(list[Face]):
 
 
 @dataclass(frozen=True)
-class Options:
-    """How pictures are answered, as `Recognizer.predict` says."""
+class Options(Section):
+    """How pictures are answered, as `Recognizer.predict` and `predict_video` say."""
 
-    batch_size: int = 64
-    crop: str = "detect"
-    min_face: int = 40
-    min_confidence: float | None = None
-    tta: str = "none"
-
-    def __post_init__(self) -> None:
-        """UserError where a value lies outside its limits."""
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UserError(f"{name}={value} must be from {low:g} to {high:g}")
-        if self.tta not in augmented.VIEWS:
-            raise UserError(f"tta={self.tta!r} is not one of {', '.join(augmented.VIEWS)}")
-        if self.crop not in ("detect", "whole"):
-            raise UserError(f"crop={self.crop!r} is not detect, whole, or lists of boxes")
+    batch_size: int = key(1, 4096, default=64)
+    crop: str = key(choices=("detect", "whole"), default="detect")
+    min_face: int = key(12, 4096, default=40)
+    min_confidence: float = key(0, 1, default=0.0)
+    tta: str = key(choices=tuple(augmented.VIEWS), default="none")
+    smoothing: float = key(0, 0.99, default=0.0)
 
 
 def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> "Recognizer":
@@ -153,7 +144,7 @@ class Recognizer:
             boxes, crop = [_boxes(own) for own in ([crop] if alone else crop)], "whole"
             if len(boxes) != len(several):
                 raise UserError(f"crop has boxes of {len(boxes)} images, not of {len(several)}")
-        options = Options(batch_size, crop, min_face, min_confidence, tta)
+        options = Options(batch_size, crop, min_face, min_confidence or 0.0, tta)
         with quiet_pillow():
             sources = pictures.files(several) if boxes is None else several
             return [found for _, found in self.stream(sources, options, boxes)]
@@ -163,17 +154,16 @@ class Recognizer:
         source: str | os.PathLike[str] | int,
         every: int = 1,
         max_frames: int | None = None,
-        smoothing: float = 0.0,
         **options: Any,
     ) -> Iterator[Faces]:
         """The faces of every `every`-th frame of a file or of camera number `source`, as they come.
 
-        `smoothing`, from 0 to below 1, is the share of a face's logits that comes from the nearest
-        face of the frame before. Memory does not grow with the video. `options` as in `predict`.
+        `options` as in `predict`; `smoothing`, from 0 to 0.99, is the share of a face's logits that
+        comes from the nearest face of the frame before. Memory does not grow with the video.
         """
-        settings = Options(**{"batch_size": PIECE, **options})
-        answers = self.stream(pictures.video(source, every, max_frames), settings)
-        return (found for _, found in self.smoothed(answers, smoothing, settings))
+        given = {name: value for name, value in options.items() if value is not None}
+        frames = pictures.video(source, every, max_frames)
+        return (found for _, found in self.stream(frames, Options(**{"batch_size": PIECE} | given)))
 
     def stream(
         self, items: Iterable[Any], options: Options, boxes: Iterable[Any] | None = None
@@ -184,36 +174,24 @@ class Recognizer:
         """
         given = zip(items, itertools.repeat(None) if boxes is None else boxes, strict=False)
         jobs = (functools.partial(self._find, item, options, own) for item, own in given)
-        waiting: list[tuple[Picture, list[Cut]]] = []
-        count = size = 0
-        for picture, found in self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0):
-            waiting.append((picture, found))
-            count += len(found)
-            size += 0 if picture.pixels is None else picture.pixels.nbytes
-            if max(count, len(waiting)) >= options.batch_size or size > WAITING:
-                yield from self._answer(waiting, options)
-                waiting, count, size = [], 0, 0
-        yield from self._answer(waiting, options)
+        answers = self._answers(jobs, options)
+        return self.smoothed(answers, options) if options.smoothing else answers
 
     def smoothed(
-        self, answers: Iterable[tuple[Picture, Faces]], share: float, options: Options
+        self, answers: Iterable[tuple[Picture, Faces]], options: Options
     ) -> Iterator[tuple[Picture, Faces]]:
-        """Exponential averages over frames: `share` of each face's logits is its predecessor's."""
-        if not 0 <= share < 1:
-            raise UserError(f"smoothing={share} must be from 0 (off) to below 1")
-        before, file = list[Face](), None
+        """Exponential averages over frames: a share of each face's logits is its predecessor's."""
+        before, file, share = list[Face](), None, options.smoothing
         for picture, found in answers:
-            if picture.between:
-                yield picture, Faces(before, picture)
-                continue
             if picture.file != file:
                 before, file = [], picture.file
             for number, face in enumerate(found):
-                past = _nearest(face, before) if share else None
+                past = _nearest(face, before)
                 if past is not None:
                     mean = share * np.array(past.logits) + (1 - share) * np.array(face.logits)
                     found[number] = replace(face, **self._said(mean, options))
-            before = list(found)
+            if not picture.between:
+                before = list(found)
             yield picture, found
 
     def logits(self, images: Sequence[np.ndarray], options: Options) -> np.ndarray:
@@ -235,9 +213,8 @@ class Recognizer:
         views = views[:, : len(images)]  # only the last batch is padded
         if len(views) == 1:
             return views[0]
-        from scipy.special import log_softmax, logsumexp  # half a second to import
-
-        return logsumexp(log_softmax(views, axis=-1), axis=0, b=1 / len(views))
+        odds = np.exp(views - views.max(axis=-1, keepdims=True))
+        return np.log((odds / odds.sum(axis=-1, keepdims=True)).mean(axis=0))
 
     def seen(self, pixels: np.ndarray, box: Any, landmarks: Any) -> np.ndarray:
         """What the model takes of a face in uint8 [H, W, 1 or 3]: uint8 [S, S, 3].
@@ -259,8 +236,23 @@ class Recognizer:
             places = [_place(row) for row in self._detect()(colour, options.min_face).tolist()]
         else:
             given = [_whole(pixels)] if boxes is None else map(tuple, boxes.tolist())
-            places = [{"box": box, "landmarks": None, "detection": None} for box in given]
-        return picture, [(self.seen(pixels, p["box"], p["landmarks"]), p) for p in places]
+            places = [{"box": box} for box in given]
+        return picture, [(self.seen(pixels, p["box"], p.get("landmarks")), p) for p in places]
+
+    def _answers(
+        self, jobs: Iterable[Callable[[], Any]], options: Options
+    ) -> Iterator[tuple[Picture, Faces]]:
+        """The jobs' pictures and what the model says of their faces, as soon as a batch is full."""
+        waiting: list[tuple[Picture, list[Cut]]] = []
+        count = size = 0
+        for picture, found in self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0):
+            waiting.append((picture, found))
+            count += len(found)
+            size += 0 if picture.pixels is None else picture.pixels.nbytes
+            if max(count, len(waiting)) >= options.batch_size or size > WAITING:
+                yield from self._answer(waiting, options)
+                waiting, count, size = [], 0, 0
+        yield from self._answer(waiting, options)
 
     def _ahead(self, jobs: Iterable[Callable[[], Any]], count: int) -> Iterator[Any]:
         """What the jobs return, in order; `count` are begun before they are asked for."""
@@ -272,12 +264,6 @@ class Recognizer:
         while begun:
             yield begun.popleft().result()
 
-    def _detect(self) -> faces.Detector:
-        """This thread's detector: threads cannot share OpenCV's networks."""
-        if not hasattr(self._thread, "detector"):
-            self._thread.detector = faces.open_detector(self.detector)
-        return self._thread.detector
-
     def _answer(
         self, waiting: Sequence[tuple[Picture, list[Cut]]], options: Options
     ) -> Iterator[tuple[Picture, Faces]]:
@@ -287,13 +273,19 @@ class Recognizer:
             made = [Face(**p, **when, **self._said(next(logits), options)) for _, p in found]
             yield picture, Faces(made, picture)
 
+    def _detect(self) -> faces.Detector:
+        """This thread's detector: threads cannot share OpenCV's networks."""
+        if not hasattr(self._thread, "detector"):
+            self._thread.detector = faces.open_detector(self.detector)
+        return self._thread.detector
+
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""
         scaled = calibrated(logits, self.model.about)
         odds = np.exp(scaled - scaled.max())
         probabilities = odds / odds.sum()
         best = int(np.argmax(probabilities))
-        abstained = bool(probabilities[best] < (options.min_confidence or 0))
+        abstained = bool(probabilities[best] < options.min_confidence)
         return {
             "label": None if abstained else LABELS[best],
             "confidence": float(probabilities[best]),
@@ -327,8 +319,13 @@ def _whole(pixels: np.ndarray) -> tuple[float, ...]:
 
 def _nearest(face: Face, others: Sequence[Face]) -> Face | None:
     """The one whose box's centre is nearest, if that is less than NEAR of the box's side away."""
-    left, top, width, height = np.array([face.box, *(other.box for other in others)]).T
-    centres = np.column_stack([left + width / 2, top + height / 2])
-    distances = np.linalg.norm(centres[1:] - centres[0], axis=1)
-    near = distances < NEAR * max(face.box[2:])
-    return others[int(np.argmin(distances))] if near.any() else None
+
+    def distance(other: Face) -> float:
+        return math.dist(_centre(face.box), _centre(other.box))
+
+    nearest = min(others, key=distance, default=face)
+    return nearest if others and distance(nearest) < NEAR * max(face.box[2:]) else None
+
+
+def _centre(box: Sequence[float]) -> tuple[float, float]:
+    return box[0] + box[2] / 2, box[1] + box[3] / 2

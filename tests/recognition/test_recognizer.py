@@ -254,7 +254,7 @@ def test_smoothing_mixes_a_face_with_its_predecessor_alone(model, film):
         np.testing.assert_allclose(face.logits, expected, rtol=1e-6)
     far = dataclasses.replace(smooth[0], box=(900.0, 900.0, 50.0, 50.0))
     pair = [(Picture(FACE, "x"), [far]), (Picture(FACE, "x"), [smooth[1]])]
-    assert list(model.smoothed(pair, 0.5, Options()))[1][1] == [smooth[1]]
+    assert list(model.smoothed(pair, Options(smoothing=0.5)))[1][1] == [smooth[1]]
 
 
 @pytest.mark.parametrize("name", ["missing.mp4", "empty.mp4"])
