@@ -63,14 +63,15 @@ def _recognise(paths: Sequence[str], rows: Rows) -> None:
     from fer_jax.data.images import quiet_pillow
     from fer_jax.recognition import draw, recognizer
 
-    live = CAMERA.value is not None
+    live, drawn = CAMERA.value is not None, bool(DRAW.value)
     options = recognizer.Options(
-        batch_size=1 if live else 64,
+        batch_size=1 if live else 4 if drawn else 64,  # photographs are large, faces are not
         crop=CROP.value,
         min_face=MIN_FACE.value,
         min_confidence=CONFIDENCE.value,
         tta=TTA.value,
         smoothing=SMOOTHING.value,
+        pixels=drawn,
     )
     model = recognizer.load(MODEL.value, DETECTOR.value)
     gallery = draw.Gallery(DRAW.value, paths, model, EXPLAIN.value)
@@ -78,10 +79,10 @@ def _recognise(paths: Sequence[str], rows: Rows) -> None:
     shown = tqdm(answers, unit=" pictures", disable=rows.table or not sys.stderr.isatty())
     ends = (KeyboardInterrupt,) if live else ()
     with quiet_pillow(), contextlib.closing(gallery), contextlib.suppress(*ends):
-        for picture, found in shown:
-            if not picture.between:
+        for found in shown:
+            if not found.picture.between:
                 rows.write(found)
-            gallery.add(picture, found)
+            gallery.add(found)
 
 
 def _shard() -> tuple[int, int]:

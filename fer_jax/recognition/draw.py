@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fer_jax.errors import UserError, writing
-from fer_jax.recognition import explain, faces, pictures
-from fer_jax.recognition.recognizer import Face, Recognizer
+from fer_jax.recognition import explain, faces
+from fer_jax.recognition.recognizer import Face, Faces, Recognizer
 
 LEAST, MOST = 256, 8  # pixels of a drawn shorter side: smaller ones are enlarged, so many times
 SURE, UNSURE, PAPER, INK = (60, 200, 90), (230, 170, 40), (20, 20, 20), (240, 240, 240)
@@ -36,17 +36,18 @@ class Gallery:
         self._film, self._filmed = cv2.VideoWriter(), ""
         self._last: Sequence[Face] = ()
 
-    def add(self, picture: pictures.Picture, found: Sequence[Face]) -> None:
+    def add(self, found: Faces) -> None:
         """Draw one picture, or one frame of the video that is being written."""
-        if not self._folder or picture.pixels is None:
+        pixels, file = found.picture.pixels, str(found.file)
+        if not self._folder or pixels is None:
             return
-        self._last = self._last if picture.between else found
-        drawn = annotated(picture.pixels, self._last, self._heats(picture.pixels, self._last))
+        self._last = self._last if found.picture.between else found
+        drawn = annotated(pixels, self._last, self._heats(pixels, self._last))
         with writing(f"cannot write to --draw={self._folder}", "give another folder"):
-            if picture.frame is None:
-                Image.fromarray(drawn).save(self._target(str(picture.file), *WRITTEN), quality=95)
+            if found.frame is None:
+                Image.fromarray(drawn).save(self._target(file, *WRITTEN), quality=95)
             else:
-                self._open_film(str(picture.file), drawn.shape)
+                self._open_film(file, drawn.shape)
                 self._film.write(drawn[..., ::-1])
 
     def close(self) -> None:

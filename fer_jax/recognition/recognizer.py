@@ -1,6 +1,5 @@
 """A trained model that people can ask: pictures in, for each the faces with calibrated answers."""
 
-import collections
 import functools
 import itertools
 import math
@@ -33,11 +32,10 @@ from fer_jax.sections import Section, key
 
 SHIPPED = "fer2013_b2.safetensors"
 HUB = "hf://"  # then user/name of a repository: nothing is fetched that was not asked for by this
-WAITING = 2**28  # bytes of pictures whose faces have no answer yet
 THREADS = 2  # that read pictures and find faces ahead of the model
 NEAR = 0.5  # of a box's side: how far a face may move from frame to frame
 
-Cut = tuple[np.ndarray, dict[str, Any]]  # uint8 [S, S, 3] for the model; a Face's first fields
+Cut = tuple[np.ndarray, dict[str, Any]]  # uint8 [S, S, 3] for the model; a Face's other fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +58,9 @@ class Faces(list[Face]):
     """The faces of one picture; `error` says why there are none where it could not be read."""
 
     def __init__(self, given: Iterable[Face], picture: Picture) -> None:
-        """Of `picture`, whose pixels are not kept."""
+        """Of `picture`, which has its pixels only where Options.pixels asked for them."""
         super().__init__(given)
-        self.file, self.error = picture.file, picture.error
+        self.picture, self.file, self.error = picture, picture.file, picture.error
         self.frame, self.time = picture.frame, picture.time
 
 
@@ -76,6 +74,7 @@ class Options(Section):
     min_confidence: float = key(0, 1, default=0.0)
     tta: str = key(choices=tuple(augmented.VIEWS), default="none")
     smoothing: float = key(0, 0.99, default=0.0)
+    pixels: bool = key(default=False)  # kept, to draw into
 
 
 def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> "Recognizer":
@@ -147,7 +146,7 @@ class Recognizer:
         options = Options(batch_size, crop, min_face, min_confidence or 0.0, tta)
         with quiet_pillow():
             sources = pictures.files(several) if boxes is None else several
-            return [found for _, found in self.stream(sources, options, boxes)]
+            return list(self.stream(sources, options, boxes))
 
     def predict_video(
         self,
@@ -163,36 +162,35 @@ class Recognizer:
         """
         given = {name: value for name, value in options.items() if value is not None}
         frames = pictures.video(source, every, max_frames)
-        return (found for _, found in self.stream(frames, Options(**{"batch_size": PIECE} | given)))
+        return self.stream(frames, Options(**{"batch_size": PIECE} | given))
 
     def stream(
         self, items: Iterable[Any], options: Options, boxes: Iterable[Any] | None = None
-    ) -> Iterator[tuple[Picture, Faces]]:
-        """Each image or Picture with its faces, in order, in bounded memory, read ahead by threads.
+    ) -> Iterator[Faces]:
+        """The faces of each image or Picture, in order; threads read the next batch meanwhile.
 
-        Faces of many pictures are answered together. `boxes` [N, 4] for each image are the faces.
+        Faces of `batch_size` pictures are answered together; twice as many pictures are in memory.
+        `boxes` [N, 4] for each image are its faces.
         """
         given = zip(items, itertools.repeat(None) if boxes is None else boxes, strict=False)
         jobs = (functools.partial(self._find, item, options, own) for item, own in given)
         answers = self._answers(jobs, options)
         return self.smoothed(answers, options) if options.smoothing else answers
 
-    def smoothed(
-        self, answers: Iterable[tuple[Picture, Faces]], options: Options
-    ) -> Iterator[tuple[Picture, Faces]]:
+    def smoothed(self, answers: Iterable[Faces], options: Options) -> Iterator[Faces]:
         """Exponential averages over frames: a share of each face's logits is its predecessor's."""
         before, file, share = list[Face](), None, options.smoothing
-        for picture, found in answers:
-            if picture.file != file:
-                before, file = [], picture.file
+        for found in answers:
+            if found.file != file:
+                before, file = [], found.file
             for number, face in enumerate(found):
                 past = _nearest(face, before)
                 if past is not None:
                     mean = share * np.array(past.logits) + (1 - share) * np.array(face.logits)
                     found[number] = replace(face, **self._said(mean, options))
-            if not picture.between:
+            if not found.picture.between:
                 before = list(found)
-            yield picture, found
+            yield found
 
     def logits(self, images: Sequence[np.ndarray], options: Options) -> np.ndarray:
         """float64 [N, K] of N times uint8 [S, S, 3]; of several views the log of the mean answer.
@@ -225,6 +223,21 @@ class Recognizer:
             pixels = faces.cut(pixels, *faces.upright(box, landmarks))
         return np.broadcast_to(resize(pixels, self.size), (self.size, self.size, 3))
 
+    def _answers(
+        self, jobs: Iterable[Callable[[], tuple[Picture, list[Cut]]]], options: Options
+    ) -> Iterator[Faces]:
+        jobs, waiting = iter(jobs), list[Any]()
+        while True:
+            begun = [self._pool.submit(job) for job in itertools.islice(jobs, options.batch_size)]
+            read = [job.result() for job in waiting]
+            logits = iter(self.logits([seen for _, cuts in read for seen, _ in cuts], options))
+            for picture, cuts in read:
+                said = [place | self._said(next(logits), options) for _, place in cuts]
+                yield Faces([Face(**fields) for fields in said], picture)
+            if not begun:
+                return
+            waiting = begun
+
     def _find(self, item: Any, options: Options, boxes: Any) -> tuple[Picture, list[Cut]]:
         """The picture, and its faces as the model takes them."""
         picture = pictures.read(item)
@@ -237,41 +250,9 @@ class Recognizer:
         else:
             given = [_whole(pixels)] if boxes is None else map(tuple, boxes.tolist())
             places = [{"box": box} for box in given]
-        return picture, [(self.seen(pixels, p["box"], p.get("landmarks")), p) for p in places]
-
-    def _answers(
-        self, jobs: Iterable[Callable[[], Any]], options: Options
-    ) -> Iterator[tuple[Picture, Faces]]:
-        """The jobs' pictures and what the model says of their faces, as soon as a batch is full."""
-        waiting: list[tuple[Picture, list[Cut]]] = []
-        count = size = 0
-        for picture, found in self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0):
-            waiting.append((picture, found))
-            count += len(found)
-            size += 0 if picture.pixels is None else picture.pixels.nbytes
-            if max(count, len(waiting)) >= options.batch_size or size > WAITING:
-                yield from self._answer(waiting, options)
-                waiting, count, size = [], 0, 0
-        yield from self._answer(waiting, options)
-
-    def _ahead(self, jobs: Iterable[Callable[[], Any]], count: int) -> Iterator[Any]:
-        """What the jobs return, in order; `count` are begun before they are asked for."""
-        begun: collections.deque[Any] = collections.deque()
-        for job in jobs:
-            begun.append(self._pool.submit(job))
-            if len(begun) > count:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-
-    def _answer(
-        self, waiting: Sequence[tuple[Picture, list[Cut]]], options: Options
-    ) -> Iterator[tuple[Picture, Faces]]:
-        logits = iter(self.logits([face for _, found in waiting for face, _ in found], options))
-        for picture, found in waiting:
-            when: dict[str, Any] = {"frame": picture.frame, "time": picture.time}
-            made = [Face(**p, **when, **self._said(next(logits), options)) for _, p in found]
-            yield picture, Faces(made, picture)
+        when = {"frame": picture.frame, "time": picture.time}
+        cuts = [(self.seen(pixels, p["box"], p.get("landmarks")), p | when) for p in places]
+        return picture if options.pixels else replace(picture, pixels=None), cuts
 
     def _detect(self) -> faces.Detector:
         """This thread's detector: threads cannot share OpenCV's networks."""
