@@ -44,14 +44,12 @@ def main(argv: Sequence[str]) -> int:
     (part, parts), output = _shard(), OUTPUT.value
     if parts > 1 and (place := pathlib.Path(output)).suffix:  # a file, not the terminal or a pipe
         output = str(place.with_stem(f"{place.stem}-{part}-of-{parts}"))
-    rows = Rows(output)
-    try:
-        _recognise(argv[1:], rows)
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    finally:
-        rows.close()
+    with contextlib.closing(Rows(output)) as rows:
+        try:
+            _recognise(argv[1:], rows)
+        except BrokenPipeError:  # such as `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
     if not rows.read and (rows.error or parts == 1):  # a part may be empty
         raise UserError(rows.error or f"{', '.join(argv[1:])}: no image or video in there")
     return 0
@@ -99,7 +97,6 @@ def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
     from fer_jax.recognition import pictures
 
     part, parts = _shard()  # by the name alone, so that files may join between stop and start
-    between = bool(DRAW.value) and EVERY.value > 1
     sources = pictures.files(paths, besides=os.path.abspath(DRAW.value or os.devnull))
     for source in sources if CAMERA.value is None else [CAMERA.value]:
         if source in done or zlib.crc32(os.fsencode(str(source))) % parts != part - 1:
@@ -108,7 +105,7 @@ def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
             yield source
             continue
         try:
-            yield from pictures.video(source, EVERY.value, all=between)
+            yield from pictures.video(source, EVERY.value, all=bool(DRAW.value))
         except UserError as error:
             yield pictures.Picture(None, str(source), error=str(error))
 

@@ -32,7 +32,7 @@ Detector = Callable[[np.ndarray, int], np.ndarray]
 def open_detector(name: str) -> Detector:
     """`auto` (MTCNN) or the path of a YuNet file; UserError where it is not there."""
     if name != "auto":
-        return Yunet(name)
+        return yunet(name)
     # OpenCV 5's own engine pads max-pooling on the wrong side, which moves eyes by two pixels.
     engine = getattr(cv2.dnn, "ENGINE_CLASSIC", 1)
     return Mtcnn([cv2.dnn.readNetFromONNX(path, engine) for path in networks()])
@@ -103,27 +103,25 @@ class Mtcnn:
         )
 
 
-class Yunet:
-    """A YuNet file (Wu et al. 2023, doi:10.1007/s11633-023-1423-y), which the user brings."""
+def yunet(path: str) -> Detector:
+    """A file that the user brings: Wu et al. 2023, doi:10.1007/s11633-023-1423-y."""
+    try:
+        network = cv2.FaceDetectorYN.create(path, "", (32, 32), YUNET_LIMIT, YUNET_OVERLAP)
+    except cv2.error as error:
+        raise UserError(f"detector={path} is no YuNet file: {one_line(error)}") from error
 
-    def __init__(self, path: str) -> None:
-        """UserError where `path` is no such file."""
-        try:
-            create = cv2.FaceDetectorYN.create
-            self._network = create(path, "", (32, 32), YUNET_LIMIT, YUNET_OVERLAP)
-        except cv2.error as error:
-            raise UserError(f"detector={path} is no YuNet file: {one_line(error)}") from error
-
-    def __call__(self, picture: np.ndarray, min_face: int) -> np.ndarray:
-        """As `Detector` says; the picture is shrunk so that small faces are just seen."""
+    def detect(picture: np.ndarray, min_face: int) -> np.ndarray:
+        # Shrunk so far that a face of `min_face` pixels is just seen.
         scale = min(1.0, YUNET_FACE / min_face)
         height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
         small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        self._network.setInputSize((width, height))
-        _, found = self._network.detect(np.ascontiguousarray(small[..., ::-1]))
+        network.setInputSize((width, height))
+        _, found = network.detect(np.ascontiguousarray(small[..., ::-1]))
         found = np.empty((0, 15)) if found is None else found.astype(np.float64)
         found[:, :14] *= np.tile([picture.shape[1] / width, picture.shape[0] / height], 7)
         return found[found[:, 2:4].max(axis=1) >= min_face]
+
+    return detect
 
 
 def _forward(

@@ -1,5 +1,6 @@
 """A trained model that people can ask: pictures in, for each the faces with calibrated answers."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -278,13 +279,11 @@ class Recognizer:
 
 def _boxes(given: Any) -> np.ndarray:
     """float [N, 4]; UserError where they are no boxes."""
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         boxes = np.asarray(given, np.float64).reshape(-1, 4)
-    except (ValueError, TypeError):
-        boxes = np.full((1, 4), np.nan)
-    if not np.isfinite(boxes).all() or (boxes[:, 2:] < 1).any():
-        raise UserError(f"crop={given!r} are no boxes: give (left, top, width, height) in pixels")
-    return boxes
+        if np.isfinite(boxes).all() and (boxes[:, 2:] >= 1).all():
+            return boxes
+    raise UserError(f"crop={given!r} are no boxes: give (left, top, width, height) in pixels")
 
 
 def _place(row: Sequence[float]) -> dict[str, Any]:
