@@ -70,10 +70,7 @@ def traced(function: Callable[..., Any], name: str, *arguments: Any) -> Callable
 
 def processor() -> str:
     """A short name, equal for processors that can run the same programs."""
-    try:
-        lines = PROCESSORS.read_text(encoding="utf-8").splitlines()
-        features = sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
-    except OSError:
-        features = [platform.processor()]
+    lines = PROCESSORS.read_text(encoding="utf-8").splitlines() if PROCESSORS.exists() else []
+    features = sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
     digest = hashlib.sha256("\n".join([platform.machine(), *features]).encode())
     return f"{platform.machine()}-{digest.hexdigest()[:12]}"

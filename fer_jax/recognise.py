@@ -22,17 +22,19 @@ from fer_jax.recognition.rows import Rows
 
 MODEL = flags.DEFINE_string("model", None, "Model file or run's folder; if not given, the shipped.")
 DETECTOR = flags.DEFINE_string("detector", "auto", "auto, a YuNet file, or none: all is face.")
-CROP = flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or take all for one.")
 OUTPUT = flags.DEFINE_string("output", "", "FILE.jsonl, FILE.csv, or - for JSON lines.")
 DRAW = flags.DEFINE_string("draw", "", "Folder for the pictures and videos with answers drawn in.")
 EXPLAIN = flags.DEFINE_bool("explain", False, "Draw also what each answer hangs on (Grad-CAM).")
-CONFIDENCE = flags.DEFINE_float("min_confidence", 0.0, "Below it the answer is 'not sure'.")
-MIN_FACE = flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels.")
-TTA = flags.DEFINE_string("tta", "none", "Views of each face to average over: flip, flip_crops.")
 CAMERA = flags.DEFINE_integer("camera", None, "Number of the camera to watch, until Ctrl-C.")
 EVERY = flags.DEFINE_integer("every", 1, "Of video every so many-th frame.", lower_bound=1)
 SHARD = flags.DEFINE_string("shard", "1/1", "K/N: part K of N, to FILE-K-of-N of --output=FILE.")
-SMOOTHING = flags.DEFINE_float("smoothing", 0.0, "Of video: the share of the frame before.")
+OPTIONS = (  # of recognizer.Options, by the same names
+    flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or take all for one."),
+    flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels."),
+    flags.DEFINE_float("min_confidence", 0.0, "Below it the answer is 'not sure'."),
+    flags.DEFINE_string("tta", "none", "Views of each face to average over: flip, flip_crops."),
+    flags.DEFINE_float("smoothing", 0.0, "Of video: the share of the frame before."),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,15 +64,9 @@ def _recognise(paths: Sequence[str], rows: Rows) -> None:
     from fer_jax.recognition import draw, recognizer
 
     live, drawn = CAMERA.value is not None, bool(DRAW.value)
-    options = recognizer.Options(
-        batch_size=1 if live else 4 if drawn else 64,  # photographs are large, faces are not
-        crop=CROP.value,
-        min_face=MIN_FACE.value,
-        min_confidence=CONFIDENCE.value,
-        tta=TTA.value,
-        smoothing=SMOOTHING.value,
-        pixels=drawn,
-    )
+    settings: dict[str, Any] = {flag.name: flag.value for flag in OPTIONS}
+    batch_size = 1 if live else 4 if drawn else 64  # photographs are large, faces are not
+    options = recognizer.Options(batch_size=batch_size, pixels=drawn, **settings)
     model = recognizer.load(MODEL.value, DETECTOR.value)
     gallery = draw.Gallery(DRAW.value, paths, model, EXPLAIN.value)
     answers = model.stream(_items(paths, rows.done), options)

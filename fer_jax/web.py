@@ -80,10 +80,8 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     shutil.copytree(page, folder, dirs_exist_ok=True)
     for part in parts:
         shutil.copy(part, folder)
-    (folder / "card.md").unlink(missing_ok=True)  # another model's
     card = path.with_name("README.md") if path.is_file() else path / "README.md"
-    if card.exists():
-        shutil.copy(card, folder / "card.md")
+    (folder / "card.md").write_bytes(card.read_bytes() if card.exists() else b"")
 
 
 def keep_runtime(given: str) -> list[pathlib.Path]:

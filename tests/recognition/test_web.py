@@ -51,7 +51,15 @@ def test_the_folder_is_whole_and_says_what_the_model_says(model_path, runtime, t
     out = tmp_path / "page"
     for _ in range(2):  # what is there is written anew
         web.write(out, str(model_path), str(runtime))
-    named = {*web.PARTS, "pnet.onnx", "rnet.onnx", "onet.onnx", "model.onnx", "model.json"}
+    named = {
+        *web.PARTS,
+        "pnet.onnx",
+        "rnet.onnx",
+        "onet.onnx",
+        "model.onnx",
+        "model.json",
+        "card.md",
+    }
     page = {path.name for path in (Path(web.__file__).parent / "recognition/page").iterdir()}
     assert {path.name for path in out.iterdir()} == named | page
     assert json.loads((out / "model.json").read_text())["labels"] == list(LABELS)
