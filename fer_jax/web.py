@@ -106,16 +106,14 @@ def keep_runtime(given: str) -> list[pathlib.Path]:
 
 def _packed(folder: str) -> str:
     """The tarball that npm brings."""
-    npm = shutil.which("npm")
-    if npm is None:
+    command = ["npm", "pack", PACKAGE, "--silent", "--pack-destination", folder]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
-            f"the page needs {PACKAGE}: install npm, or give --runtime=FILE, the tarball that "
-            f"`npm pack {PACKAGE}` writes elsewhere"
-        )
-    command = [npm, "pack", PACKAGE, "--silent", "--pack-destination", folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"npm pack {PACKAGE} failed: {one_line(RuntimeError(done.stderr))}")
+            f"npm cannot bring {PACKAGE} ({one_line(error)}): install npm, or give --runtime=FILE, "
+            f"the tarball that `npm pack {PACKAGE}` writes elsewhere"
+        ) from error
     return f"{folder}/{done.stdout.split()[-1]}"
 
 

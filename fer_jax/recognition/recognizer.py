@@ -139,15 +139,16 @@ class Recognizer:
         """
         alone = isinstance(images, str | bytes | os.PathLike | Image.Image)
         alone = alone or (isinstance(images, np.ndarray) and images.ndim < 4)
-        several, boxes = [images] if alone else images, None
-        if not isinstance(crop, str):
+        items, boxes = [images] if alone else images, None
+        if isinstance(crop, str):
+            items = pictures.files(items)
+        else:
             boxes, crop = [_boxes(own) for own in ([crop] if alone else crop)], "whole"
-            if len(boxes) != len(several):
-                raise UserError(f"crop has boxes of {len(boxes)} images, not of {len(several)}")
+            if len(boxes) != len(items):
+                raise UserError(f"crop has boxes of {len(boxes)} images, not of {len(items)}")
         options = Options(batch_size, crop, min_face, min_confidence or 0.0, tta)
         with quiet_pillow():
-            sources = pictures.files(several) if boxes is None else several
-            return list(self.stream(sources, options, boxes))
+            return list(self.stream(items, options, boxes))
 
     def predict_video(
         self,
@@ -198,16 +199,16 @@ class Recognizer:
 
         Batches are padded to 1, 16 or `batch_size` images: no other program is ever compiled.
         """
+        if not images:
+            return np.empty((0, len(LABELS)))
         most, outputs = options.batch_size, []
         for start in range(0, len(images), most):
             part = images[start : start + most]
             rows = next(n for n in (1, min(PIECE, most), most) if n >= len(part))
             batch = np.zeros((rows, *part[0].shape), np.uint8)
             batch[: len(part)] = part
-            views = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
-            outputs.append([self._program(view.shape)(view) for view in views])
-        if not outputs:
-            return np.empty((0, len(LABELS)))
+            shown = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
+            outputs.append([self._program(batch.shape)(view) for view in shown])
         views = np.concatenate([np.asarray(out, np.float64) for out in outputs], axis=1)
         views = views[:, : len(images)]  # only the last batch is padded
         if len(views) == 1:

@@ -42,7 +42,6 @@ def npm(runtime, monkeypatch):
         shutil.copy(runtime, command[-1])
         return web.subprocess.CompletedProcess(command, 0, "runtime.tgz\n", "")
 
-    monkeypatch.setattr(web.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(web.subprocess, "run", run)
     return calls
 
@@ -94,7 +93,7 @@ def test_another_version_of_the_runtime_is_refused(runtime, monkeypatch):
 
 @pytest.mark.parametrize("given", ["", "missing.tgz"])
 def test_what_is_missing_is_one_line(runtime, monkeypatch, given):
-    monkeypatch.setattr(web.shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=given or "npm pack onnxruntime-web@.* writes elsewhere"):
         web.keep_runtime(given)
 
