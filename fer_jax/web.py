@@ -120,10 +120,6 @@ def _packed(folder: str) -> str:
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Files with the headers that keep the page to its own origin; silent."""
 
-    # What browsers insist on, and what a system may know otherwise.
-    extensions_map = dict.fromkeys([".js", ".mjs"], "text/javascript")
-    extensions_map[".wasm"] = "application/wasm"
-
     def end_headers(self) -> None:
         for header in HEADERS.items():
             self.send_header(*header)

@@ -1,5 +1,6 @@
 """A trained model that people can ask: pictures in, for each the faces with calibrated answers."""
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -164,15 +165,15 @@ class Recognizer:
         """
         given = {name: value for name, value in options.items() if value is not None}
         frames = pictures.video(source, every, max_frames)
-        return self.stream(frames, Options(**{"batch_size": PIECE} | given))
+        batch_size = 1 if isinstance(source, int) else PIECE
+        return self.stream(frames, Options(**{"batch_size": batch_size} | given))
 
     def stream(
         self, items: Iterable[Any], options: Options, boxes: Iterable[Any] | None = None
     ) -> Iterator[Faces]:
-        """The faces of each image or Picture, in order; threads read the next batch meanwhile.
+        """The faces of each image or Picture, in order, `batch_size` pictures at a time.
 
-        Faces of `batch_size` pictures are answered together; twice as many pictures are in memory.
-        `boxes` [N, 4] for each image are its faces.
+        Threads read a few pictures ahead. `boxes` [N, 4] for each image are its faces.
         """
         given = zip(items, itertools.repeat(None) if boxes is None else boxes, strict=False)
         jobs = (functools.partial(self._find, item, options, own) for item, own in given)
@@ -228,17 +229,22 @@ class Recognizer:
     def _answers(
         self, jobs: Iterable[Callable[[], tuple[Picture, list[Cut]]]], options: Options
     ) -> Iterator[Faces]:
-        jobs, waiting = iter(jobs), list[Any]()
-        while True:
-            begun = [self._pool.submit(job) for job in itertools.islice(jobs, options.batch_size)]
-            read = [job.result() for job in waiting]
-            logits = iter(self.logits([seen for _, cuts in read for seen, _ in cuts], options))
-            for picture, cuts in read:
+        read = self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0)
+        while batch := list(itertools.islice(read, options.batch_size)):
+            logits = iter(self.logits([seen for _, cuts in batch for seen, _ in cuts], options))
+            for picture, cuts in batch:
                 said = [place | self._said(next(logits), options) for _, place in cuts]
                 yield Faces([Face(**fields) for fields in said], picture)
-            if not begun:
-                return
-            waiting = begun
+
+    def _ahead(self, jobs: Iterable[Callable[[], Any]], count: int) -> Iterator[Any]:
+        """What the jobs return, in order; `count` are begun before they are asked for."""
+        begun: collections.deque[Any] = collections.deque()
+        for job in jobs:
+            begun.append(self._pool.submit(job))
+            if len(begun) > count:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
     def _find(self, item: Any, options: Options, boxes: Any) -> tuple[Picture, list[Cut]]:
         """The picture, and its faces as the model takes them."""
