@@ -69,7 +69,7 @@ def _recognise(paths: Sequence[str], rows: Rows) -> None:
     options = recognizer.Options(batch_size=batch_size, pixels=drawn, **settings)
     model = recognizer.load(MODEL.value, DETECTOR.value)
     gallery = draw.Gallery(DRAW.value, paths, model, EXPLAIN.value)
-    answers = model.stream(_items(paths, rows.done), options)
+    answers = model.smoothed(model.stream(_items(paths, rows.done), options), options)
     shown = tqdm(answers, unit=" pictures", disable=rows.table or not sys.stderr.isatty())
     ends = (KeyboardInterrupt,) if live else ()
     with quiet_pillow(), contextlib.closing(gallery), contextlib.suppress(*ends):

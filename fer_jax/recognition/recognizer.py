@@ -166,7 +166,8 @@ class Recognizer:
         given = {name: value for name, value in options.items() if value is not None}
         frames = pictures.video(source, every, max_frames)
         batch_size = 1 if isinstance(source, int) else PIECE
-        return self.stream(frames, Options(**{"batch_size": batch_size} | given))
+        settings = Options(**{"batch_size": batch_size} | given)
+        return self.smoothed(self.stream(frames, settings), settings)
 
     def stream(
         self, items: Iterable[Any], options: Options, boxes: Iterable[Any] | None = None
@@ -177,8 +178,12 @@ class Recognizer:
         """
         given = zip(items, itertools.repeat(None) if boxes is None else boxes, strict=False)
         jobs = (functools.partial(self._find, item, options, own) for item, own in given)
-        answers = self._answers(jobs, options)
-        return self.smoothed(answers, options) if options.smoothing else answers
+        read = self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0)
+        while batch := list(itertools.islice(read, options.batch_size)):
+            logits = iter(self.logits([seen for _, cuts in batch for seen, _ in cuts], options))
+            for picture, cuts in batch:
+                said = [place | self._said(next(logits), options) for _, place in cuts]
+                yield Faces([Face(**fields) for fields in said], picture)
 
     def smoothed(self, answers: Iterable[Faces], options: Options) -> Iterator[Faces]:
         """Exponential averages over frames: a share of each face's logits is its predecessor's."""
@@ -187,7 +192,7 @@ class Recognizer:
             if found.file != file:
                 before, file = [], found.file
             for number, face in enumerate(found):
-                past = _nearest(face, before)
+                past = _nearest(face, before) if share else None
                 if past is not None:
                     mean = share * np.array(past.logits) + (1 - share) * np.array(face.logits)
                     found[number] = replace(face, **self._said(mean, options))
@@ -225,16 +230,6 @@ class Recognizer:
         if tuple(box) != _whole(pixels):
             pixels = faces.cut(pixels, *faces.upright(box, landmarks))
         return np.broadcast_to(resize(pixels, self.size), (self.size, self.size, 3))
-
-    def _answers(
-        self, jobs: Iterable[Callable[[], tuple[Picture, list[Cut]]]], options: Options
-    ) -> Iterator[Faces]:
-        read = self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0)
-        while batch := list(itertools.islice(read, options.batch_size)):
-            logits = iter(self.logits([seen for _, cuts in batch for seen, _ in cuts], options))
-            for picture, cuts in batch:
-                said = [place | self._said(next(logits), options) for _, place in cuts]
-                yield Faces([Face(**fields) for fields in said], picture)
 
     def _ahead(self, jobs: Iterable[Callable[[], Any]], count: int) -> Iterator[Any]:
         """What the jobs return, in order; `count` are begun before they are asked for."""
