@@ -64,33 +64,22 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: bool = False) ->
 
 
 def restart_with_allocator() -> None:
-    """Replace this process by itself, its memory from tcmalloc, or else in huge pages.
+    """Replace this process by itself, its memory from tcmalloc, or else in huge pages: on Linux.
 
     On a CPU page faults are a third of a training step: XLA allocates its gigabytes anew each time.
     Both are decided when a process starts. What the user has set is left alone, LD_PRELOAD and
     GLIBC_TUNABLES, as is our own setting after the restart; FER_JAX_MALLOC=libc means no tcmalloc.
     """
-    if TUNABLES in os.environ or not _reads_tunables():
-        return
-    os.environ.update({**tcmalloc(), **os.environ, TUNABLES: HUGE_PAGES})
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if sys.platform == "linux" and TUNABLES not in os.environ:
+        os.environ.update({**tcmalloc(), **os.environ, TUNABLES: HUGE_PAGES})
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def tcmalloc() -> dict[str, str]:
     """What preloads it, where it is installed and not switched off."""
-    if os.environ.get(SWITCH) == "libc":
-        return {}
     found = [str(path) for name in TCMALLOC for path in pathlib.Path("/usr").glob(name)]
-    return {PRELOAD: found[0]} if found else {}
-
-
-def _reads_tunables() -> bool:
-    """Linux with glibc 2.35 or newer."""
-    if not sys.platform.startswith("linux"):
-        return False
-    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
-    return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
+    return {PRELOAD: found[0]} if found and os.environ.get(SWITCH) != "libc" else {}
 
 
 def _parse(argv: Sequence[str], arguments: bool = False) -> list[str]:

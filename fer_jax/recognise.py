@@ -22,17 +22,19 @@ from fer_jax.recognition.rows import Rows
 
 MODEL = flags.DEFINE_string("model", None, "Model file or run's folder; if not given, the shipped.")
 DETECTOR = flags.DEFINE_string("detector", "auto", "auto, a YuNet file, or none: all is face.")
-CROP = flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or take all for one.")
 OUTPUT = flags.DEFINE_string("output", "", "FILE.jsonl, FILE.csv, or - for JSON lines.")
 DRAW = flags.DEFINE_string("draw", "", "Folder for the pictures and videos with answers drawn in.")
 EXPLAIN = flags.DEFINE_bool("explain", False, "Draw also what each answer hangs on (Grad-CAM).")
-CONFIDENCE = flags.DEFINE_float("min_confidence", None, "Below it the answer is 'not sure'.")
-MIN_FACE = flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels.")
-TTA = flags.DEFINE_string("tta", "none", "Views of each face to average over: flip, flip_crops.")
 CAMERA = flags.DEFINE_integer("camera", None, "Number of the camera to watch, until Ctrl-C.")
 EVERY = flags.DEFINE_integer("every", 1, "Of video every so many-th frame.", lower_bound=1)
 SHARD = flags.DEFINE_string("shard", "1/1", "K/N: part K of N, to FILE-K-of-N of --output=FILE.")
-SMOOTHING = flags.DEFINE_float("smoothing", 0.0, "Of video: the share of the frame before.")
+OPTIONS = (  # of recognizer.Options, by the same names
+    flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or take all for one."),
+    flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels."),
+    flags.DEFINE_float("min_confidence", 0.0, "Below it the answer is 'not sure'."),
+    flags.DEFINE_string("tta", "none", "Views of each face to average over: flip, flip_crops."),
+    flags.DEFINE_float("smoothing", 0.0, "Of video: the share of the frame before."),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,14 +46,12 @@ def main(argv: Sequence[str]) -> int:
     (part, parts), output = _shard(), OUTPUT.value
     if parts > 1 and (place := pathlib.Path(output)).suffix:  # a file, not the terminal or a pipe
         output = str(place.with_stem(f"{place.stem}-{part}-of-{parts}"))
-    rows = Rows(output)
-    try:
-        _recognise(argv[1:], rows)
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    finally:
-        rows.close()
+    with contextlib.closing(Rows(output)) as rows:
+        try:
+            _recognise(argv[1:], rows)
+        except BrokenPipeError:  # such as `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
     if not rows.read and (rows.error or parts == 1):  # a part may be empty
         raise UserError(rows.error or f"{', '.join(argv[1:])}: no image or video in there")
     return 0
@@ -63,30 +63,29 @@ def _recognise(paths: Sequence[str], rows: Rows) -> None:
     from fer_jax.data.images import quiet_pillow
     from fer_jax.recognition import draw, recognizer
 
-    live = CAMERA.value is not None
-    options = recognizer.Options(
-        1 if live else 64, CROP.value, MIN_FACE.value, CONFIDENCE.value, TTA.value
-    )
+    live, drawn = CAMERA.value is not None, bool(DRAW.value)
+    settings: dict[str, Any] = {flag.name: flag.value for flag in OPTIONS}
+    batch_size = 1 if live else 4 if drawn else 64  # photographs are large, faces are not
+    options = recognizer.Options(batch_size=batch_size, pixels=drawn, **settings)
     model = recognizer.load(MODEL.value, DETECTOR.value)
-    answers = model.smoothed(
-        model.stream(_items(paths, rows.done), options), SMOOTHING.value, options
-    )
-    shown = tqdm(answers, unit=" pictures", disable=rows.table or not sys.stderr.isatty())
     gallery = draw.Gallery(DRAW.value, paths, model, EXPLAIN.value)
+    answers = model.smoothed(model.stream(_items(paths, rows.done), options), options)
+    shown = tqdm(answers, unit=" pictures", disable=rows.table or not sys.stderr.isatty())
     ends = (KeyboardInterrupt,) if live else ()
     with quiet_pillow(), contextlib.closing(gallery), contextlib.suppress(*ends):
-        for picture, found in shown:
-            if not picture.between:
+        for found in shown:
+            if not found.picture.between:
                 rows.write(found)
-            gallery.add(picture, found)
+            gallery.add(found)
 
 
 def _shard() -> tuple[int, int]:
     """(K, N) of --shard=K/N; UserError where it is none."""
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", SHARD.value)
-    if match is None or int(match[1]) > int(match[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", SHARD.value)
+    part, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= parts:
         raise UserError(f"--shard={SHARD.value}: give K/N with K from 1 to N")
-    return int(match[1]), int(match[2])
+    return part, parts
 
 
 def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
@@ -94,7 +93,6 @@ def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
     from fer_jax.recognition import pictures
 
     part, parts = _shard()  # by the name alone, so that files may join between stop and start
-    between = bool(DRAW.value) and EVERY.value > 1
     sources = pictures.files(paths, besides=os.path.abspath(DRAW.value or os.devnull))
     for source in sources if CAMERA.value is None else [CAMERA.value]:
         if source in done or zlib.crc32(os.fsencode(str(source))) % parts != part - 1:
@@ -103,7 +101,7 @@ def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
             yield source
             continue
         try:
-            yield from pictures.video(source, EVERY.value, all=between)
+            yield from pictures.video(source, EVERY.value, all=bool(DRAW.value))
         except UserError as error:
             yield pictures.Picture(None, str(source), error=str(error))
 

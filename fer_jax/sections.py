@@ -20,13 +20,14 @@ def key(
     *,
     choices: Sequence[str] = (),
     neutral: bool = False,
+    default: Any = dataclasses.MISSING,
 ) -> Any:
     """A field of a `Section`: a number from `low` to `high`, one of `choices`, or any of its type.
 
     What is `neutral` may change between two starts of one run: it does not change the result.
     """
     rules = {"low": low, "high": high, "choices": choices, "neutral": neutral}
-    return dataclasses.field(metadata=rules)
+    return dataclasses.field(default=default, metadata=rules)
 
 
 @dataclasses.dataclass(frozen=True)

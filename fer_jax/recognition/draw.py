@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fer_jax.errors import UserError, one_line
-from fer_jax.recognition import explain, faces, pictures
-from fer_jax.recognition.recognizer import Face, Recognizer
+from fer_jax.errors import UserError, writing
+from fer_jax.recognition import explain, faces
+from fer_jax.recognition.recognizer import Face, Faces, Recognizer
 
 LEAST, MOST = 256, 8  # pixels of a drawn shorter side: smaller ones are enlarged, so many times
 SURE, UNSURE, PAPER, INK = (60, 200, 90), (230, 170, 40), (20, 20, 20), (240, 240, 240)
@@ -34,20 +34,21 @@ class Gallery:
         cam = functools.partial(explain.grad_cam, model.model.evaluator.model)
         self._explain, self._model = jax.jit(cam) if explained else None, model
         self._film, self._filmed = cv2.VideoWriter(), ""
+        self._last: Sequence[Face] = ()
 
-    def add(self, picture: pictures.Picture, found: Sequence[Face]) -> None:
+    def add(self, found: Faces) -> None:
         """Draw one picture, or one frame of the video that is being written."""
-        if not self._folder or picture.pixels is None or picture.file is None:
+        pixels, file = found.picture.pixels, str(found.file)
+        if not self._folder or pixels is None:
             return
-        drawn = annotated(picture.pixels, found, self._heats(picture.pixels, found))[..., ::-1]
-        if picture.frame is None:
-            written = cv2.imwrite(self._target(picture.file, *WRITTEN), drawn)
-        else:
-            self._open_film(picture.file, drawn.shape)
-            self._film.write(drawn)
-            written = self._film.isOpened()
-        if not written:
-            raise UserError(f"cannot write to --draw={self._folder}")
+        self._last = self._last if found.picture.between else found
+        drawn = annotated(pixels, self._last, self._heats(pixels, self._last))
+        with writing(f"cannot write to --draw={self._folder}", "give another folder"):
+            if found.frame is None:
+                Image.fromarray(drawn).save(self._target(file, *WRITTEN), quality=95)
+            else:
+                self._open_film(file, drawn.shape)
+                self._film.write(drawn[..., ::-1])
 
     def close(self) -> None:
         """Finish the video."""
@@ -66,21 +67,19 @@ class Gallery:
 
     def _open_film(self, file: str, shape: tuple[int, ...]) -> None:
         """As long and as fast as the original; a new one where `file` is another."""
-        if file != self._filmed:
-            self.close()
-            rate = cv2.VideoCapture(file).get(cv2.CAP_PROP_FPS) or 25.0
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._film.open(self._target(file, ".mp4"), code, rate, shape[1::-1])
-            self._filmed = file
+        if file == self._filmed:
+            return
+        rate = cv2.VideoCapture(file).get(cv2.CAP_PROP_FPS) or 25.0
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        if not self._film.open(self._target(file, ".mp4"), code, rate, shape[1::-1]):
+            raise OSError("OpenCV can write no video there")
+        self._filmed = file
 
     def _target(self, file: str, *suffixes: str) -> str:
         """Where `file` is drawn; it gets the first of `suffixes` if it has none of them."""
         name = os.path.relpath(os.path.abspath(file), self._root)
         path = os.path.join(self._folder, name)
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to --draw={self._folder}: {one_line(error)}") from error
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         return path if name.lower().endswith(suffixes) else path + suffixes[0]
 
 
@@ -105,8 +104,7 @@ def _heated(picture: np.ndarray, face: Face, heat: np.ndarray) -> np.ndarray:
     """`heat` laid over the part of the picture that the model saw."""
     area, turn = faces.upright(face.box, face.landmarks)
     matrix = faces.cut_matrix(picture.shape[:2], area, turn, len(heat))
-    shown = cv2.warpAffine(np.asarray(heat, np.float32), matrix, picture.shape[1::-1])
-    share = 0.6 * shown[..., None]
+    share = 0.6 * cv2.warpAffine(heat, matrix, picture.shape[1::-1])[..., None]
     return np.rint(picture * (1 - share) + HEAT * share).astype(np.uint8)
 
 

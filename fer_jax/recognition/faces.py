@@ -32,10 +32,10 @@ Detector = Callable[[np.ndarray, int], np.ndarray]
 def open_detector(name: str) -> Detector:
     """`auto` (MTCNN) or the path of a YuNet file; UserError where it is not there."""
     if name != "auto":
-        return Yunet(name)
+        return yunet(name)
     # OpenCV 5's own engine pads max-pooling on the wrong side, which moves eyes by two pixels.
     engine = getattr(cv2.dnn, "ENGINE_CLASSIC", 1)
-    return Mtcnn([cv2.dnn.readNetFromONNX(path, engine) for path in networks()])
+    return mtcnn([cv2.dnn.readNetFromONNX(path, engine) for path in networks()])
 
 
 def networks() -> list[str]:
@@ -49,81 +49,81 @@ def networks() -> list[str]:
     return [f"{spec.submodule_search_locations[0]}/{name}net.onnx" for name in "pro"]
 
 
-class Mtcnn:
+def mtcnn(networks: Sequence[Any]) -> Detector:
     """Three networks, each of which looks closer at what the one before it proposed.
 
-    Within, boxes are float [N, 5 or more]: left, top, right, bottom, score.
+    They have the methods of cv2.dnn.Net. Boxes are float [N, 5 or more] here: left, top, right,
+    bottom, score.
     """
+    proposing, refining, describing = networks
 
-    def __init__(self, networks: Sequence[Any]) -> None:
-        """Proposal, refinement and output network, with the methods of cv2.dnn.Net."""
-        self._proposing, self._refining, self._output = networks
-
-    def __call__(self, picture: np.ndarray, min_face: int) -> np.ndarray:
-        """As `Detector` says."""
+    def detect(picture: np.ndarray, min_face: int) -> np.ndarray:
         boxes, scale = [np.empty((0, 5))], WINDOW / min_face
         while min(picture.shape[:2]) * scale >= WINDOW:
-            boxes.append(self._propose(picture, scale))
+            boxes.append(_propose(proposing, picture, scale))
             scale *= STEP
         proposed = _squares(_best(np.concatenate(boxes), 0.7), picture)
-        refined = _squares(self._refine(picture, proposed), picture)
-        return self._describe(picture, refined) if len(refined) else np.empty((0, 15))
+        refined = _squares(_refine(refining, picture, proposed), picture)
+        return _describe(describing, picture, refined)
 
-    def _propose(self, picture: np.ndarray, scale: float) -> np.ndarray:
-        """The windows of the picture at `scale` that may hold a face."""
-        height, width = (math.ceil(side * scale) for side in picture.shape[:2])
-        small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        shifts, scores = _forward(self._proposing, [small], ("conv2d_4", "softmax"), 1)
-        x, y = np.nonzero(scores[0, ..., 1] >= LIMITS[0])
-        corners = 2 * np.column_stack([x, y, x, y]) + [1, 1, WINDOW, WINDOW]
-        boxes = np.column_stack([np.trunc(corners / scale), scores[0, x, y, 1], shifts[0, x, y]])
-        return _shifted(_best(boxes, 0.5))
-
-    def _refine(self, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """The boxes that may still hold a face, nearer to it."""
-        if not len(boxes):
-            return boxes
-        patches = [_patch(picture, box, 24) for box in boxes]
-        shifts, scores = _forward(self._refining, patches, ("dense_2", "softmax_1"))
-        boxes = np.column_stack([boxes[:, :4], scores[:, 1], shifts])
-        return _shifted(_best(boxes[scores[:, 1] > LIMITS[1]], 0.7))
-
-    def _describe(self, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """The faces with their landmarks, [N, 15]."""
-        patches = [_patch(picture, box, 48) for box in boxes]
-        names = ("dense_5", "dense_6", "softmax_2")
-        shifts, points, scores = _forward(self._output, patches, names)
-        sides = (boxes[:, 2:4] - boxes[:, :2])[:, None]
-        marks = boxes[:, None, :2] + points.reshape(-1, 2, 5).swapaxes(1, 2) * sides
-        boxes = np.column_stack([boxes[:, :4], scores[:, 1], shifts])
-        found = np.column_stack([_shifted(boxes), marks.reshape(-1, 10)])
-        found = _best(found[scores[:, 1] > LIMITS[2]], 0.7, of_smaller=True)
-        return np.column_stack(
-            [found[:, :2], found[:, 2:4] - found[:, :2], found[:, 5:], found[:, 4]]
-        )
+    return detect
 
 
-class Yunet:
-    """A YuNet file (Wu et al. 2023, doi:10.1007/s11633-023-1423-y), which the user brings."""
+def _propose(network: Any, picture: np.ndarray, scale: float) -> np.ndarray:
+    """The windows of the picture at `scale` that may hold a face."""
+    height, width = (math.ceil(side * scale) for side in picture.shape[:2])
+    small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    shifts, scores = _forward(network, [small], ("conv2d_4", "softmax"), 1)
+    x, y = np.nonzero(scores[0, ..., 1] >= LIMITS[0])
+    corners = 2 * np.column_stack([x, y, x, y]) + [1, 1, WINDOW, WINDOW]
+    boxes = np.column_stack([np.trunc(corners / scale), scores[0, x, y, 1], shifts[0, x, y]])
+    return _shifted(_best(boxes, 0.5))
 
-    def __init__(self, path: str) -> None:
-        """UserError where `path` is no such file."""
-        try:
-            create = cv2.FaceDetectorYN.create
-            self._network = create(path, "", (32, 32), YUNET_LIMIT, YUNET_OVERLAP)
-        except cv2.error as error:
-            raise UserError(f"detector={path} is no YuNet file: {one_line(error)}") from error
 
-    def __call__(self, picture: np.ndarray, min_face: int) -> np.ndarray:
-        """As `Detector` says; the picture is shrunk so that small faces are just seen."""
+def _refine(network: Any, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The boxes that may still hold a face, nearer to it."""
+    if not len(boxes):
+        return boxes
+    patches = [_patch(picture, box, 24) for box in boxes]
+    shifts, scores = _forward(network, patches, ("dense_2", "softmax_1"))
+    boxes = np.column_stack([boxes[:, :4], scores[:, 1], shifts])
+    return _shifted(_best(boxes[scores[:, 1] > LIMITS[1]], 0.7))
+
+
+def _describe(network: Any, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The faces with their landmarks, as `Detector` has them."""
+    if not len(boxes):
+        return np.empty((0, 15))
+    patches = [_patch(picture, box, 48) for box in boxes]
+    shifts, points, scores = _forward(network, patches, ("dense_5", "dense_6", "softmax_2"))
+    sides = (boxes[:, 2:4] - boxes[:, :2])[:, None]
+    marks = boxes[:, None, :2] + points.reshape(-1, 2, 5).swapaxes(1, 2) * sides
+    boxes = _shifted(np.column_stack([boxes[:, :4], scores[:, 1], shifts]))
+    found = np.column_stack([boxes, marks.reshape(-1, 10)])
+    found = _best(found[scores[:, 1] > LIMITS[2]], 0.7, of_smaller=True)
+    left_top, right_bottom, score, marks = np.split(found, [2, 4, 5], axis=1)
+    return np.column_stack([left_top, right_bottom - left_top, marks, score])
+
+
+def yunet(path: str) -> Detector:
+    """A file that the user brings: Wu et al. 2023, doi:10.1007/s11633-023-1423-y."""
+    try:
+        network = cv2.FaceDetectorYN.create(path, "", (32, 32), YUNET_LIMIT, YUNET_OVERLAP)
+    except cv2.error as error:
+        raise UserError(f"detector={path} is no YuNet file: {one_line(error)}") from error
+
+    def detect(picture: np.ndarray, min_face: int) -> np.ndarray:
+        # Shrunk so far that a face of `min_face` pixels is just seen.
         scale = min(1.0, YUNET_FACE / min_face)
         height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
         small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        self._network.setInputSize((width, height))
-        _, found = self._network.detect(np.ascontiguousarray(small[..., ::-1]))
+        network.setInputSize((width, height))
+        _, found = network.detect(np.ascontiguousarray(small[..., ::-1]))
         found = np.empty((0, 15)) if found is None else found.astype(np.float64)
         found[:, :14] *= np.tile([picture.shape[1] / width, picture.shape[0] / height], 7)
         return found[found[:, 2:4].max(axis=1) >= min_face]
+
+    return detect
 
 
 def _forward(

@@ -42,9 +42,11 @@ def files(paths: Iterable[Any], besides: str = "") -> Iterator[Any]:
         for folder, folders, names in os.walk(os.fspath(path)):
             full = os.path.abspath(folder)
             folders[:] = sorted(name for name in folders if os.path.join(full, name) != besides)
-            known = (name for name in names if name.lower().endswith((*images.SUFFIXES, *VIDEOS)))
-            places = (pathlib.Path(folder, name) for name in sorted(known))
-            yield from (str(place) for place in places if not place.is_fifo())  # it would wait
+            for name in sorted(names):
+                place = pathlib.Path(folder, name)
+                known = name.lower().endswith((*images.SUFFIXES, *VIDEOS))
+                if known and not place.is_fifo():  # it would wait
+                    yield str(place)
 
 
 def read(image: Any) -> Picture:
@@ -66,8 +68,6 @@ def _pixels(image: Any) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         image = pathlib.Path(image).read_bytes()
     if isinstance(image, bytes):
-        if not image:
-            raise images.UnreadableImage("empty")
         return images.decode(image, MAX_PIXELS)
     if isinstance(image, Image.Image):
         return images.from_pillow(image, MAX_PIXELS)

@@ -1,8 +1,10 @@
 """A trained model that people can ask: pictures in, for each the faces with calibrated answers."""
 
 import collections
+import contextlib
 import functools
 import itertools
+import math
 import os
 import pathlib
 import threading
@@ -28,24 +30,23 @@ from fer_jax.models.classifier import describe
 from fer_jax.models.folded import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
+from fer_jax.sections import Section, key
 
 SHIPPED = "fer2013_b2.safetensors"
 HUB = "hf://"  # then user/name of a repository: nothing is fetched that was not asked for by this
-WAITING = 2**28  # bytes of pictures whose faces have no answer yet
 THREADS = 2  # that read pictures and find faces ahead of the model
 NEAR = 0.5  # of a box's side: how far a face may move from frame to frame
-LIMITS = {"batch_size": (1, 4096), "min_face": (12, 4096), "min_confidence": (0.0, 1.0)}
 
-Cut = tuple[np.ndarray, dict[str, Any]]  # uint8 [S, S, 3] for the model; a Face's first fields
+Cut = tuple[np.ndarray, dict[str, Any]]  # uint8 [S, S, 3] for the model; a Face's other fields
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Face:
     """One face and what the model says of it. Pixels are the upright picture's."""
 
     box: tuple[float, ...]  # left, top, width, height
-    landmarks: tuple[tuple[float, ...], ...] | None  # eyes, nose, corners of the mouth, as (x, y)
-    detection: float | None  # how sure the detector is, 0..1
+    landmarks: tuple[tuple[float, ...], ...] | None = None  # eyes, nose, mouth's corners: (x, y)
+    detection: float | None = None  # how sure the detector is, 0..1
     label: str | None  # None where it abstained
     confidence: float  # the largest probability, 0..1
     probabilities: dict[str, float]  # at the model's temperature
@@ -59,32 +60,23 @@ class Faces(list[Face]):
     """The faces of one picture; `error` says why there are none where it could not be read."""
 
     def __init__(self, given: Iterable[Face], picture: Picture) -> None:
-        """Of `picture`, whose pixels are not kept."""
+        """Of `picture`, which has its pixels only where Options.pixels asked for them."""
         super().__init__(given)
-        self.file, self.error = picture.file, picture.error
+        self.picture, self.file, self.error = picture, picture.file, picture.error
         self.frame, self.time = picture.frame, picture.time
 
 
 @dataclass(frozen=True)
-class Options:
-    """How pictures are answered, as `Recognizer.predict` says."""
+class Options(Section):
+    """How pictures are answered, as `Recognizer.predict` and `predict_video` say."""
 
-    batch_size: int = 64
-    crop: str = "detect"
-    min_face: int = 40
-    min_confidence: float | None = None
-    tta: str = "none"
-
-    def __post_init__(self) -> None:
-        """UserError where a value lies outside its limits."""
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UserError(f"{name}={value} must be from {low:g} to {high:g}")
-        if self.tta not in augmented.VIEWS:
-            raise UserError(f"tta={self.tta!r} is not one of {', '.join(augmented.VIEWS)}")
-        if self.crop not in ("detect", "whole"):
-            raise UserError(f"crop={self.crop!r} is not detect, whole, or lists of boxes")
+    batch_size: int = key(1, 4096, default=64)
+    crop: str = key(choices=("detect", "whole"), default="detect")
+    min_face: int = key(12, 4096, default=40)
+    min_confidence: float = key(0, 1, default=0.0)
+    tta: str = key(choices=tuple(augmented.VIEWS), default="none")
+    smoothing: float = key(0, 0.99, default=0.0)
+    pixels: bool = key(default=False)  # kept, to draw into
 
 
 def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> "Recognizer":
@@ -148,96 +140,87 @@ class Recognizer:
         """
         alone = isinstance(images, str | bytes | os.PathLike | Image.Image)
         alone = alone or (isinstance(images, np.ndarray) and images.ndim < 4)
-        several, boxes = [images] if alone else images, None
-        if not isinstance(crop, str):
+        items, boxes = [images] if alone else images, None
+        if isinstance(crop, str):
+            items = pictures.files(items)
+        else:
             boxes, crop = [_boxes(own) for own in ([crop] if alone else crop)], "whole"
-            if len(boxes) != len(several):
-                raise UserError(f"crop has boxes of {len(boxes)} images, not of {len(several)}")
-        options = Options(batch_size, crop, min_face, min_confidence, tta)
+            if len(boxes) != len(items):
+                raise UserError(f"crop has boxes of {len(boxes)} images, not of {len(items)}")
+        options = Options(batch_size, crop, min_face, min_confidence or 0.0, tta)
         with quiet_pillow():
-            sources = pictures.files(several) if boxes is None else several
-            return [found for _, found in self.stream(sources, options, boxes)]
+            return list(self.stream(items, options, boxes))
 
     def predict_video(
         self,
         source: str | os.PathLike[str] | int,
         every: int = 1,
         max_frames: int | None = None,
-        smoothing: float = 0.0,
         **options: Any,
     ) -> Iterator[Faces]:
         """The faces of every `every`-th frame of a file or of camera number `source`, as they come.
 
-        `smoothing`, from 0 to below 1, is the share of a face's logits that comes from the nearest
-        face of the frame before. Memory does not grow with the video. `options` as in `predict`.
+        `options` as in `predict`; `smoothing`, from 0 to 0.99, is the share of a face's logits that
+        comes from the nearest face of the frame before. Memory does not grow with the video.
         """
-        settings = Options(**{"batch_size": PIECE, **options})
-        answers = self.stream(pictures.video(source, every, max_frames), settings)
-        return (found for _, found in self.smoothed(answers, smoothing, settings))
+        given = {name: value for name, value in options.items() if value is not None}
+        frames = pictures.video(source, every, max_frames)
+        batch_size = 1 if isinstance(source, int) else PIECE
+        settings = Options(**{"batch_size": batch_size} | given)
+        return self.smoothed(self.stream(frames, settings), settings)
 
     def stream(
         self, items: Iterable[Any], options: Options, boxes: Iterable[Any] | None = None
-    ) -> Iterator[tuple[Picture, Faces]]:
-        """Each image or Picture with its faces, in order, in bounded memory, read ahead by threads.
+    ) -> Iterator[Faces]:
+        """The faces of each image or Picture, in order, `batch_size` pictures at a time.
 
-        Faces of many pictures are answered together. `boxes` [N, 4] for each image are the faces.
+        Threads read a few pictures ahead. `boxes` [N, 4] for each image are its faces.
         """
         given = zip(items, itertools.repeat(None) if boxes is None else boxes, strict=False)
         jobs = (functools.partial(self._find, item, options, own) for item, own in given)
-        waiting: list[tuple[Picture, list[Cut]]] = []
-        count = size = 0
-        for picture, found in self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0):
-            waiting.append((picture, found))
-            count += len(found)
-            size += 0 if picture.pixels is None else picture.pixels.nbytes
-            if max(count, len(waiting)) >= options.batch_size or size > WAITING:
-                yield from self._answer(waiting, options)
-                waiting, count, size = [], 0, 0
-        yield from self._answer(waiting, options)
+        read = self._ahead(jobs, 2 * THREADS if options.batch_size > 1 else 0)
+        while batch := list(itertools.islice(read, options.batch_size)):
+            logits = iter(self.logits([seen for _, cuts in batch for seen, _ in cuts], options))
+            for picture, cuts in batch:
+                said = [place | self._said(next(logits), options) for _, place in cuts]
+                yield Faces([Face(**fields) for fields in said], picture)
 
-    def smoothed(
-        self, answers: Iterable[tuple[Picture, Faces]], share: float, options: Options
-    ) -> Iterator[tuple[Picture, Faces]]:
-        """Exponential averages over frames: `share` of each face's logits is its predecessor's."""
-        if not 0 <= share < 1:
-            raise UserError(f"smoothing={share} must be from 0 (off) to below 1")
-        before, file = list[Face](), None
-        for picture, found in answers:
-            if picture.between:
-                yield picture, Faces(before, picture)
-                continue
-            if picture.file != file:
-                before, file = [], picture.file
+    def smoothed(self, answers: Iterable[Faces], options: Options) -> Iterator[Faces]:
+        """Exponential averages over frames: a share of each face's logits is its predecessor's."""
+        before, file, share = list[Face](), None, options.smoothing
+        for found in answers:
+            if found.file != file:
+                before, file = [], found.file
             for number, face in enumerate(found):
                 past = _nearest(face, before) if share else None
                 if past is not None:
                     mean = share * np.array(past.logits) + (1 - share) * np.array(face.logits)
                     found[number] = replace(face, **self._said(mean, options))
-            before = list(found)
-            yield picture, found
+            if not found.picture.between:
+                before = list(found)
+            yield found
 
     def logits(self, images: Sequence[np.ndarray], options: Options) -> np.ndarray:
         """float64 [N, K] of N times uint8 [S, S, 3]; of several views the log of the mean answer.
 
         Batches are padded to 1, 16 or `batch_size` images: no other program is ever compiled.
         """
+        if not images:
+            return np.empty((0, len(LABELS)))
         most, outputs = options.batch_size, []
         for start in range(0, len(images), most):
             part = images[start : start + most]
             rows = next(n for n in (1, min(PIECE, most), most) if n >= len(part))
             batch = np.zeros((rows, *part[0].shape), np.uint8)
             batch[: len(part)] = part
-            views = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
-            outputs.append([self._program(view.shape)(view) for view in views])
-        if not outputs:
-            return np.empty((0, len(LABELS)))
+            shown = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
+            outputs.append([self._program(batch.shape)(view) for view in shown])
         views = np.concatenate([np.asarray(out, np.float64) for out in outputs], axis=1)
         views = views[:, : len(images)]  # only the last batch is padded
         if len(views) == 1:
             return views[0]
-        from scipy.special import log_softmax, logsumexp  # half a second to import
-
-        return logsumexp(log_softmax(views, axis=-1), axis=0, b=1 / len(views))
+        odds = np.exp(views - views.max(axis=-1, keepdims=True))
+        return np.log((odds / odds.sum(axis=-1, keepdims=True)).mean(axis=0))
 
     def seen(self, pixels: np.ndarray, box: Any, landmarks: Any) -> np.ndarray:
         """What the model takes of a face in uint8 [H, W, 1 or 3]: uint8 [S, S, 3].
@@ -247,6 +230,16 @@ class Recognizer:
         if tuple(box) != _whole(pixels):
             pixels = faces.cut(pixels, *faces.upright(box, landmarks))
         return np.broadcast_to(resize(pixels, self.size), (self.size, self.size, 3))
+
+    def _ahead(self, jobs: Iterable[Callable[[], Any]], count: int) -> Iterator[Any]:
+        """What the jobs return, in order; `count` are begun before they are asked for."""
+        begun: collections.deque[Any] = collections.deque()
+        for job in jobs:
+            begun.append(self._pool.submit(job))
+            if len(begun) > count:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
     def _find(self, item: Any, options: Options, boxes: Any) -> tuple[Picture, list[Cut]]:
         """The picture, and its faces as the model takes them."""
@@ -259,18 +252,10 @@ class Recognizer:
             places = [_place(row) for row in self._detect()(colour, options.min_face).tolist()]
         else:
             given = [_whole(pixels)] if boxes is None else map(tuple, boxes.tolist())
-            places = [{"box": box, "landmarks": None, "detection": None} for box in given]
-        return picture, [(self.seen(pixels, p["box"], p["landmarks"]), p) for p in places]
-
-    def _ahead(self, jobs: Iterable[Callable[[], Any]], count: int) -> Iterator[Any]:
-        """What the jobs return, in order; `count` are begun before they are asked for."""
-        begun: collections.deque[Any] = collections.deque()
-        for job in jobs:
-            begun.append(self._pool.submit(job))
-            if len(begun) > count:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            places = [{"box": box} for box in given]
+        when = {"frame": picture.frame, "time": picture.time}
+        cuts = [(self.seen(pixels, p["box"], p.get("landmarks")), p | when) for p in places]
+        return picture if options.pixels else replace(picture, pixels=None), cuts
 
     def _detect(self) -> faces.Detector:
         """This thread's detector: threads cannot share OpenCV's networks."""
@@ -278,22 +263,13 @@ class Recognizer:
             self._thread.detector = faces.open_detector(self.detector)
         return self._thread.detector
 
-    def _answer(
-        self, waiting: Sequence[tuple[Picture, list[Cut]]], options: Options
-    ) -> Iterator[tuple[Picture, Faces]]:
-        logits = iter(self.logits([face for _, found in waiting for face, _ in found], options))
-        for picture, found in waiting:
-            when: dict[str, Any] = {"frame": picture.frame, "time": picture.time}
-            made = [Face(**p, **when, **self._said(next(logits), options)) for _, p in found]
-            yield picture, Faces(made, picture)
-
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""
         scaled = calibrated(logits, self.model.about)
         odds = np.exp(scaled - scaled.max())
         probabilities = odds / odds.sum()
         best = int(np.argmax(probabilities))
-        abstained = bool(probabilities[best] < (options.min_confidence or 0))
+        abstained = bool(probabilities[best] < options.min_confidence)
         return {
             "label": None if abstained else LABELS[best],
             "confidence": float(probabilities[best]),
@@ -305,13 +281,11 @@ class Recognizer:
 
 def _boxes(given: Any) -> np.ndarray:
     """float [N, 4]; UserError where they are no boxes."""
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         boxes = np.asarray(given, np.float64).reshape(-1, 4)
-    except (ValueError, TypeError):
-        boxes = np.full((1, 4), np.nan)
-    if not np.isfinite(boxes).all() or (boxes[:, 2:] < 1).any():
-        raise UserError(f"crop={given!r} are no boxes: give (left, top, width, height) in pixels")
-    return boxes
+        if np.isfinite(boxes).all() and (boxes[:, 2:] >= 1).all():
+            return boxes
+    raise UserError(f"crop={given!r} are no boxes: give (left, top, width, height) in pixels")
 
 
 def _place(row: Sequence[float]) -> dict[str, Any]:
@@ -327,8 +301,13 @@ def _whole(pixels: np.ndarray) -> tuple[float, ...]:
 
 def _nearest(face: Face, others: Sequence[Face]) -> Face | None:
     """The one whose box's centre is nearest, if that is less than NEAR of the box's side away."""
-    left, top, width, height = np.array([face.box, *(other.box for other in others)]).T
-    centres = np.column_stack([left + width / 2, top + height / 2])
-    distances = np.linalg.norm(centres[1:] - centres[0], axis=1)
-    near = distances < NEAR * max(face.box[2:])
-    return others[int(np.argmin(distances))] if near.any() else None
+
+    def distance(other: Face) -> float:
+        return math.dist(_centre(face.box), _centre(other.box))
+
+    nearest = min(others, key=distance, default=face)
+    return nearest if others and distance(nearest) < NEAR * max(face.box[2:]) else None
+
+
+def _centre(box: Sequence[float]) -> tuple[float, float]:
+    return box[0] + box[2] / 2, box[1] + box[3] / 2

@@ -1,7 +1,6 @@
 """Where answers go: a table for a person, JSON lines or CSV for programs; resumed after a stop."""
 
 import csv
-import io
 import json
 import pathlib
 import sys
@@ -27,23 +26,29 @@ class Rows:
         self.error: str | None = None
         self.table = not output and sys.stdout.isatty()
         self.done, self._stream = set[str](), sys.stdout
-        self._line = for_person if self.table else csv_line if kind == ".csv" else json_line
         if kind:
             try:
                 self.done = _resume(output, kind)
                 self._stream = open(output, "a", encoding="utf-8", newline="")  # noqa: SIM115
-            except (OSError, ValueError, TypeError, KeyError) as error:
+            except Exception as error:  # a file of another kind may raise anything
                 reason = one_line(error)
                 raise UserError(f"cannot go on with --output={output}: {reason}") from error
         self.read = len(self.done)
-        if kind == ".csv" and not self._stream.tell():
-            self._stream.write(csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))))
+        table = csv.DictWriter(self._stream, COLUMNS, lineterminator="\n")
+        self._csv = table if kind == ".csv" else None
+        if self._csv and not self._stream.tell():
+            self._csv.writeheader()
 
     def write(self, found: Any) -> None:
-        """All rows of one picture, at once."""
+        """All rows of one picture."""
         self.read += found.error is None
         self.error = self.error or (found.error and f"{found.file}: {found.error}")
-        self._stream.write("".join(map(self._line, rows_of(found))))
+        rows = rows_of(found)
+        if self._csv:
+            self._csv.writerows(rows)
+        else:
+            line = for_person if self.table else json.dumps
+            self._stream.writelines(f"{line(row)}\n" for row in rows)
         self._stream.flush()
 
     def close(self) -> None:
@@ -54,7 +59,7 @@ class Rows:
 
 def _resume(output: str, kind: str) -> set[str]:
     """The files that are answered, without the last one, which is cut off: it may be unfinished."""
-    done, last, start, position = set(), None, 0, 0
+    done, last, start, position = set[str](), None, 0, 0
     with open(output, "a+b") as stream:
         stream.seek(0)
         for line in stream:
@@ -73,8 +78,7 @@ def _resume(output: str, kind: str) -> set[str]:
 def rows_of(found: Any) -> list[dict[str, Any]]:
     """A row for each face; for none a row too, so that it is seen that the picture was read."""
     common = {"file": found.file, "frame": found.frame, "time": found.time, "error": found.error}
-    blank = dict.fromkeys(COLUMNS) | common
-    rows = []
+    blank, rows = dict.fromkeys(COLUMNS) | common, []
     for number, face in enumerate(found):
         row = dict(zip("xywh", (round(value, 1) for value in face.box), strict=True))
         row |= {f"p_{label}": round(p, 6) for label, p in face.probabilities.items()}
@@ -83,24 +87,12 @@ def rows_of(found: Any) -> list[dict[str, Any]]:
     return rows or [blank]
 
 
-def json_line(row: dict[str, Any]) -> str:
-    """For programs, the columns by their names."""
-    return json.dumps(row) + "\n"
-
-
-def csv_line(row: dict[str, Any]) -> str:
-    """For programs, in the order of COLUMNS."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([row[name] for name in COLUMNS])
-    return text.getvalue()
-
-
 def for_person(row: dict[str, Any]) -> str:
     """A line of the table: `photograph.jpg  0  happy  85 %  at 182, 60, 87 x 114`."""
     frame = "" if row["time"] is None else f" {row['time']:8.2f} s"
     name = f"{row['file'][-40:]:<40}{frame}"
     if row["face"] is None:
-        return f"{name}  {row['error'] or 'no face'}\n"
+        return f"{name}  {row['error'] or 'no face'}"
     place = "{x:.0f}, {y:.0f}, {w:.0f} x {h:.0f}".format(**row)
     said = row["label"] or "not sure"
-    return f"{name} {row['face']:3}  {said:<9} {row['confidence']:4.0%}  at {place}\n"
+    return f"{name} {row['face']:3}  {said:<9} {row['confidence']:4.0%}  at {place}"

@@ -47,7 +47,7 @@ def test_the_astronaut_has_one_face_with_its_eyes_in_place(detect, astronaut):
 
 def test_onnxruntime_finds_the_same_to_a_hundredth_of_a_pixel(detect, astronaut):
     folder = importlib.util.find_spec(faces.WHEEL).submodule_search_locations[0]
-    other = faces.Mtcnn([OnnxRuntime(f"{folder}/{name}net.onnx") for name in "pro"])
+    other = faces.mtcnn([OnnxRuntime(f"{folder}/{name}net.onnx") for name in "pro"])
     np.testing.assert_allclose(detect(astronaut, 40), other(astronaut, 40), atol=1e-2)
 
 

@@ -21,7 +21,7 @@ from fer_jax.labels import LABELS
 from fer_jax.model_file import calibrated
 from fer_jax.recognition import pictures
 from fer_jax.recognition.pictures import Picture
-from fer_jax.recognition.recognizer import Options, Recognizer
+from fer_jax.recognition.recognizer import Faces, Options, Recognizer
 
 RNG = np.random.default_rng(0)
 FACE = RNG.integers(0, 256, (48, 48, 3), np.uint8)
@@ -217,8 +217,8 @@ def test_a_stream_of_pictures_is_held_in_bounded_memory(model, crop):
             yield Picture(np.zeros((40, 40, 1), np.uint8), str(made[-1]))
 
     answers = model.stream(endless(), Options(batch_size=8, crop=crop))
-    for number, (picture, found) in enumerate(itertools.islice(answers, 50)):
-        assert picture.file == found.file == str(number)
+    for number, found in enumerate(itertools.islice(answers, 50)):
+        assert (found.file, found.picture.pixels) == (str(number), None)
         assert len(found) == (crop == "whole")
         assert len(made) - number <= 8 + 5
 
@@ -253,8 +253,8 @@ def test_smoothing_mixes_a_face_with_its_predecessor_alone(model, film):
         expected = 0.75 * expected + 0.25 * one if one is not plain[0] else one
         np.testing.assert_allclose(face.logits, expected, rtol=1e-6)
     far = dataclasses.replace(smooth[0], box=(900.0, 900.0, 50.0, 50.0))
-    pair = [(Picture(FACE, "x"), [far]), (Picture(FACE, "x"), [smooth[1]])]
-    assert list(model.smoothed(pair, 0.5, Options()))[1][1] == [smooth[1]]
+    pair = [Faces([face], Picture(None, "x")) for face in (far, smooth[1])]
+    assert list(model.smoothed(pair, Options(smoothing=0.5)))[1] == [smooth[1]]
 
 
 @pytest.mark.parametrize("name", ["missing.mp4", "empty.mp4"])
