@@ -1,8 +1,6 @@
 """One path -> the data set that lies there, in whatever layout; with a validation part to train."""
 
 import hashlib
-import shutil
-import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -153,12 +151,10 @@ def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> F
     from fer_jax.data import fer2013  # TFDS takes a second to import: only where it is needed
 
     folder = PurePosixPath(infos[0]).parent
-    if tree.kind == "folder":
-        return fer2013.read(tree.path / folder, options.max_pixels, options.cache_mib)
-    place = files.unpack(tree, [name for name in names if PurePosixPath(name).parent == folder])
-    listing, loader = fer2013.read(place, options.max_pixels, options.cache_mib)
-    weakref.finalize(loader, shutil.rmtree, place, ignore_errors=True)
-    return listing, loader
+    place = tree.path / folder
+    if tree.kind != "folder":
+        place = files.unpack(tree, [name for name in names if PurePosixPath(name).parent == folder])
+    return fer2013.read(place, options.max_pixels)
 
 
 def _synthetic() -> Dataset:
