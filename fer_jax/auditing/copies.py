@@ -66,7 +66,6 @@ class Pool:
     splits: tuple[str, ...]
     keys: tuple[str, ...]
     labels: np.ndarray  # int32 [N]
-    rows: np.ndarray  # int32 [N]: of fer2013.csv, -1 where unknown
     copies: np.ndarray  # int32 [N]: equal numbers for exact copies, by the original pixels
 
     def __len__(self) -> int:
@@ -106,7 +105,6 @@ def gather(dataset: Dataset) -> Pool:
         splits=tuple(role for role, part in roles.items() for _ in range(len(part))),
         keys=tuple(key for part in roles.values() for key in part.keys),
         labels=np.concatenate([part.labels for part in roles.values()]),
-        rows=np.concatenate([part.rows for part in roles.values()]),
         copies=copy_groups(np.concatenate([part.digests for part in roles.values()])),
     )
 

@@ -155,7 +155,9 @@ def _in_role_folders(
     for path in others:
         if len(path) > 2 and path[:-3] in roots and _is_class(path[-2], classes):
             folder, known = printable("/".join(path[:-2])), ", ".join(ROLE_NAMES)
-            raise UserError(f"{folder} holds class folders, but is no split: call it one of {known}")
+            raise UserError(
+                f"{folder} holds class folders, but is no split: call it one of {known}"
+            )
     return places, stray if places else []
 
 

@@ -132,6 +132,7 @@ class _TrainBatch:
 
         # One by one: large images would not fit together.
         found = (self.records.image(place) for place in places)
+        moved: Iterator[np.ndarray]
         if self.augmentation is None:
             moved = (resize(image, self.size) for image in found)
         else:
