@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> None:
     output = report.check_output(OUTPUT.value)
     dataset = read_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
-    found = report.examine(dataset, DATA.value, lambda line: print(line, flush=True))
-    print("\n".join([*report.write(*found, output), f"report {output}/report.md"]))
+    lines = report.write(*report.examine(dataset, DATA.value), output)
+    print("\n".join([*lines, f"report {output}/report.md"]))
 
 
 if __name__ == "__main__":

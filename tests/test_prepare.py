@@ -125,7 +125,7 @@ def test_the_front_door(tmp_path):
     flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'new' / 'b'}"]
     result = call("prepare", flags)
     assert (result.status, result.err) == (0, "")
-    assert "seed folders" in result.out
+    assert "split folders" in result.out
     assert "ignored: 1 .DS_Store" in result.out
     assert result.out.splitlines()[-1].startswith("wrote ")
     written = read_dataset(str(tmp_path / "new" / "b"), OPTIONS)

@@ -49,9 +49,9 @@ def test_targets_join_by_key_and_the_others_keep_their_labels(records, half):
         assert example["key"] == key
         assert example["label"] == records.labels[i]
         if key in keys:
-            np.testing.assert_array_equal(example["target"], probabilities[keys.index(key)])
+            np.testing.assert_array_equal(joined.targets[i], probabilities[keys.index(key)])
         else:
-            np.testing.assert_array_equal(example["target"], np.eye(7)[records.labels[i]])
+            np.testing.assert_array_equal(joined.targets[i], np.eye(7)[records.labels[i]])
     assert joined.note == (
         f"targets: 42 of 83 training images have soft targets in {half}; "
         "the other 41 keep their labels"

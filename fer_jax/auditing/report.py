@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,12 @@ Facts = dict[str, Any]
 Groups = Mapping[str, list[np.ndarray]]  # kind of finding -> places in the pool, int [n] each
 
 
-def examine(dataset: Dataset, data: str, say: Callable[[str], None]) -> tuple[Facts, Pool, Groups]:
+def examine(dataset: Dataset, data: str) -> tuple[Facts, Pool, Groups]:
     """Look at every image of `dataset`, read from the path `data`.
 
     -> what audit.json holds, all images, and groups of them by what was found.
     """
     pool = gather(dataset)
-    say(f"comparing {len(pool):,} images with each other")
     groups = find_copies(pool)
     kinds = {"exact": "exact_copies", "near": "photographs", "mirrored": "with_mirrored"}
     leaks = {kind: [np.flatnonzero(leaking(pool, groups[name]))] for kind, name in kinds.items()}
@@ -56,7 +55,8 @@ def examine(dataset: Dataset, data: str, say: Callable[[str], None]) -> tuple[Fa
         "exact_copies_of_validation": leaks["exact"],
         "copies_of_validation": leaks["mirrored"],
         "copies_by_name": [made[1:] for made in groups["copies_by_name"]],
-        **{name: groups[name] for name in ("conflicts", "blank")},
+        "conflicts": groups["conflicts"],
+        "blank": groups["blank"],
     }
     shown = ~np.isin(np.arange(len(pool)), groups["blank"])
     parts = {split: pool.within(split) & shown for split in dataset.roles}
@@ -178,9 +178,7 @@ def _verdicts(facts: Facts) -> list[str]:
     if named := facts["copies_by_name"]:
         classes = Counter(made["label"] for _, made in named).most_common()
         where = ", ".join(f"{label} {count:,} of {total[label]:,}" for label, count in classes)
-        example = f"such as {named[0][1]['key']}"
-        lines.append(
-            f"{len(named):,} images are made of others, as their names say ({where}), {example}"
-        )
+        made = f"{len(named):,} images are made of others, as their names say ({where})"
+        lines.append(f"{made}, such as {named[0][1]['key']}")
     lines.append(f"{n['conflicts']} photographs have copies with two labels")
     return [*lines, f"{n['unreadable']} unreadable files, {n['blank']} blank images"]

@@ -139,7 +139,7 @@ def _files(tree: Tree) -> Iterator[tuple[str, Opener]]:
     """All files below, links followed, loops not."""
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"cannot list {error.filename}: {error.strerror}") from None
+        raise error
 
     seen: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(tree.path, onerror=refuse, followlinks=True):

@@ -110,12 +110,8 @@ def find_images(names: Sequence[str], here: str, classes: Classes) -> Listing | 
         for name in names
     }
     places, stray = _in_role_folders(parts, classes)
-    own = "validation" in {place.folder_role for place in places}
-    official = any(_PREFIX.match(place.inside[-1]) for place in places)
-    layout = "seed folders" if own and not official else "Kaggle folders"
-    if not places:
-        places = _in_class_folders(parts, ROLE_NAMES.get(here.lower(), "train"), classes)
-        layout = "class folders"
+    layout = "split folders" if places else "class folders"
+    places = places or _in_class_folders(parts, ROLE_NAMES.get(here.lower(), "train"), classes)
     if not places:
         return None
 
@@ -237,10 +233,8 @@ def find_rafdb(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> 
             stray.append((printable(line.split()[0]), "not there, though it is listed"))
 
     unused = {*names} - {entry.ref for entry, _ in found} - {*lists}
-    doubled = {name for name in unused if f"{_stem(name)}_aligned" in places}
     classes = replace(options, label_order=options.label_order or RAFDB_ORDER).classes()
-    listing = labelled("RAF-DB", found, classes, stray, unused - doubled)
-    return replace(listing, ignored=listing.ignored + Counter({"original images": len(doubled)}))
+    return labelled("RAF-DB", found, classes, stray, unused)
 
 
 def _stem(name: str) -> str:

@@ -208,7 +208,7 @@ def _without_excluded(dataset: Dataset, path: str) -> Dataset:
     UserError where it names no such image: it is a list of other data or of another split.
     """
     listed, train = read_keys(path), dataset.roles["train"]
-    kept = np.flatnonzero(~np.isin(np.array(train.keys), np.array(listed, np.str_)))
+    kept = np.flatnonzero(~train.among(listed))
     left_out = len(train) - len(kept)
     if listed and not left_out:
         raise UserError(
