@@ -9,28 +9,25 @@ from collections.abc import Sequence
 from absl import flags
 
 from fer_jax import cli, reading
-from fer_jax.data.sidecars import read_votes
 from fer_jax.data.sources import read_dataset
 
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string(
     "output", "audit", "The report's folder; an earlier audit is replaced."
 )
-FERPLUS = flags.DEFINE_string("ferplus", "", "FER+'s fer2013new.csv: votes, joined by row number.")
 READING = reading.define(on_corrupt="skip")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Read --data and --ferplus, examine every image, write --output."""
+    """Read --data, examine every image, write --output."""
     del argv
     from fer_jax.auditing import report  # scikit-learn: refusals of flags first
 
     output = report.check_output(OUTPUT.value)
-    ferplus = read_votes(FERPLUS.value) if FERPLUS.value else None
     dataset = read_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
-    found = report.examine(dataset, DATA.value, ferplus, lambda line: print(line, flush=True))
-    print("\n".join([*report.write(*found, output), f"report {output}/report.md"]))
+    lines = report.write(*report.examine(dataset, DATA.value), output)
+    print("\n".join([*lines, f"report {output}/report.md"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Class names, their aliases, and the label orders of every source format."""
 
 import difflib
-from collections.abc import Sequence
 
 from fer_jax.errors import UserError
 
@@ -43,14 +42,11 @@ def index(name: str) -> int:
 
 
 def parse_order(text: str) -> tuple[str, ...]:
-    """`"angry,disgust,..."` -> canonical names, what 0, 1, ... mean in a numeric layout."""
-    return check_order([canonical(name) for name in text.split(",") if name.strip()])
+    """`"angry,disgust,..."` -> canonical names, what 0, 1, ... mean in a numeric layout.
 
-
-def check_order(names: Sequence[str]) -> tuple[str, ...]:
-    """`names` as a tuple; UserError unless each of the seven classes occurs once."""
+    UserError unless each of the seven classes occurs once.
+    """
+    names = tuple(canonical(name) for name in text.split(",") if name.strip())
     if sorted(names) != sorted(LABELS):
-        raise UserError(
-            f"label order {','.join(names)!r} must name each of {','.join(LABELS)} exactly once"
-        )
-    return tuple(names)
+        raise UserError(f"label order {text!r} must name each of {','.join(LABELS)} exactly once")
+    return names

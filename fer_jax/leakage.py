@@ -52,7 +52,7 @@ def by_path(path: str, config: DataConfig, data: Dataset, split: str) -> list[Co
     if place.suffix.lower() != ".txt":
         return _by_data(path, config, data, records)
     listed = read_keys(path)
-    mask = np.isin(np.array(records.keys), np.array(listed, np.str_))
+    mask = records.among(listed)
     unknown = len(listed) - int(mask.sum())
     if listed and not mask.any():
         raise UserError(
@@ -67,9 +67,8 @@ def _by_audit(path: Path, split: str, records: Records) -> list[Copied]:
     """All that the audit holds for one photograph with a training image, also mirrored."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        audited, keys = facts["fingerprints"].get(split), np.array(records.keys)
-        seen = [facts["leaking"][kind].get(split, []) for kind in ("exact", "mirrored")]
-        masks = [np.isin(keys, np.array(listed, np.str_)) for listed in seen]
+        audited, leaking = facts["fingerprints"].get(split), facts["leaking"]
+        masks = [records.among(leaking[kind].get(split, [])) for kind in ("exact", "mirrored")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--clean_against={path} is no audit: {one_line(error)}") from None
     if audited != records.fingerprint:

@@ -38,10 +38,8 @@ def check_output(path: str) -> Path:
     output = Path(path).expanduser()
     for leftover in clear_leftovers(output):  # also of one that was killed once it had written
         cli.say(f"removed {leftover}, which a killed run left")
-    if output.is_dir() and any(output.iterdir()):
-        raise UserError(f"--output={path} is not empty: give a new directory, or empty it first")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output={path} is a file: give a new directory")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"--output={path} is no empty directory: give a new one, or empty it first")
     return output
 
 
@@ -53,8 +51,7 @@ def prepare(dataset: Dataset, output: Path) -> None:
         with unfinished(output) as folder:
             fer2013.write(dataset.roles, folder).rename(output)
     except (OSError, RuntimeError) as error:  # array_record raises the latter on a full disk
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise UserError(f"cannot write --output={output}: {reason}") from None
+        raise UserError(f"cannot write --output={output}: {one_line(error)}") from None
 
 
 if __name__ == "__main__":

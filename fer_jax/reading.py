@@ -28,10 +28,9 @@ def define(on_corrupt: str | None = None) -> Callable[[], ReadOptions]:
         "label_order": flags.DEFINE_string("label_order", "", order),
         "map": flags.DEFINE_string("map", "", mapped),
         "max_pixels": flags.DEFINE_integer("max_pixels", 2**24, "Larger images are unreadable."),
-        "cache_mib": flags.DEFINE_integer("cache_mib", 1024, "Decoded pixels kept in memory, MiB."),
     }
     if on_corrupt is None:
         given["on_corrupt"] = flags.DEFINE_enum("on_corrupt", "stop", ["stop", "skip"], corrupt)
     fixed: dict[str, Any] = {"validation_fraction": 0.0, "split_seed": 0, "exclude": ""}
-    fixed["on_corrupt"] = on_corrupt
+    fixed |= {"on_corrupt": on_corrupt, "cache_mib": 1024}
     return lambda: FlagOptions(**fixed | {name: flag.value for name, flag in given.items()})

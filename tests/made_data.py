@@ -133,10 +133,10 @@ class Memory:
     def __init__(self, images: np.ndarray) -> None:
         self.images, self.labels = images, (np.arange(len(images)) % 7).astype(np.int32)
         self.keys = tuple(map(str, range(len(images))))
-        self.channels = images.shape[3]
+        self.channels, self.targets = images.shape[3], None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict:
-        return {"image": self.images[index], "label": self.labels[index]}
+    def image(self, index: int) -> np.ndarray:
+        return self.images[index]

@@ -201,15 +201,6 @@ def test_every_layout_gives_the_same_findings(tmp_path):
     assert found[0] == found[1] == found[2]
 
 
-def test_without_rows_ferplus_is_said_to_be_of_no_use(tmp_path):
-    files = {name.replace(".png", "x.png"): data for name, data in seed_files(ROWS).items()}
-    head = "neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
-    (tmp_path / "votes.csv").write_text(head + "\n")
-    data = write_folder(tmp_path / "data", files)
-    found = audit(data, tmp_path / "a", f"--ferplus={tmp_path / 'votes.csv'}")
-    assert "FER+ cannot be joined" in found["printed"]
-
-
 def test_one_split_alone_is_audited(tmp_path):
     data = write_folder(tmp_path / "data", seed_files(make_rows(42, ("train",))))
     found = audit(data, tmp_path / "a")
@@ -238,7 +229,6 @@ def test_an_earlier_audit_is_replaced_as_a_whole(small, tmp_path):
         (["--output={0}/small/images/train/sad/99.png/a"], "99.png is no directory"),
         (["--output={0}/half"], "is not an earlier audit (it has no audit.json)"),
         (["--output={0}/mixed"], "is not an earlier audit (it holds letter.txt)"),
-        (["--ferplus={0}/nothing.csv"], "cannot read --ferplus"),
     ],
 )
 def test_refusals_are_one_line_and_change_nothing(small, tmp_path, flags, reason):

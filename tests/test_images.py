@@ -60,15 +60,6 @@ def test_png_round_trip(pixels):
     assert not decoded.flags.writeable
 
 
-@given(nps.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
-@settings(max_examples=50, deadline=None)
-def test_the_fast_way_gives_pillows_pixels(pixels):
-    data = encode_png(pixels)
-    slow = np.asarray(Image.open(io.BytesIO(data)))
-    fast = images._plain_png(data, images._png_chunks(data), LIMIT)
-    np.testing.assert_array_equal(fast, slow)
-
-
 def test_transparency_lies_on_white():
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0] = (200, 0, 0, 255)

@@ -66,8 +66,8 @@ def test_layout_names(tmp_path):
     seed = write_folder(tmp_path / "seed", seed_files(ROWS))
     kaggle = write_zip(tmp_path / "kaggle.zip", kaggle_files(ROWS))
     table = write_folder(tmp_path / "table", {"fer2013.csv": csv_text(ROWS).encode()})
-    assert opened(seed).layout == "seed folders"
-    assert opened(kaggle).layout == "Kaggle folders in a zip"
+    assert opened(seed).layout == "split folders"
+    assert opened(kaggle).layout == "split folders in a zip"
     assert opened(table).layout == "fer2013.csv"
 
 
@@ -110,7 +110,7 @@ def test_a_folder_with_one_zip(tmp_path):
     write_zip(tmp_path / "images.zip", seed_files(ROWS))
     (tmp_path / "ferplus.csv").write_text("Usage,Image name,neutral\nTraining,fer0.png,4\n")
     (tmp_path / "README.md").write_text("hello")
-    assert opened(tmp_path).layout == "seed folders in a zip"
+    assert opened(tmp_path).layout == "split folders in a zip"
 
 
 def test_a_folder_with_two_zips_is_ambiguous(tmp_path):

@@ -29,18 +29,14 @@ class Memory:
 
     def __init__(self, count: int) -> None:
         self.images = np.random.default_rng(1).integers(0, 256, (count, 12, 12, 1), dtype=np.uint8)
+        self.labels, self.targets = np.arange(count, dtype=np.int32), None
         self.channels = 1
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict:
-        return {
-            "image": self.images[index],
-            "label": np.int32(index),
-            "key": f"train/{index}",
-            "row": np.int32(-1),
-        }
+    def image(self, index: int) -> np.ndarray:
+        return self.images[index]
 
 
 @pytest.fixture(autouse=True)
@@ -180,11 +176,11 @@ def test_images_as_large_as_they_are_stored_do_not_lie_in_memory_together():
     seen = []
 
     class Large(Memory):
-        def __getitem__(self, index: int) -> dict:
+        def image(self, index: int) -> np.ndarray:
             assert sum(image() is not None for image in seen) <= 2  # the loop's last, and this
             image = np.zeros((200, 200, 1), np.uint8)
             seen.append(weakref.ref(image))
-            return {"image": image, "label": np.int32(index)}
+            return image
 
     maker = pipeline._TrainBatch(Large(9), 16, 8, EVERY_AUGMENTATION, 0)
     assert maker(0)["image"].shape == (8, 16, 16, 1)

@@ -125,7 +125,7 @@ def test_the_front_door(tmp_path):
     flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'new' / 'b'}"]
     result = call("prepare", flags)
     assert (result.status, result.err) == (0, "")
-    assert "seed folders" in result.out
+    assert "split folders" in result.out
     assert "ignored: 1 .DS_Store" in result.out
     assert result.out.splitlines()[-1].startswith("wrote ")
     written = read_dataset(str(tmp_path / "new" / "b"), OPTIONS)
@@ -148,8 +148,8 @@ def test_what_was_left_out_is_listed(tmp_path):
         (["--source={0}/a"], "no --output=DIR given"),
         (["--output={0}/b"], "Kaggle"),
         (["--source={0}/nothing", "--output={0}/b"], "does not exist"),
-        (["--source={0}/a", "--output={0}/a"], "is not empty"),
-        (["--source={0}/a", "--output={0}/a/images/train/notes.txt"], "is a file"),
+        (["--source={0}/a", "--output={0}/a"], "is no empty directory"),
+        (["--source={0}/a", "--output={0}/a/images/train/notes.txt"], "is no empty directory"),
         (["--source={0}/a", "--output={0}/a/images/train/notes.txt/b"], "cannot write"),
         (["--source={0}/a", "--output={0}/b", "--on_corrupt=drop"], "on_corrupt"),
     ],

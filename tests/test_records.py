@@ -127,7 +127,7 @@ def test_a_made_validation_part_is_the_same_with_and_without(tmp_path):
     part = without(folder, "keys.txt", "\n".join(listed))
     assert part.roles["validation"].fingerprint == whole["validation"].fingerprint
     assert part.roles["train"].keys == whole["train"].keys[3:]
-    assert "1 that it lists are held out for validation and stay" in part.describe()
+    assert "1 of its keys name no training image" in part.describe()
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def test_targets_join_by_key_and_the_others_keep_their_labels(records, half):
         assert example["key"] == key
         assert example["label"] == records.labels[i]
         if key in keys:
-            np.testing.assert_array_equal(example["target"], probabilities[keys.index(key)])
+            np.testing.assert_array_equal(joined.targets[i], probabilities[keys.index(key)])
         else:
-            np.testing.assert_array_equal(example["target"], np.eye(7)[records.labels[i]])
+            np.testing.assert_array_equal(joined.targets[i], np.eye(7)[records.labels[i]])
     assert joined.note == (
         f"targets: 42 of 83 training images have soft targets in {half}; "
         "the other 41 keep their labels"
@@ -136,9 +136,12 @@ GOOD = {"key": np.array(["a", "b"]), "probabilities": soft(2)}
         (replaced(probabilities=soft(3)), r"\[3, 7\]"),
         (replaced(probabilities=soft(2)[:, :6]), r"\[2, 6\]"),
         (replaced(probabilities=np.eye(7, dtype=int)[:2]), "probabilities"),
-        (replaced(probabilities=2 * soft(2)), "a row of probabilities is none"),
-        (replaced(probabilities=soft(2) * np.nan), "a row of probabilities is none"),
-        (replaced(probabilities=np.array([[2.0, -1.0, 0, 0, 0, 0, 0]] * 2)), "is none"),
+        (replaced(probabilities=2 * soft(2)), "are no probabilities"),
+        (replaced(probabilities=soft(2) * np.nan), "are no probabilities"),
+        (
+            replaced(probabilities=np.array([[2.0, -1.0, 0, 0, 0, 0, 0]] * 2)),
+            "are no probabilities",
+        ),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_one_line(change, word, tmp_path):

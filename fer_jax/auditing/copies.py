@@ -66,7 +66,6 @@ class Pool:
     splits: tuple[str, ...]
     keys: tuple[str, ...]
     labels: np.ndarray  # int32 [N]
-    rows: np.ndarray  # int32 [N]: of fer2013.csv, -1 where unknown
     copies: np.ndarray  # int32 [N]: equal numbers for exact copies, by the original pixels
 
     def __len__(self) -> int:
@@ -106,7 +105,6 @@ def gather(dataset: Dataset) -> Pool:
         splits=tuple(role for role, part in roles.items() for _ in range(len(part))),
         keys=tuple(key for part in roles.values() for key in part.keys),
         labels=np.concatenate([part.labels for part in roles.values()]),
-        rows=np.concatenate([part.rows for part in roles.values()]),
         copies=copy_groups(np.concatenate([part.digests for part in roles.values()])),
     )
 
@@ -182,17 +180,16 @@ def leaking(pool: Pool, found: Iterable[np.ndarray]) -> np.ndarray:
 def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
     """All near copies among `images` uint8 [N, 48, 48] at `chosen` int [M], not exact copies.
 
-    With `mirrored` the second of each pair is compared left for right. Blank images have no
-    correlation: leave them out of `chosen`.
+    With `mirrored` the second of each pair is compared left for right. Blank images correlate with
+    nothing: leave them out.
     """
     members = chosen[candidates(spectra(images[chosen]), mirrored)]
     partners = images[:, :, ::-1] if mirrored else images
-    name = f"comparing {'mirrored' if mirrored else 'near'} copies"
     pairs = (images[i] for i in members[:, 0]), (partners[j] for j in members[:, 1])
+    shown = {"desc": "comparing images", "total": len(members), "disable": None, "leave": False}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(aligned_distance, *pairs)
-        bar = tqdm(results, desc=name, total=len(members), disable=None, leave=False)
-        measured = np.array(list(bar), float).reshape(-1, 2)
+        results = tqdm(pool.map(aligned_distance, *pairs), **shown)
+        measured = np.array(list(results), float).reshape(-1, 2)
     order = np.lexsort((members[:, 1], members[:, 0], measured[:, 0]))
     order = order[measured[order, 0] <= NEAR]
     return Pairs(members[order], *measured[order].T)

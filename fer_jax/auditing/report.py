@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from fer_jax.auditing import conventions
 from fer_jax.auditing.copies import NEAR, TRAIN, Pool, find_copies, gather, leaking
 from fer_jax.data.records import Dataset, fingerprint
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, one_line
 from fer_jax.evaluation import plots
 from fer_jax.labels import LABELS
 from fer_jax.outputs import unfinished
@@ -25,15 +25,14 @@ PICTURES = {
     "mirrored_copies": "Mirrored copies, in pairs, from the nearest to the farthest",
     "conflicts": "One photograph, two labels, in pairs",
     "blank": "Blank images",
-    "no_face": "No face, or none upright, to most of FER+'s voters",
 }
 OWN = re.compile(rf"audit\.json|report\.md|exclude_\w+\.txt|({'|'.join(PICTURES)})\.png")
 SHOWN = 24  # images of a picture
 LONG = re.compile(".+(?=.{20}$)")  # what there is no room for of a name
 SEQUENCES = 0.25  # share with a near copy from which on they are frames of films; FER2013: 0.11
 NOTES = f"""\
-Names are compared by a linear classifier of train. Folders exchanged alike in every split show only
-by FER+.
+Names are compared by a linear classifier of train: folders exchanged alike in every split do not
+show.
 
 Near copies correlate by {1 - NEAR:g} or more after alignment: one photograph altered, or frames of
 one scene. Crops that differ much are not among them. Two labels are only claimed where no part of
@@ -43,27 +42,21 @@ Facts = dict[str, Any]
 Groups = Mapping[str, list[np.ndarray]]  # kind of finding -> places in the pool, int [n] each
 
 
-def examine(
-    dataset: Dataset, data: str, ferplus: np.ndarray | None, say: Callable[[str], None]
-) -> tuple[Facts, Pool, Groups]:
+def examine(dataset: Dataset, data: str) -> tuple[Facts, Pool, Groups]:
     """Look at every image of `dataset`, read from the path `data`.
 
     -> what audit.json holds, all images, and groups of them by what was found.
-    `ferplus` are the votes int [rows, 10], if at hand.
     """
     pool = gather(dataset)
-    no_face, votes = (None, None) if ferplus is None else conventions.judge(ferplus, pool)
-    say(f"comparing {len(pool):,} images with each other")
     groups = find_copies(pool)
-    if no_face is not None:
-        groups["no_face"] = [*np.flatnonzero(no_face)[:, None]]
     kinds = {"exact": "exact_copies", "near": "photographs", "mirrored": "with_mirrored"}
     leaks = {kind: [np.flatnonzero(leaking(pool, groups[name]))] for kind, name in kinds.items()}
     listed: Groups = {
         "exact_copies_of_validation": leaks["exact"],
         "copies_of_validation": leaks["mirrored"],
         "copies_by_name": [made[1:] for made in groups["copies_by_name"]],
-        **{name: groups[name] for name in ("conflicts", "blank", "no_face") if name in groups},
+        "conflicts": groups["conflicts"],
+        "blank": groups["blank"],
     }
     shown = ~np.isin(np.arange(len(pool)), groups["blank"])
     parts = {split: pool.within(split) & shown for split in dataset.roles}
@@ -82,7 +75,6 @@ def examine(
             for split, part in parts.items()
             if split != TRAIN and TRAIN in parts
         },
-        "ferplus": votes,
         "leaks": {kind: {s: len(keys) for s, keys in of.items()} for kind, of in leaked.items()},
         "leaking": leaked,
         "lists": {f"exclude_{n}.txt": pool.keys_in(TRAIN, found) for n, found in listed.items()},
@@ -129,11 +121,10 @@ def write(facts: Facts, pool: Pool, groups: Groups, output: Path) -> list[str]:
             for file, text in texts.items():
                 (new / file).write_text(text, encoding="utf-8")
             if output.exists():
-                check_output(str(output))  # nobody may have put something there meanwhile
                 output.rename(new.with_name("old"))
             new.rename(output)
     except OSError as error:
-        raise UserError(f"cannot write --output={output}: {error.strerror or error}") from None
+        raise UserError(f"cannot write --output={output}: {one_line(error)}") from None
     return lines
 
 
@@ -154,13 +145,11 @@ def _draw(pool: Pool, groups: list[np.ndarray], heading: str, path: Path) -> Non
 
 def _verdicts(facts: Facts) -> list[str]:
     """What to know, one line each, mistakes first."""
-    votes, leaks, counts = facts["ferplus"], facts["leaks"], facts["counts"]
-    fits = {"a classifier of train": facts["names"]} | ({"FER+": votes["names"]} if votes else {})
+    leaks, counts = facts["leaks"], facts["counts"]
     lines = [
-        f"EXCHANGED NAMES in {split}, by {by}: "
+        f"EXCHANGED NAMES in {split}, by a classifier of train: "
         + ", ".join(f"what is called {a} is {b}" for a, b in fit["looks_like"].items())
-        for by, found in fits.items()
-        for split, fit in found.items()
+        for split, fit in facts["names"].items()
         if fit and fit["exchanged"]
     ]
     total = {name: sum(n) for name, *n in zip(LABELS, *counts.values(), strict=True)}
@@ -189,20 +178,7 @@ def _verdicts(facts: Facts) -> list[str]:
     if named := facts["copies_by_name"]:
         classes = Counter(made["label"] for _, made in named).most_common()
         where = ", ".join(f"{label} {count:,} of {total[label]:,}" for label, count in classes)
-        example = f"such as {named[0][1]['key']}"
-        lines.append(
-            f"{len(named):,} images are made of others, as their names say ({where}), {example}"
-        )
+        made = f"{len(named):,} images are made of others, as their names say ({where})"
+        lines.append(f"{made}, such as {named[0][1]['key']}")
     lines.append(f"{n['conflicts']} photographs have copies with two labels")
-    lines.append(f"{n['unreadable']} unreadable files, {n['blank']} blank images")
-    return [*lines, *([_voted(votes, n["no_face"])] if votes else [])]
-
-
-def _voted(votes: Facts, no_face: str) -> str:
-    if not votes["images"]:
-        return "FER+ cannot be joined: the rows of fer2013.csv are not known in this layout"
-    share = votes["label_among_most_voted"] / max(votes["judged"], 1)
-    return (
-        f"FER+: {no_face} of {votes['images']:,} images show no face; the label is "
-        f"among the most voted for {share:.1%} of the others"
-    )
+    return [*lines, f"{n['unreadable']} unreadable files, {n['blank']} blank images"]

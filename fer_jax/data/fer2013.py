@@ -70,29 +70,23 @@ def write(records: Mapping[str, Records], directory: Path) -> Path:
     return Path(builder.data_dir)
 
 
-def read(path: Path, max_pixels: int, cache_mib: int) -> Found:
-    """The entries of a directory that `write` made; UserError where files are missing or broken.
-
-    Keeps up to `cache_mib` MiB of PNGs: decoding them once reads no file again.
-    """
-    encoded: dict[str, bytes] = {}
-    room = cache_mib * 2**20
+def read(path: Path, max_pixels: int) -> Found:
+    """The entries of a directory that `write` made; UserError where files are missing or broken."""
+    encoded: dict[str, bytes] = {}  # until they are decoded once: no file is read twice for it
     try:
         _source.cache_clear()  # another directory may have had this path
         info = tfds.builder_from_directory(path).info
         names = [index(name) for name in info.features["label"].names]
         entries = []
         for role in (role for role in ROLES if role in info.splits):
-            source = _source(path, role)
-            blocks = range(0, len(source), BLOCK)
-            for start in tqdm(blocks, f"reading {role}", disable=None, leave=False):
-                block = range(start, min(start + BLOCK, len(source)))
-                for i, record in zip(block, source.__getitems__(block), strict=True):
+            records = _source(path, role)
+            starts = range(0, len(records), BLOCK)
+            for start in tqdm(starts, f"reading {role}", disable=None, leave=False):
+                block = range(start, min(start + BLOCK, len(records)))
+                for i, record in zip(block, records.__getitems__(block), strict=True):
                     label, key, row = names[record["label"]], record["key"].decode(), record["row"]
                     entries.append(Entry(f"{role} {i}", role, label, key, int(row)))
-                    room -= len(record["image"])
-                    if room >= 0:
-                        encoded[f"{role} {i}"] = record["image"]
+                    encoded[f"{role} {i}"] = record["image"]
         prints = dict(info.metadata["fingerprints"])
     except UserError:
         raise

@@ -1,5 +1,6 @@
 """A folder or an archive as named files, each opened as a stream; what is junk among them."""
 
+import atexit
 import functools
 import hashlib
 import io
@@ -28,16 +29,7 @@ BROKEN = (
 """What reading a damaged, encrypted or oddly packed file raises."""
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-CUT = (
-    "unexpected end of data",
-    "seek out of range",
-    "truncated",
-    "empty file",
-    "File is not a zip file",
-)
-"""How their libraries call archives that break off; a zip's list of members is at its end."""
-JUNK_NAMES = {".ds_store": ".DS_Store", "thumbs.db": "Thumbs.db", "desktop.ini": "desktop.ini"}
-MOST_UNPACKED = 64 * 2**30  # bytes
+JUNK_NAMES = (".ds_store", "thumbs.db", "desktop.ini")
 
 Opener = Callable[[], IO[bytes]]
 
@@ -68,7 +60,10 @@ class Tree:
         try:
             members = list(find(self))
         except BROKEN as error:
-            raise UserError(f"{self.path} {_diagnosis(error)}") from None
+            reason = f"cannot be read ({one_line(error)})"
+            raise UserError(
+                f"{self.path} {reason}: if it is truncated or damaged, fetch it again"
+            ) from None
         for name, count in Counter(name for name, _ in members).most_common(1):
             if count > 1:
                 text = f"{self.path} holds {printable(name)} {count} times"
@@ -77,11 +72,9 @@ class Tree:
 
 
 def open_archive(path: Path) -> Tree | None:
-    """The zip or tar at `path`, also one cut off; None if it is neither."""
+    """The zip or tar at `path`, also one cut off that is called so; None if it is neither."""
     name = path.name.lower()
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\3\4"
-    if zipped or name.endswith(".zip") or zipfile.is_zipfile(path):
+    if name.endswith(".zip") or zipfile.is_zipfile(path):
         return Tree(path, "zip")
     with suppress(*BROKEN):
         if name.endswith(ARCHIVES) or tarfile.is_tarfile(path):
@@ -112,16 +105,12 @@ def opened(tree: Tree, name: str) -> Iterator[IO[bytes]]:
 
 
 def unpack(tree: Tree, names: Sequence[str]) -> Path:
-    """These files in a new temporary folder, which is the caller's to remove."""
+    """These files in a new temporary folder, which lasts as long as the process."""
     place = Path(tempfile.mkdtemp(prefix="fer_jax-"))
-    try:
-        for name in names:
-            target = place / PurePosixPath(name).name
-            with opened(tree, name) as stream, target.open("wb") as file:
-                _copy(stream, file)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    for name in names:
+        with opened(tree, name) as stream, (place / PurePosixPath(name).name).open("wb") as file:
+            shutil.copyfileobj(stream, file)
     return place
 
 
@@ -150,7 +139,7 @@ def _files(tree: Tree) -> Iterator[tuple[str, Opener]]:
     """All files below, links followed, loops not."""
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"cannot list {error.filename}: {error.strerror}") from None
+        raise error
 
     seen: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(tree.path, onerror=refuse, followlinks=True):
@@ -184,13 +173,14 @@ def _tar_members(tree: Tree) -> Iterator[tuple[str, Opener]]:
         whole: Any = packed.fileobj
         if not isinstance(whole, io.BufferedReader):  # it is compressed
             whole.seek(0)
-            _copy(whole, unpacked)
+            shutil.copyfileobj(whole, unpacked)
+            unpacked.flush()
             whole = unpacked
         data = mmap.mmap(whole.fileno(), 0, access=mmap.ACCESS_READ)  # threads share no position
     with tarfile.open(fileobj=data, mode="r:") as archive:
         members = archive.getmembers()
     if any(data[-tarfile.BLOCKSIZE :]):
-        raise tarfile.ReadError(CUT[0])
+        raise tarfile.ReadError("unexpected end of data")
     for info in members:
         if not info.isdir():
             yield info.name, functools.partial(_tar_member, data, info)
@@ -202,33 +192,13 @@ def _tar_member(data: mmap.mmap, info: tarfile.TarInfo) -> IO[bytes]:
     return io.BytesIO(data[info.offset_data : info.offset_data + info.size])
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    while chunk := source.read(2**20):
-        target.write(chunk)
-        if target.tell() > MOST_UNPACKED:
-            raise tarfile.TarError(f"it has more than {MOST_UNPACKED} bytes: unpack it yourself")
-    target.flush()
-
-
-def _diagnosis(error: Exception) -> str:
-    text = one_line(error)
-    if isinstance(error, EOFError) or any(sign in text for sign in CUT):
-        return "is truncated: fetch it again"
-    if isinstance(error, OSError) and error.errno:
-        return f"cannot be read: {error.strerror}"
-    return f"is damaged ({text}): fetch it again"
-
-
 def _junk_kind(name: str) -> str:
     """What kind of junk a file of this name is, "" if it may matter."""
-    *folders, base = name.replace("\\", "/").split("/")
-    if any(part.upper() == "__MACOSX" for part in (*folders, base)):
+    parts = name.replace("\\", "/").split("/")
+    if parts[-1].lower() in JUNK_NAMES:
+        return parts[-1]
+    if "__MACOSX" in parts:
         return "__MACOSX/"
-    if base.lower() in JUNK_NAMES:
-        return JUNK_NAMES[base.lower()]
-    if base.startswith("._"):
-        return "._*"
-    if ".." in (*folders, base) or base in ("", "."):
+    if ".." in parts or parts[-1] in ("", "."):
         return "paths with .."
-    hidden = any(part.startswith(".") and part != "." for part in (*folders, base))
-    return "hidden files" if hidden else ""
+    return "hidden files" if any(part[:1] == "." and part != "." for part in parts) else ""

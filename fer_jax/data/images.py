@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
@@ -19,7 +18,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 """Names that promise an image; inside class folders the content decides, not the name."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PLAIN_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB"})
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 WHITE = (255, 255, 255, 255)
 
@@ -50,9 +48,7 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
     if not data:
         raise UnreadableImage("an empty file")
     if data.startswith(PNG_SIGNATURE):
-        plain = _plain_png(data, _png_chunks(data), max_pixels)
-        if plain is not None:
-            return _drop_equal_channels(plain)
+        _check_png(data, max_pixels)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return from_pillow(image, max_pixels)
@@ -91,38 +87,30 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _png_chunks(data: bytes) -> dict[bytes, bytes]:
-    """Chunk type -> content (of all IDATs together); each whole, its checksum right, the end there.
+def _check_png(data: bytes, max_pixels: int) -> None:
+    """UnreadableImage unless all chunks are whole, checksums right, and no packed row is missing.
 
-    By hand: Pillow's `verify` takes twice the time and lets missing rows pass, which `load` and
-    OpenCV leave black.
+    By hand: Pillow's `verify` takes twice the time and lets missing rows pass, which `load` leaves
+    black.
     """
-    position, chunks = len(PNG_SIGNATURE), dict[bytes, bytes]()
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
+    position, kind, chunks = len(PNG_SIGNATURE), b"", dict[bytes, bytes]()
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data.ljust(position + 8, b"\0"), position)
         start, end = position + 8, position + 8 + length
         if end + 4 > len(data):
-            break
+            raise UnreadableImage("truncated PNG")
         if zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise UnreadableImage("damaged PNG (wrong checksum)")
         chunks[kind] = chunks.get(kind, b"") + data[start:end]
-        if kind == b"IEND":
-            return chunks
         position = end + 4
-    raise UnreadableImage("truncated PNG")
 
-
-def _plain_png(data: bytes, chunks: dict[bytes, bytes], max_pixels: int) -> np.ndarray | None:
-    """8-bit grey or RGB with nothing else to heed, by OpenCV: the same pixels, sooner.
-
-    None where Pillow has to look at it. UnreadableImage where packed rows are missing.
-    """
-    if len(chunks.get(b"IHDR", b"")) != 13:
-        return None
-    width, height, depth, colour, interlaced = struct.unpack(">IIBBxxB", chunks[b"IHDR"])
+    header = chunks.get(b"IHDR", b"")
+    if len(header) != 13:
+        raise UnreadableImage("damaged PNG (no header)")
+    width, height, depth, colour, interlaced = struct.unpack(">IIBBxxB", header)
     _check_size(width, height, max_pixels)
     if interlaced or colour not in PNG_CHANNELS:
-        return None
+        return
     size = height * (1 + (width * depth * PNG_CHANNELS[colour] + 7) // 8)
     try:
         rows = zlib.decompressobj().decompress(chunks.get(b"IDAT", b""), size + 1)
@@ -130,10 +118,6 @@ def _plain_png(data: bytes, chunks: dict[bytes, bytes], max_pixels: int) -> np.n
         raise UnreadableImage("damaged PNG (cannot be unpacked)") from None
     if len(rows) < size:
         raise UnreadableImage("truncated PNG (fewer pixels than its header says)")
-    if depth != 8 or colour not in (0, 2) or not PLAIN_CHUNKS.issuperset(chunks):
-        return None
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    return pixels if pixels is None or pixels.ndim == 2 else pixels[..., ::-1]
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

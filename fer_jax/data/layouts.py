@@ -94,10 +94,10 @@ class _Place:
     folder: str
 
     @property
-    def prefix_role(self) -> str | None:
-        """The official split, where the file's name tells it."""
+    def role(self) -> str:
+        """The official split where the file's name tells it, else the folder's."""
         prefix = _PREFIX.match(self.inside[-1])
-        return ROLE_NAMES[prefix[1].lower()] if prefix else None
+        return ROLE_NAMES[prefix[1].lower()] if prefix else self.folder_role
 
 
 def find_images(names: Sequence[str], here: str, classes: Classes) -> Listing | None:
@@ -110,11 +110,8 @@ def find_images(names: Sequence[str], here: str, classes: Classes) -> Listing | 
         for name in names
     }
     places, stray = _in_role_folders(parts, classes)
-    folders, official = {p.folder_role for p in places}, any(p.prefix_role for p in places)
-    layout = "seed folders" if "validation" in folders and not official else "Kaggle folders"
-    if not places:
-        places = _in_class_folders(parts, ROLE_NAMES.get(here.lower(), "train"), classes)
-        layout = "class folders"
+    layout = "split folders" if places else "class folders"
+    places = places or _in_class_folders(parts, ROLE_NAMES.get(here.lower(), "train"), classes)
     if not places:
         return None
 
@@ -125,7 +122,7 @@ def find_images(names: Sequence[str], here: str, classes: Classes) -> Listing | 
     used = {place.name for place in places} | {name for name, _ in stray}
     ignored = [name for name in names if name not in used]
     # PublicTest in `test/` is how Kaggle packs it; other names against their folder are told
-    roles = [(place.folder_role, place.prefix_role or place.folder_role) for place in places]
+    roles = [(place.folder_role, place.role) for place in places]
     moved = sum(a != b and (a, b) != ("test", "validation") for a, b in roles)
     if moved:
         notes.append(f"{moved} files are placed by their name's prefix, against their folder")
@@ -153,9 +150,9 @@ def _in_role_folders(
     roots = {place.root for place in places}
     for path in others:
         if len(path) > 2 and path[:-3] in roots and _is_class(path[-2], classes):
+            folder, known = printable("/".join(path[:-2])), ", ".join(ROLE_NAMES)
             raise UserError(
-                f"{printable('/'.join(path[:-2]))} holds class folders, but no split is called so: "
-                f"rename it to one of {', '.join(ROLE_NAMES)}, or move it away"
+                f"{folder} holds class folders, but is no split: call it one of {known}"
             )
     return places, stray if places else []
 
@@ -164,11 +161,11 @@ def _in_class_folders(parts: Mapping[str, Parts], role: str, classes: Classes) -
     """Files at ROOT/class/name where two or more folders of a ROOT bear class names."""
     in_folders = {name: path for name, path in parts.items() if len(path) > 1}
     known = {path[:-1] for path in in_folders.values() if _is_class(path[-2], classes)}
-    classes_of = Counter(folder[:-1] for folder in known)
+    roots = Counter(folder[:-1] for folder in known)
     return [
         _Place(name, path[:-2], path[-2:], role, path[-2])
         for name, path in in_folders.items()
-        if classes_of[path[:-2]] > 1
+        if roots[path[:-2]] > 1
     ]
 
 
@@ -208,7 +205,7 @@ def _entries(places: Sequence[_Place]) -> list[Entry]:
         if count > 1:
             raise UserError(f"{count} files are one name once written alike, {key}: rename them")
     return [
-        Entry(place.name, place.prefix_role or place.folder_role, -1, key, row)
+        Entry(place.name, place.role, -1, key, row)
         for place, key, row in zip(places, keys, rows, strict=True)
     ]
 
@@ -233,14 +230,11 @@ def find_rafdb(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> 
         if parts and place:
             found.append((Entry(place, parts[2], -1, parts[1] + parts[3], -1), parts[4]))
         else:
-            reason = "not there, though it is listed" if parts else "a line of no image and label"
-            stray.append((printable(line.split()[0]), reason))
+            stray.append((printable(line.split()[0]), "not there, though it is listed"))
 
     unused = {*names} - {entry.ref for entry, _ in found} - {*lists}
-    doubled = {name for name in unused if f"{_stem(name)}_aligned" in places}
     classes = replace(options, label_order=options.label_order or RAFDB_ORDER).classes()
-    listing = labelled("RAF-DB", found, classes, stray, unused - doubled)
-    return replace(listing, ignored=listing.ignored + Counter({"original images": len(doubled)}))
+    return labelled("RAF-DB", found, classes, stray, unused)
 
 
 def _stem(name: str) -> str:

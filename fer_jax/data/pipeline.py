@@ -130,29 +130,22 @@ class _TrainBatch:
         for epoch in range(epochs[0], epochs[-1] + 1):
             places += _order(count, self.seed, epoch)[within[epochs == epoch]].tolist()
 
-        # Images pass one by one, for large ones would not fit together; what is beside them stays.
-        rest: list[dict[str, Any]] = []
-
-        def read() -> Iterator[np.ndarray]:
-            for place in places:
-                record = self.records[place]
-                rest.append({name: record[name] for name in ("label", "target") if name in record})
-                yield record["image"]
-
+        # One by one: large images would not fit together.
+        found = (self.records.image(place) for place in places)
+        moved: Iterator[np.ndarray]
         if self.augmentation is None:
-            moved = iter([resize(image, self.size) for image in read()])
+            moved = (resize(image, self.size) for image in found)
         else:
             rng = np.random.Generator(np.random.Philox(key=self.seed, counter=first * _COUNTS))
             draws = rng.random((self.rows, DRAWS))
-            moved = augment(read(), draws, self.size, self.augmentation)
+            moved = augment(found, draws, self.size, self.augmentation)
         images = np.empty((self.rows, self.size, self.size, self.records.channels), np.uint8)
         for row, image in enumerate(moved):
             images[row] = image
 
-        labels = np.array([one["label"] for one in rest], np.int32)
-        soft = [one["target"] for one in rest if "target" in one]
-        targets = {"target": np.stack(soft)} if soft else {}
-        return {"image": images, "label": labels, **targets}
+        targets = self.records.targets
+        soft = {} if targets is None else {"target": targets[places]}
+        return {"image": images, "label": self.records.labels[places], **soft}
 
 
 @functools.lru_cache(maxsize=2)
@@ -174,8 +167,8 @@ class _EvalBatch:
         labels = np.zeros(self.rows, np.int32)
         first = number * self.rows
         for row in range(min(self.rows, len(self.records) - first)):
-            record = self.records[first + row]
-            images[row], labels[row] = resize(record["image"], self.size), record["label"]
+            images[row] = resize(self.records.image(first + row), self.size)
+            labels[row] = self.records.labels[first + row]
         return {"image": images, "label": labels}
 
 

@@ -112,8 +112,7 @@ class Records:
     def __getitem__(self, index: int, /) -> dict[str, Any]:
         i = range(len(self))[operator.index(index)]
         values = self.image(i), self.labels[i], self.keys[i], self.rows[i]
-        record = dict(zip(("image", "label", "key", "row"), values, strict=True))
-        return record if self.targets is None else {**record, "target": self.targets[i]}
+        return dict(zip(("image", "label", "key", "row"), values, strict=True))
 
     def image(self, index: int) -> np.ndarray:
         """uint8 [H, W, C], C = 1 if grey; read-only."""
@@ -127,6 +126,10 @@ class Records:
         except UnreadableImage as error:
             name = printable(ref)
             raise UserError(f"{name} was readable when loaded and is not now: {error}") from None
+
+    def among(self, keys: Sequence[str]) -> np.ndarray:
+        """Bool [N]: whose key is one of these."""
+        return np.isin(np.array(self.keys, np.str_), np.array(keys, np.str_))
 
     def counts(self) -> np.ndarray:
         """Images per class, int [7]."""

@@ -59,12 +59,11 @@ def read_targets(path: str) -> tuple[tuple[str, ...], np.ndarray]:
         raise UserError(f"cannot read data.targets={path}: {one_line(error)}; {HINT}") from error
     if keys.ndim != 1 or keys.dtype.kind != "U" or len(set(keys.tolist())) != len(keys):
         raise UserError(f"data.targets={path} has no list of keys, each of them once; {HINT}")
-    if probabilities.shape != (len(keys), len(LABELS)) or probabilities.dtype.kind != "f":
+    fitting = probabilities.shape == (len(keys), len(LABELS)) and probabilities.dtype.kind == "f"
+    sums = probabilities.sum(axis=1, dtype=np.float64) if fitting else np.zeros(1)
+    if not ((abs(sums - 1) <= TOLERANCE).all() and (probabilities >= 0).all()):
         shape = list(probabilities.shape)
-        raise UserError(f"data.targets={path} has probabilities {shape}; {HINT}")
-    sums = probabilities.sum(axis=1, dtype=np.float64)
-    if not ((probabilities >= 0).all() and (abs(sums - 1) <= TOLERANCE).all()):
-        raise UserError(f"data.targets={path}: a row of probabilities is none; {HINT}")
+        raise UserError(f"data.targets={path}: its {shape} are no probabilities; {HINT}")
     return tuple(keys.tolist()), (probabilities / sums[:, None]).astype(np.float32)
 
 
@@ -86,22 +85,18 @@ CLASSES = tuple([canonical(name) for name in EMOTIONS].index(label) for label in
 
 def read_votes(path: str) -> np.ndarray:
     """fer2013new.csv -> votes int [rows, 10], columns as COLUMNS; UserError for another file."""
+    found: list[list[np.int64]] = []
     try:
         with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as stream:
-            rows, found = csv.DictReader(stream), []
-            for name in COLUMNS:
-                if name not in (rows.fieldnames or ()):
-                    raise UserError(
-                        f"--ferplus={path} lacks the column {name!r}: give FER+'s fer2013new.csv"
-                    )
-            for row in rows:
+            for row in csv.DictReader(stream):
                 found.append([np.int64(row[name]) for name in COLUMNS])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read --ferplus={path}: {reason}") from None
-    except (TypeError, ValueError, OverflowError):
-        where = f"--ferplus={path}, line {rows.line_num}"
-        raise UserError(f"{where}: a vote is no whole number") from None
+    except KeyError as error:
+        raise UserError(
+            f"--ferplus={path} lacks the column {error}: give FER+'s fer2013new.csv"
+        ) from None
+    except (OSError, csv.Error, TypeError, ValueError, OverflowError) as error:
+        reason = f"row {len(found)}: {one_line(error)}"
+        raise UserError(f"cannot read --ferplus={path}, {reason}") from None
     return np.array(found, np.int64).reshape(-1, len(COLUMNS))
 
 

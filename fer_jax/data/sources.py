@@ -1,8 +1,6 @@
 """One path -> the data set that lies there, in whatever layout; with a validation part to train."""
 
 import hashlib
-import shutil
-import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -69,7 +67,7 @@ def open_dataset(
         return replace(whole, roles={"all": every}, notes=(*whole.notes, note))
     if not options.exclude or "train" not in whole.roles:
         return whole
-    part = _without_excluded(whole, frozenset(dataset.roles["train"].keys), options.exclude)
+    part = _without_excluded(whole, options.exclude)
     if trained_on is None:
         _check_training_classes(part, f"{path} without what data.exclude={options.exclude} lists")
     return part
@@ -84,13 +82,13 @@ def read_dataset(path: str, options: ReadOptions) -> Dataset:
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"data path {path!r} does not exist; {UNDERSTOOD}")
+    tree: files.Tree | None
     if place.suffix.lower() in (".csv", ".parquet") and place.is_file():
         tree, names, junk = files.Tree(place.parent, "folder"), [place.name], Counter[str]()
     else:
-        found = files.Tree(place, "folder") if place.is_dir() else files.open_archive(place)
-        if found is None:
+        tree = files.Tree(place, "folder") if place.is_dir() else files.open_archive(place)
+        if tree is None:
             raise UserError(f"{path} is neither a folder, an archive nor a table; {UNDERSTOOD}")
-        tree = found
         names, junk = files.split_junk(tree.names())
     try:
         dataset = _read_tree(tree, names, options)
@@ -153,12 +151,10 @@ def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> F
     from fer_jax.data import fer2013  # TFDS takes a second to import: only where it is needed
 
     folder = PurePosixPath(infos[0]).parent
-    if tree.kind == "folder":
-        return fer2013.read(tree.path / folder, options.max_pixels, options.cache_mib)
-    place = files.unpack(tree, [name for name in names if PurePosixPath(name).parent == folder])
-    listing, loader = fer2013.read(place, options.max_pixels, options.cache_mib)
-    weakref.finalize(loader, shutil.rmtree, place, ignore_errors=True)
-    return listing, loader
+    place = tree.path / folder
+    if tree.kind != "folder":
+        place = files.unpack(tree, [name for name in names if PurePosixPath(name).parent == folder])
+    return fer2013.read(place, options.max_pixels)
 
 
 def _synthetic() -> Dataset:
@@ -179,12 +175,9 @@ def _check_training_classes(dataset: Dataset, path: str) -> None:
     if "train" not in dataset.roles:
         return
     counts = dataset.roles["train"].counts()
-    empty = [name for name, count in zip(LABELS, counts, strict=True) if count == 0]
+    empty = ", ".join(name for name, count in zip(LABELS, counts, strict=True) if not count)
     if empty:
-        raise UserError(
-            f"{path}: no training image of {', '.join(empty)}; "
-            "every one of the seven classes needs at least one"
-        )
+        raise UserError(f"{path}: no training image of {empty}; each class needs at least one")
 
 
 def _with_validation(dataset: Dataset, options: ReadOptions) -> Dataset:
@@ -196,7 +189,7 @@ def _with_validation(dataset: Dataset, options: ReadOptions) -> Dataset:
     )
     if not held_out.any():
         return dataset
-    made = {
+    made = dataset.roles | {
         "train": train.take(np.flatnonzero(~held_out)),
         "validation": train.take(np.flatnonzero(held_out)),
     }
@@ -205,31 +198,29 @@ def _with_validation(dataset: Dataset, options: ReadOptions) -> Dataset:
         f"(validation_fraction={options.validation_fraction}, split_seed={options.split_seed}; "
         "stratified, copies kept together)"
     )
-    roles = {role: (dataset.roles | made)[role] for role in ROLES if role in dataset.roles | made}
+    roles = {role: made[role] for role in ROLES if role in made}
     return replace(dataset, roles=roles, notes=(*dataset.notes, note))
 
 
-def _without_excluded(dataset: Dataset, known: frozenset[str], path: str) -> Dataset:
-    """Train without the keys that the file lists; `known` are those of train and what it gave away.
+def _without_excluded(dataset: Dataset, path: str) -> Dataset:
+    """Train without the keys that the file lists.
 
     UserError where it names no such image: it is a list of other data or of another split.
     """
-    listed = read_keys(path)
-    found, train = known & set(listed), dataset.roles["train"]
-    if listed and not found:
+    listed, train = read_keys(path), dataset.roles["train"]
+    kept = np.flatnonzero(~train.among(listed))
+    left_out = len(train) - len(kept)
+    if listed and not left_out:
         raise UserError(
             f"data.exclude={path}: none of its {len(listed)} keys, first {listed[0]!r}, is of a "
-            f"training image (such as {min(known)!r}): give a list that the audit made of this data"
+            f"training image (such as {train.keys[0]!r}): give a list that the audit made of this "
+            "data"
         )
-    kept = [i for i, key in enumerate(train.keys) if key not in found]
-    left_out = len(train) - len(kept)
-    parts = [f"data.exclude: {left_out} of {len(train)} training images left out, by {path}"]
-    if len(found) > left_out:
-        parts.append(f"{len(found) - left_out} that it lists are held out for validation and stay")
-    if len(listed) > len(found):
-        parts.append(f"{len(listed) - len(found)} of its keys name no training image")
+    note = f"data.exclude: {left_out} of {len(train)} training images left out, by {path}"
+    if len(listed) > left_out:
+        note += f"; {len(listed) - left_out} of its keys name no training image"
     roles = {**dataset.roles, "train": train.take(kept)}
-    return replace(dataset, roles=roles, notes=(*dataset.notes, "; ".join(parts)))
+    return replace(dataset, roles=roles, notes=(*dataset.notes, note))
 
 
 def choose_validation(

@@ -1,4 +1,4 @@
-"""The audit of the real data: known counts of copies, names that agree, votes that are joined."""
+"""The audit of the real data: known counts of copies, names that agree."""
 
 import json
 from dataclasses import replace
@@ -14,18 +14,13 @@ from fer_jax.auditing.copies import gather
 
 @pytest.mark.timeout(900)
 def test_training_and_public_test(fer2013, tmp_path):
-    flags = [f"--data={fer2013}", f"--ferplus={fer2013 / 'ferplus.csv'}"]
-    outcome = call("audit", [*flags, f"--output={tmp_path / 'a'}"])
+    outcome = call("audit", [f"--data={fer2013}", f"--output={tmp_path / 'a'}"])
     assert outcome.status == 0, outcome.err
     found = json.loads((tmp_path / "a" / "audit.json").read_text())
     leaks = {kind: splits["validation"] for kind, splits in found["leaks"].items()}
     assert (leaks["exact"], leaks["near"]) == (280, 633)
     assert "EXCHANGED" not in outcome.out
     assert len(found["conflicts"]) > 200
-    votes = found["ferplus"]
-    assert votes["images"] == 28_709 + 3_589
-    assert 0.6 < votes["label_among_most_voted"] / votes["judged"] < 0.7  # else rows have drifted
-    assert {i["key"] for [i] in found["blank"]} <= {i["key"] for [i] in found["no_face"]}
 
 
 def test_exchanged_folders(fer2013):
