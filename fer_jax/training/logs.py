@@ -23,10 +23,13 @@ from fer_jax.sections import Section, key
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
-HINT = "choose a workdir that can be written"
-BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
-
-Record = dict[str, Any]
+BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"  # on a terminal
+LINE = "{desc}, step {n_fmt}/{total_fmt}, {remaining} left{postfix}"  # anywhere else
+WORDS = {
+    "loss": "loss {:.4f}",
+    "accuracy": "accuracy {:.2%}",
+    "images_per_second": "{:.0f} images/s",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +64,17 @@ class RunLog:
     def __enter__(self) -> Self:
         self._file: TextIO | None = None
         self._events: EventsWriter | None = None
-        self._bar: tqdm | None = None
+        self._terminal = self.stream.isatty()
         with contextlib.ExitStack() as stack:
             if self.write:
                 self._file = stack.enter_context(open_metrics(self.workdir, self.start_step))
             if self.write and self.tensorboard:
                 events = open_events(self.workdir / "tensorboard", self.start_step)
                 self._events = stack.enter_context(contextlib.closing(events))
-            if self.write and self.stream.isatty():
-                self._bar = stack.enter_context(self._open_bar())
+            shown = self.stream if self._terminal else stack.enter_context(open(os.devnull, "w"))
+            self._bar = stack.enter_context(self._open_bar(shown))
             self._close = stack.pop_all().close
-        self._start = self._interval = (self.start_step, self.clock())  # what speeds count from
+        self._interval = (self.start_step, self.clock())  # what the speed counts from
         self._last_line = -math.inf
         return self
 
@@ -79,11 +82,9 @@ class RunLog:
         self._close()
 
     def progress(self, step: int) -> None:
-        """Moves the progress bar to `step` without logging anything; cheap, for every step."""
-        # Metrics are logged some steps after `progress` was told of theirs: never move back.
-        if self._bar is not None and step > self._bar.n:
-            self._bar.set_description_str(self._epoch(step), refresh=False)
-            self._bar.update(step - self._bar.n)
+        """Moves the progress to `step` without logging anything; cheap, for every step."""
+        self._bar.set_description_str(self._epoch(step), refresh=False)
+        self._bar.update(step - self._bar.n)
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs training `metrics` of `step`, with images per second since the last call.
@@ -91,122 +92,86 @@ class RunLog:
         The interval begins anew at `validation`, so that evaluation does not count as training.
         """
         now, (last_step, last_time) = self.clock(), self._interval
-        images = (step - last_step) * self.batch_size
-        speed = round(images / max(now - last_time, 1e-9), 2) if images else math.nan
         self._interval = (step, now)
-        words = results_line(self._store(step, "train", {**metrics, "images_per_second": speed}))
-        if self._bar is not None:
-            short = words.replace("  ", ", ").replace("images", "img")
-            self._bar.set_postfix_str(short, refresh=False)
-            self.progress(step)
-            self._bar.refresh()
-        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+        speed = (step - last_step) * self.batch_size / max(now - last_time, 1e-9)
+        words = self._store("train", step, {**metrics, "images_per_second": round(speed, 2)})
+
+        self._bar.set_postfix_str(words)
+        if not self._terminal and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            first, since = self._start
-            left = (now - since) / max(step - first, 1) * max(self.steps_total - step, 0)
-            place = f"{self._epoch(step)}  step {step}/{self.steps_total}"
-            self.message(f"{place}  {words}  {tqdm.format_interval(left)} left")
+            self.message(str(self._bar))
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs the validation `metrics` of the state after `step`; shown in a line of its own."""
-        words = results_line(self._store(step, "validation", metrics))
-        self.message(f"{self._epoch(step)}  step {step}  {words}")
+        words = self._store("validation", step, metrics)
+        self.message(f"{self._epoch(step)}, step {step}, validation {words}")
         self._interval = (step, self.clock())
 
     def message(self, text: str) -> None:
         """Prints `text` without tearing the progress bar."""
-        if self._bar is not None:
-            self._bar.write(text, file=self.stream)
-        elif self.write:
-            print(text, file=self.stream, flush=True)
+        if self.write:
+            with tqdm.external_write_mode(self.stream):
+                print(text, file=self.stream, flush=True)
 
-    def _store(self, step: int, kind: str, metrics: Mapping[str, float]) -> Record:
-        """The record, written out at once; None for what is not finite, as strict JSON has it."""
-        numbers = {name: float(value) for name, value in metrics.items()}
-        values = {
-            name: number if math.isfinite(number) else None for name, number in numbers.items()
-        }
+    def _store(self, kind: str, step: int, metrics: Mapping[str, float]) -> str:
+        """Writes a record out at once, null for what is not finite; returns it in words."""
+        values = {name: float(v) if math.isfinite(v) else None for name, v in metrics.items()}
         epoch = round(step / self.steps_per_epoch, 4)
         record = {"step": step, "epoch": epoch, "kind": kind, **values}
-        with writing(f"cannot write {self.workdir}", HINT):
+        with writing(f"cannot write {self.workdir}", "choose a workdir that can be written"):
             if self._file is not None:
                 self._file.write(json.dumps(record, allow_nan=False) + "\n")
                 self._file.flush()
             if self._events is not None:
-                tags = {f"{kind}/{n}": v for n, v in {"epoch": epoch, **values}.items()}
-                found = [
-                    Summary.Value(tag=t, simple_value=v) for t, v in tags.items() if v is not None
-                ]
-                write_event(self._events, step, summary=Summary(value=found))
-        return record
+                finite = {f"{kind}/{name}": v for name, v in values.items() if v is not None}
+                scalars = [Summary.Value(tag=tag, simple_value=v) for tag, v in finite.items()]
+                write_event(self._events, step, summary=Summary(value=scalars))
+        return ", ".join(form.format(metrics[n]) for n, form in WORDS.items() if n in metrics)
 
     def _epoch(self, step: int) -> str:
         total = max(1, round(self.steps_total / self.steps_per_epoch))
         current = math.floor((max(step, 1) - 1) / self.steps_per_epoch) + 1
         return f"epoch {min(current, total)}/{total}"
 
-    def _open_bar(self) -> tqdm:
+    def _open_bar(self, stream: TextIO) -> tqdm:
         """A progress bar; 80 columns wide where a terminal does not tell its width."""
         return tqdm(
             total=self.steps_total,
             initial=self.start_step,
             desc=self._epoch(self.start_step),
-            bar_format=BAR,
-            file=self.stream,
-            ncols=shutil.get_terminal_size().columns,
+            bar_format=BAR if self._terminal else LINE,
+            file=stream,
+            ncols=shutil.get_terminal_size().columns if self._terminal else None,
             smoothing=0,
+            disable=not self.write,
         )
 
 
-def results_line(record: Mapping[str, Any]) -> str:
-    """One record in words: `validation loss 1.2345  accuracy 56.78 %  46 images/s`."""
-    kind = "" if record["kind"] == "train" else f"{record['kind']} "
-    words = {
-        "loss": f"{kind}loss {{}}",
-        "accuracy": "accuracy {}",
-        "images_per_second": "{} images/s",
-    }
-    parts = []
-    for name, form in {"loss": ".4f", "accuracy": ".2%", "images_per_second": ".0f"}.items():
-        if name in record:
-            value = "not finite" if record[name] is None else format(record[name], form)
-            parts.append(words[name].format(value.replace("%", " %")))
-    return "  ".join(parts)
-
-
-def read_metrics(workdir: Path) -> list[Record]:
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The records of `workdir`'s metrics.jsonl, oldest first; [] where there are none.
 
     A torn last line, as a kill leaves it, is passed over; UserError names any other broken line.
     """
     path, records = workdir / METRICS_FILE, []
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): check the path") from error
+    with writing(f"cannot read {path}", "check the path"):
+        lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        try:
             record = json.loads(line)
-            if isinstance(record["step"], int):
-                records.append(record)
-                continue
-        if line and number < len(lines):
-            raise UserError(f"{path} line {number} is not a metrics record: mend or remove it")
+            records.append({**record, "step": int(record["step"])})
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):
+                wrong = f"{path} line {number} is not a metrics record: mend or remove it"
+                raise UserError(wrong) from error
     return records
 
 
 def open_metrics(workdir: Path, start_step: int) -> TextIO:
     """metrics.jsonl, open for appending, without what a killed part wrote after `start_step`."""
-    path = workdir / METRICS_FILE
-    with writing(f"cannot write {path}", HINT):
-        workdir.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in read_metrics(workdir) if record["step"] <= start_step]
-        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
-        if path.exists() and text.encode() != path.read_bytes():
-            in_one_step(path, lambda new: new.write_text(text))
-        return path.open("a", encoding="utf-8")
+    path, records = workdir / METRICS_FILE, read_metrics(workdir)
+    kept = [json.dumps(record) + "\n" for record in records if record["step"] <= start_step]
+    in_one_step(path, lambda new: new.write_text("".join(kept)))
+    return path.open("a", encoding="utf-8")
 
 
 def open_events(folder: Path, start_step: int) -> EventsWriter:
@@ -215,13 +180,12 @@ def open_events(folder: Path, start_step: int) -> EventsWriter:
     SummaryWriter would write through a thread, which loses what it holds when the process is
     killed, and which blocks training for good once it has died of a full disk.
     """
-    # The default file name has a resolution of a second: a quick restart would overwrite it.
-    suffix = f".{start_step}.{os.getpid()}.{time.monotonic_ns()}"
-    with writing(f"cannot write {folder}", HINT):
+    suffix = f".{time.monotonic_ns()}"  # the rest of the name has a resolution of a second
+    with writing(f"cannot write {folder}", "choose a workdir that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
         events = EventsWriter(str(folder / "events"), suffix)
         write_event(events, start_step + 1, session_log=SessionLog(status=SessionLog.START))
-        return events
+    return events
 
 
 def write_event(events: EventsWriter, step: int, **what: Any) -> None:
