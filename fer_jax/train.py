@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from fer_jax import config as configs
@@ -32,19 +31,13 @@ from fer_jax.evaluation.report import evaluate, headline
 from fer_jax.models.classifier import ModelConfig, make_model
 from fer_jax.sections import Section, key
 from fer_jax.training import mesh as meshes
-from fer_jax.training import warm_start
-from fer_jax.training.checkpoints import HIGHER_IS_BETTER, CheckpointConfig, Checkpoints
+from fer_jax.training import optimizers, warm_start
+from fer_jax.training.checkpoints import SCORES, CheckpointConfig, Checkpoints
 from fer_jax.training.logs import LogConfig, RunLog, read_metrics
 from fer_jax.training.loop import LateMetrics, Stop, epoch_ends, size_stages
 from fer_jax.training.losses import LossConfig, make_objective
 from fer_jax.training.mesh import is_first, say
 from fer_jax.training.mixing import MixingConfig
-from fer_jax.training.optimizers import (
-    OptimizerConfig,
-    ScheduleConfig,
-    make_optimizer,
-    make_schedule,
-)
 from fer_jax.training.state import InitConfig, TrainState, Variables, init_state
 from fer_jax.training.step import train_step
 
@@ -75,8 +68,8 @@ class Config(Section):
     augment: AugmentConfig
     model: ModelConfig
     init: InitConfig
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
+    optimizer: optimizers.OptimizerConfig
+    schedule: optimizers.ScheduleConfig
     loss: LossConfig
     mixing: MixingConfig
     train: TrainConfig
@@ -118,9 +111,7 @@ def train(
     written, and what would be done is said.
     """
     # The data, and all that decides the result: another run never mixes into the folder.
-    prints = workdir.file_fingerprints(
-        folder, config.init, config.data.targets, config.model.variant
-    )
+    prints = workdir.file_fingerprints(config.init, config.data.targets, config.model.variant)
     data = open_dataset(config.data.path, config.data)
     say(data.describe())
     records = data.split("train")
@@ -135,16 +126,16 @@ def train(
     if dry_run:
         say(trainer.describe())
         return 0
-    end, best_by = trainer.epoch_ends[-1], config.checkpoint.select_by
-    if step is None and workdir.already_finished(place, end, best_by):
+    if step is None and workdir.already_finished(
+        place, trainer.epoch_ends[-1], config.checkpoint.select_by
+    ):
         return 0
 
     # In its folder, for this process alone: learn, then let the best checkpoint give the figures.
-    about = about_run(config, data, identity)
     with workdir.locked(place) if is_first() else contextlib.nullcontext():
         if is_first():
-            workdir.claim(place, about, short_hashes(records))
-        signal = learn(trainer, data, place, about, step)
+            workdir.claim(place, about_run(config, data, identity), short_hashes(records))
+        signal = learn(trainer, data, place, step)
         if signal is not None:
             say(f"stopped and saved; continue with: {command}")
             return 128 + signal
@@ -152,13 +143,7 @@ def train(
     return 0
 
 
-def learn(
-    trainer: "Trainer",
-    data: Dataset,
-    place: pathlib.Path,
-    about: Mapping[str, Any],
-    step: int | None,
-) -> int | None:
+def learn(trainer: "Trainer", data: Dataset, place: pathlib.Path, step: int | None) -> int | None:
     """From a checkpoint or from the start to the end; the signal if one asked to stop before."""
     config = trainer.config
     with Checkpoints(place, config.checkpoint.select_by) as checkpoints:
@@ -183,7 +168,7 @@ def learn(
         with Stop() as stop, log:
             log.message(f"continuing after step {start}" if start else "compiling the first step")
             score = functools.partial(validate, trainer.evaluator, data.split(SELECTED_ON), log)
-            fit(trainer, state, trainer.batches(start), score, checkpoints, about, log, stop)
+            fit(trainer, state, trainer.batches(start), score, checkpoints, log, stop)
     return stop.signal
 
 
@@ -193,14 +178,12 @@ def fit(
     batches: Iterator[Any],
     validate: Callable[[Variables, int], Metrics],
     checkpoints: Checkpoints,
-    about: Mapping[str, Any],
     log: RunLog,
     stop: Stop,
-) -> TrainState:
+) -> None:
     """From `state` to the last epoch's end, or to where `stop` asks for it; everything is saved."""
     late = LateMetrics(log, trainer.config.log.every_steps, trainer.schedule, checkpoints)
-    first, last = int(state.step) + 1, trainer.epoch_ends[-1]
-    for step in range(first, last + 1):
+    for step in range(int(state.step) + 1, trainer.epoch_ends[-1] + 1):
         # Dispatched at once; what is fetched meanwhile are the metrics of steps before.
         frozen = step <= trainer.frozen_steps
         state, metrics = trainer.train_step(state, next(batches), frozen)
@@ -211,15 +194,14 @@ def fit(
         stopping = stop.requested(step)
         epoch_ended = step in trainer.epoch_ends
         if epoch_ended or stopping or step % trainer.config.checkpoint.every_steps == 0:
-            late.drain()
+            late.fetch()
             scores = validate(state.evaluated, step) if epoch_ended else None
-            checkpoints.save(step, state, about, scores)
+            checkpoints.save(step, state, scores)
         if stopping:
             break
     checkpoints.wait()
     if not stop.signal:
         stop.agree()  # the last validation takes its time
-    return state
 
 
 def validate(
@@ -227,7 +209,7 @@ def validate(
 ) -> Metrics:
     """The validation metrics that choose the checkpoint, logged."""
     figures = summary(evaluator.predict(variables, records, progress=False), bootstrap_samples=1)
-    scores = {name: float(figures[name]) for name in HIGHER_IS_BETTER}
+    scores = {name: float(figures[name]) for name in SCORES}
     log.validation(step, scores)
     for warning in figures["warnings"]:
         log.message(f"warning: {warning}")
@@ -250,17 +232,16 @@ def report(trainer: "Trainer", data: Dataset, folder: pathlib.Path, command: str
         {**origin, "command": command, "data_path": trainer.config.data.path},
         copied=leakage.by_models([best], records),
     )
-    if is_first():
-        step, last = origin["checkpoint_step"], trainer.epoch_ends[-1]
-        say(f"best checkpoint: step {step} of {last}, restored\n{headline(result)}")
-        say(f"report {folder}/report/report.md, curves {folder}/learning_curves.png")
+    step, last = origin["checkpoint_step"], trainer.epoch_ends[-1]
+    say(f"best checkpoint: step {step} of {last}, restored\n{headline(result)}")
+    say(f"report {folder}/report/report.md, curves {folder}/learning_curves.png")
 
 
-# ---- What the program asks for -------------------------------------------------------------------
+# ---- What is told of a run -----------------------------------------------------------------------
 
 
 def about_run(config: Config, data: Dataset, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What is written beside the run and beside each checkpoint, ready for JSON."""
+    """What is written beside the run's checkpoints, ready for JSON."""
     return {
         "identity": dict(identity),
         "config": dataclasses.asdict(config),
@@ -275,13 +256,10 @@ def describe_start(trainer: "Trainer", data: Dataset, folder: pathlib.Path) -> N
     """What training starts from; pictures of the data, and the list of what was left out."""
     from fer_jax.evaluation import plots
 
-    if trainer.beginning():
-        say(trainer.beginning())
+    say(trainer.beginning())
     counts = {role: part.counts() for role, part in data.roles.items()}
     plots.class_distribution(counts, folder / "class_distribution.png")
-    size = trainer.config.data.image_size
-    sheet = {"image_size": size, "batch_size": SHEET_IMAGES, "start_step": 0}
-    batch = next(trainer.local_batches(**sheet, shard=Shard(0, 1), workers=0))
+    batch = trainer.one_batch(trainer.config.data.image_size, SHEET_IMAGES)
     titles = [labels.LABELS[label] for label in batch["label"]]
     plots.contact_sheet(batch["image"], titles, folder / "augmented.png")
     if data.unreadable:
@@ -303,25 +281,24 @@ class Trainer:
     schedule: Callable[[Any], Any]  # step to learning rate
     epoch_ends: tuple[int, ...]  # steps after which to evaluate; the last one ends the run
     frozen_steps: int  # the first ones, which move the head alone
-    warm_start: warm_start.WarmStart | None
+    start: warm_start.WarmStart | None
     init_fn: Callable[[Variables | None], TrainState]
     train_step: jax.stages.Wrapped  # (state, batch, frozen=False) -> state, metrics
+    local_batches: Callable[..., Iterator[Any]]  # `train_batches` of this run
 
     def init(self) -> TrainState:
-        """The state before the first step; UserError where the file it starts from is gone."""
-        if self.warm_start is not None:
-            mesh = self.evaluator.mesh
-            return self.init_fn(meshes.on_every_device(self.warm_start.variables, mesh))
-        if self.config.init.weights:
-            raise UserError(
-                f"no file init.weights={self.config.init.weights}, nor a checkpoint yet"
-            )
-        return self.init_fn(None)
+        """The state before the first step."""
+        if self.start is None:
+            return self.init_fn(None)
+        return self.init_fn(meshes.on_every_device(self.start.variables, self.evaluator.mesh))
 
     def template(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without its arrays."""
-        shapes = jax.eval_shape(self.init_fn, None)
-        return meshes.abstract(shapes, meshes.replicated(self.evaluator.mesh))
+        whole = meshes.replicated(self.evaluator.mesh)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+            jax.eval_shape(self.init_fn, None),
+        )
 
     def batches(self, start_step: int) -> Iterator[Any]:
         """Global training batches on the devices, from the one after `start_step` on."""
@@ -338,45 +315,35 @@ class Trainer:
             for batch in itertools.islice(local, count):
                 yield meshes.to_devices(batch, sharding)
 
-    def local_batches(self, **where: Any) -> Iterator[Any]:
-        """One process's augmented batches: `data.pipeline.train_batches` of the records."""
-        seed, augmentation = self.config.seed, self.config.augment
-        return train_batches(self.records, seed=seed, augmentation=augmentation, **where)
+    def one_batch(self, image_size: int, batch_size: int) -> dict[str, Any]:
+        """The first images of the run as one batch on the host."""
+        where = {"start_step": 0, "shard": Shard(0, 1), "workers": 0}
+        return next(self.local_batches(image_size=image_size, batch_size=batch_size, **where))
 
     def beginning(self) -> str:
-        """What training starts from, for how long it is frozen, what it learns beside labels.
-
-        Empty from scratch and labels alone.
-        """
-        frozen = f"; backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
-        start = self.warm_start.text + frozen if self.warm_start is not None else ""
-        return "\n".join(filter(None, [start, self.records.note]))
+        """What training starts from, for how long it is frozen, what it learns beside labels."""
+        start = "init: random weights" if self.start is None else self.start.text
+        frozen = f"  backbone frozen for {self.frozen_steps} steps" if self.frozen_steps else ""
+        return "\n".join(filter(None, [start, frozen, self.records.note]))
 
     def describe(self) -> str:
         """Parameters, steps, and the step's memory as XLA plans it; compiles the step."""
-        # The largest batch's shapes, and the memory of a step on it.
-        state, size, batch = self.template(), max(self.config.sizes), self.config.train.batch_size
-        shapes = {
-            "image": jax.ShapeDtypeStruct((batch, size, size, self.records.channels), jnp.uint8),
-            "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
-        }
-        if self.records.targets is not None:
-            shapes["target"] = jax.ShapeDtypeStruct((batch, len(labels.LABELS)), jnp.float32)
-        memory = self.train_step.lower(state, shapes).compile().memory_analysis()
-        if memory is None:
-            raise UserError(f"{jax.default_backend()} does not tell a program's memory")
+        # The memory of a step on the largest batch.
+        state, batch_size = self.template(), self.config.train.batch_size
+        batch = jax.eval_shape(dict, self.one_batch(max(self.config.sizes), batch_size))
+        memory: Any = self.train_step.lower(state, batch).compile().memory_analysis()
+        mebibytes = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
 
         # In words.
-        mebibytes = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
         parameters, statistics = (
             sum(leaf.size for leaf in jax.tree.leaves(tree))
             for tree in (state.params, state.batch_stats)
         )
         sides = ", then ".join(f"{side} x {side}" for side in self.config.sizes)
-        beginning = f"{self.beginning()}\n" if self.beginning() else ""
         return (
-            f"{beginning}{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics\n"
-            f"{self.epoch_ends[-1]:,} steps of {batch} images at {sides} pixels\n"
+            f"{self.beginning()}\n"
+            f"{parameters:,} trainable parameters, {statistics:,} BatchNorm statistics\n"
+            f"{self.epoch_ends[-1]:,} steps of {batch_size} images at {sides} pixels\n"
             f"about {mebibytes:,.0f} MiB of memory per device for one training step"
         )
 
@@ -391,10 +358,11 @@ def make_trainer(config: Config, records: Records) -> Trainer:
 
     # The optimizer, whose schedule spans the run.
     ends, init = epoch_ends(len(records), size, config.train.epochs), config.init
-    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, ends[-1])
-    optimizer = make_optimizer(config.optimizer, schedule, init.layer_decay, init.frozen_epochs > 0)
+    rate, frozen = config.optimizer.learning_rate, init.frozen_epochs > 0
+    schedule = optimizers.make_schedule(config.schedule, rate, ends[-1])
+    optimizer = optimizers.make_optimizer(config.optimizer, schedule, init.layer_decay, frozen)
 
-    # The first state, made where it lives; the step, which takes the state's buffers; their start.
+    # The first state, made where it lives; the step, which takes the state's buffers.
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     averages, side = config.train.ema_decay > 0, config.data.image_size
     init_fn = functools.partial(
@@ -410,18 +378,20 @@ def make_trainer(config: Config, records: Records) -> Trainer:
         ema_decay=config.train.ema_decay,
         key=step_key,
     )
-    soft, path = config.data.targets, pathlib.Path(init.weights)
-    start = warm_start.load(path, model, init.partial) if path.is_file() else None
     quick = COMPILED_ONCE if jax.default_backend() == "cpu" else None
+
+    # What they start from, and what they are fed.
+    weights, soft = pathlib.Path(init.weights), config.data.targets
+    records = sidecars.attach(records, soft) if soft else records
     return Trainer(
         config=config,
-        records=sidecars.attach(records, soft) if soft else records,
+        records=records,
         evaluator=evaluator,
         optimizer=optimizer,
         schedule=schedule,
         epoch_ends=ends,
         frozen_steps=(0, *ends)[init.frozen_epochs],
-        warm_start=start,
+        start=warm_start.load(weights, model, init.partial) if init.weights else None,
         init_fn=jax.jit(init_fn, out_shardings=replicated, compiler_options=quick),
         train_step=jax.jit(
             step,
@@ -429,5 +399,8 @@ def make_trainer(config: Config, records: Records) -> Trainer:
             in_shardings=(replicated, sharded),
             out_shardings=replicated,
             donate_argnums=0,
+        ),
+        local_batches=functools.partial(
+            train_batches, records, seed=config.seed, augmentation=config.augment
         ),
     )

@@ -112,7 +112,7 @@ class Bases:
         identity = configs.identity(config, {k: r.fingerprint for k, r in data.roles.items()})
         about = train.about_run(config, data, identity)
         hashes = io.BytesIO()
-        np.save(hashes, np.arange(7, dtype=np.uint64))
+        np.save(hashes, np.arange(14, dtype=np.uint64).reshape(7, 2))
         return {
             workdir.RUN_FILE: json.dumps(about).encode(),
             workdir.HASHES_FILE: hashes.getvalue(),

@@ -80,7 +80,7 @@ def full(*_, **__):
 def test_a_disk_that_is_full_for_checkpoints(small_csv, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
     line = call("main", small_run(small_csv, tmp_path / "run")).refusal()
-    assert f"cannot write a checkpoint to {tmp_path}/run/checkpoints, none is whole yet" in line
+    assert f"cannot write a checkpoint to {tmp_path}/run/checkpoints, no checkpoint yet" in line
     assert "No space left on device" in line
 
 

@@ -171,7 +171,7 @@ def test_a_run_interrupted_anywhere_ends_bit_identical(history, small_csv, step,
     """Saved by Orbax, restored onto the template of a trainer of its own."""
     other = frozen_trainer(small_csv)
     with Checkpoints(tmp_path, "accuracy") as checkpoints:
-        checkpoints.save(step, history[step], {}, None)
+        checkpoints.save(step, history[step], None)
         checkpoints.wait()
         state = checkpoints.restore(step, other.template())
     assert_identical(state, history[step])

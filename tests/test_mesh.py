@@ -1,11 +1,13 @@
-"""Devices in the order of their processes; an accelerator that is not used is said first."""
+"""Devices in the order of their processes; an accelerator that is not used is told."""
 
 import dataclasses
+import logging
 import random
 
 import jax
 import numpy as np
 import pytest
+from jax._src import xla_bridge
 
 from fer_jax.errors import UserError
 from fer_jax.training import mesh
@@ -30,45 +32,18 @@ def test_each_process_has_its_part_of_the_mesh(monkeypatch):
     assert len(set(along)) == 16
 
 
-@pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A machine without accelerators, whose lists of devices tests may add to."""
-    monkeypatch.setattr(mesh, "NVIDIA", tmp_path / "nvidia")
-    monkeypatch.setattr(mesh, "PCI", tmp_path / "pci")
-    return tmp_path
+def test_the_line_says_what_jax_computes_on(monkeypatch):
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libtcmalloc_minimal.so.4")
+    assert mesh.devices_line() == f"{jax.device_count()} x cpu (cpu), memory by tcmalloc"
 
 
-def pci(machine, vendor, device):
-    place = machine / "pci" / f"0000:00:0{device[-1]}.0"
-    place.mkdir(parents=True)
-    (place / "vendor").write_text(f"{vendor}\n")
-    (place / "device").write_text(f"{device}\n")
-
-
-def test_a_machine_without_accelerators(machine):
-    pci(machine, "0x1ae0", "0x0042")  # Google's network card is no TPU
-    pci(machine, "0x8086", "0x0063")
-    assert mesh.devices_line() == f"{jax.device_count()} x cpu (cpu)"
-
-
-def test_an_unused_gpu_is_said_first(machine):
-    (machine / "nvidia/0000:00:04.0").mkdir(parents=True)
-    line = mesh.devices_line()
-    assert line.startswith("an NVIDIA GPU is present but JAX does not use it")
-    assert "ACCELERATOR=cuda13" in line
-
-
-def test_a_driver_without_a_gpu_is_none(machine):
-    (machine / "nvidia").mkdir()
-    assert mesh.devices_line().startswith(f"{jax.device_count()} x cpu")
-
-
-@pytest.mark.parametrize("device", ["0x005e", "0x0063", "0x006f"])
-def test_an_unused_tpu_is_said_first(machine, device):
-    pci(machine, "0x1ae0", device)
-    line = mesh.devices_line()
-    assert line.startswith("a TPU is present but JAX does not use it")
-    assert "ACCELERATOR=tpu" in line
+def test_jaxs_word_of_an_unused_accelerator_passes_our_filter(monkeypatch, caplog):
+    """Commands show other libraries' errors alone, else Orbax would narrate every save."""
+    monkeypatch.setattr(xla_bridge.hardware_utils, "has_visible_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
+    mesh.devices_line()
+    xla_bridge._suggest_missing_backends()
+    assert "An NVIDIA GPU may be present on this machine" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_mixing_sam_averages_and_sizes_resume_bit_identical(small_csv, stop, tmp
     stopped = jax.tree.map(np.array, advance(trainer, trainer.init(), stop))
     other = make_trainer(small_csv, **EVERYTHING)
     with Checkpoints(tmp_path, "accuracy") as checkpoints:
-        checkpoints.save(stop, stopped, {}, None)
+        checkpoints.save(stop, stopped, None)
         checkpoints.wait()
         state = checkpoints.restore(stop, other.template())
     assert_identical(advance(other, state, EPOCH_ENDS[0] + 4), end)

@@ -261,10 +261,10 @@ class Recorder:
         self.logged: list[int] = []
 
     @property
-    def latest(self):
-        return self.saved[-1] if self.saved else None
+    def last_good(self):
+        return f"last good checkpoint: step {self.saved[-1]}" if self.saved else "no checkpoint yet"
 
-    def save(self, step, state, about, metrics):
+    def save(self, step, state, metrics):
         self.saved.append(step)
 
     def train(self, step, metrics):
@@ -317,7 +317,6 @@ def drive(losses, norms=None, save_every=2, epoch_ends=(8,), stop=None, frozen_s
         iter([None] * len(losses)),
         lambda variables, step: {"accuracy": 0.5},
         record,
-        {},
         record,
         stop or loop.Stop(),
     )
@@ -386,7 +385,7 @@ def test_metrics_are_fetched_when_later_steps_are_under_way():
     steps = Steps([{"loss": Metric(step)} for step in range(1, 9)], (8,), config)
     record, start = Recorder(), Bare(jnp.asarray(0, jnp.int32))
     batches = iter([None] * 8)
-    train.fit(steps, start, batches, lambda *_: {}, record, {}, record, loop.Stop())
+    train.fit(steps, start, batches, lambda *_: {}, record, record, loop.Stop())
     for step in range(1, 9 - loop.LAG):
         dispatched = happened.index(("dispatched", step + loop.LAG))
         assert dispatched < happened.index(("fetched", step))

@@ -23,7 +23,6 @@ from support import (
     assert_identical,
     call,
     compile_cache,
-    logged,
     small_config,
     small_run,
 )
@@ -38,7 +37,6 @@ from fer_jax.training import mesh
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = {"model__input_mean": MEAN, "model__input_std": STD}
-LAST = 11  # step at which a run of one epoch is finished
 
 
 def write(path, seed=1, head=None, **changes):
@@ -99,13 +97,17 @@ def test_the_first_step_gives_away_nothing_that_is_needed_again(given):
 
 def test_the_first_line_lists_what_is_left_over_on_both_sides(given, tmp_path):
     path, _ = given
-    assert trainer(path).beginning() == (
-        f"init: backbone of {path} (keras, imagenet head dropped: 2 arrays); fresh: head, 6 arrays"
-    )
+    shapes = variable_shapes(make_model(small_config("", **IMAGENET).model))
+    lines = trainer(path, init__frozen_epochs=1).beginning().splitlines()
+    assert lines == [
+        f"init: of {path} (keras mini) {len(shapes) - 6} of {len(shapes)} arrays",
+        "  drawn: arrays 6 of head",
+        "  left over: arrays 2 of head",
+        "  backbone frozen for 11 steps",
+    ]
     write(tmp_path / "bare.safetensors")
-    frozen = trainer(tmp_path / "bare.safetensors", init__frozen_epochs=1).beginning()
-    assert "(keras, all of it); fresh: head, 6 arrays; backbone frozen for 11 steps" in frozen
-    assert trainer().beginning() == ""
+    assert "left over" not in trainer(tmp_path / "bare.safetensors").beginning()
+    assert trainer().beginning() == "init: random weights"
 
 
 # --- What is refused --------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def test_the_overrides_named_are_all_that_is_needed(tmp_path, small_csv):
     assert len(overrides) == 4  # b2.py has Keras' scaling without weights
     outcome = call("main", [*flags, *overrides])
     assert outcome.status == 0, outcome.err
-    assert "init: backbone of" in outcome.out
+    assert f"init: of {path}" in outcome.out
     assert not (tmp_path / "run").exists()
 
 
@@ -202,7 +204,7 @@ def finished(given, small_csv, tmp_path_factory):
 
 def test_a_fresh_run_says_once_what_it_starts_from(finished):
     workdir, outcome = finished
-    assert outcome.out.count("init: backbone of ") == 1
+    assert outcome.out.count("init: of ") == 1
     identity = json.loads((workdir / "run.json").read_text())["identity"]
     assert len(identity["fingerprint.weights"]) == 64
     assert "init.weights" not in identity
@@ -228,43 +230,6 @@ def test_a_run_from_scratch_is_another_run(finished, small_csv):
     line = call("main", warm_run(small_csv, finished[0], "", frozen_epochs=0)).refusal()
     assert "fingerprint.weights: " in line
     assert "-> (absent)" in line
-
-
-def unfinished(finished, folder):
-    """The run as after its sixth step: the step's checkpoint, without the last and the report."""
-    shutil.copytree(finished[0], folder)
-    shutil.rmtree(folder / "report")
-    shutil.rmtree(folder / "checkpoints" / str(LAST))
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["6"]
-    return folder
-
-
-def test_a_run_goes_on_without_its_file(finished, small_csv, tmp_path):
-    workdir = unfinished(finished, tmp_path / "run")
-    outcome = call("main", warm_run(small_csv, workdir, tmp_path / "gone.safetensors"))
-    assert outcome.status == 0, outcome.err
-    assert "continuing after step 6" in outcome.out
-    assert "gone.safetensors is gone" in outcome.out
-    assert "init: backbone of" not in outcome.out
-    assert logged(workdir, "validation") == logged(finished[0], "validation")
-
-
-def test_a_run_without_a_checkpoint_needs_its_file(finished, small_csv, tmp_path):
-    workdir = unfinished(finished, tmp_path / "run")
-    shutil.rmtree(workdir / "checkpoints")
-    line = call("main", warm_run(small_csv, workdir, tmp_path / "gone.safetensors")).refusal()
-    assert "gone.safetensors, nor a checkpoint yet" in line
-
-
-def test_a_missing_file_is_not_taken_for_one_that_another_run_had(small_csv, tmp_path):
-    """A run from scratch in the folder has noted no file."""
-    workdir = tmp_path / "run"
-    workdir.mkdir()
-    about = {"identity": {}, "config": {}, "labels": [], "fingerprint": {}}
-    about |= {"selected_on": "validation", "evaluated": "raw"}
-    (workdir / "run.json").write_text(json.dumps(about))
-    line = call("main", warm_run(small_csv, workdir, tmp_path / "gone.safetensors")).refusal()
-    assert "gone.safetensors' is no file: make one by" in line
 
 
 # --- Two processes ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from fer_jax.errors import UserError, one_line
 from fer_jax.sections import Section, key
 from fer_jax.training.state import TrainState, Variables
 
-HIGHER_IS_BETTER = {"accuracy": True, "macro_f1": True, "balanced_accuracy": True, "loss": False}
+SCORES = {"accuracy": 1, "macro_f1": 1, "balanced_accuracy": 1, "loss": -1}  # -1: less is better
 LATEST_KEPT = 2
 
 
@@ -24,35 +24,34 @@ class CheckpointConfig(Section):
     """The section `checkpoint`."""
 
     section = "checkpoint"
-    select_by: str = key(choices=tuple(HIGHER_IS_BETTER))  # of validation
+    select_by: str = key(choices=tuple(SCORES))  # of validation
     every_steps: int = key(1, 10**9, neutral=True)  # beside each epoch's end
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a workdir: whole states, each with JSON that describes it."""
+    """The folder `checkpoints` of a workdir: whole states, and their validation metrics."""
 
     def __init__(self, workdir: pathlib.Path, select_by: str, read_only: bool = False):
         """With `read_only` nothing is made or tidied: another process may be training there."""
-        sign = 1 if HIGHER_IS_BETTER[select_by] else -1
-
-        def score(metrics: Mapping[str, float]) -> float:
-            return sign * metrics[select_by]
-
-        best = checkpoint_managers.BestN(
-            get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
-        )
-        keep = [checkpoint_managers.LatestN(LATEST_KEPT), best]
-        options = ocp.CheckpointManagerOptions(
-            best_fn=score,
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-        )
         self.directory = pathlib.Path(workdir).resolve() / "checkpoints"
         if read_only and not self.directory.is_dir():
             raise UserError(f"{workdir} has no checkpoints yet: train at least one epoch")
+
+        def score(metrics: Mapping[str, float]) -> float:
+            return SCORES[select_by] * metrics[select_by]
+
+        latest = checkpoint_managers.LatestN(LATEST_KEPT)
+        best = checkpoint_managers.BestN(
+            get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=score,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
         self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=("state", "about")
+            self.directory, options=options, item_names=("state",)
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -69,25 +68,31 @@ class Checkpoints:
         return self._manager.latest_step()
 
     @property
+    def last_good(self) -> str:
+        """The same in words."""
+        step = self.latest
+        return "no checkpoint yet" if step is None else f"last good checkpoint: step {step}"
+
+    @property
     def best(self) -> int | None:
         """Step of the best evaluated checkpoint, or None."""
         return self._manager.best_step()
 
-    def save(
-        self,
-        step: int,
-        state: TrainState,
-        about: Mapping[str, Any],
-        metrics: Mapping[str, float] | None,
-    ) -> None:
+    def metrics(self, step: int) -> dict[str, float]:
+        """The validation metrics of `step`; empty where it was not evaluated."""
+        return dict(self._manager.metrics(step) or {})
+
+    def save(self, step: int, state: TrainState, metrics: Mapping[str, float] | None) -> None:
         """Start to write `state` in the background; `metrics` where it was evaluated."""
-        if step in self._manager.all_steps():
-            return
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about))
-        )
+        if step not in self._manager.all_steps():
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state))
+            with self._writing():
+                self._manager.save(step, args=items, metrics=metrics)
+
+    def wait(self) -> None:
+        """Until all that was begun is on disk; UserError where it cannot be written."""
         with self._writing():
-            self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None)
+            self._manager.wait_until_finished()
 
     def check_step(self, step: int) -> None:
         """UserError where there is no checkpoint of `step`."""
@@ -121,27 +126,20 @@ class Checkpoints:
         found = self._read(step, part)
         return found["ema"] if averaged else found
 
-    def metrics(self, step: int) -> dict[str, float]:
-        """The validation metrics of `step`; empty where it was not evaluated."""
-        return dict(self._manager.metrics(step) or {})
-
-    def wait(self) -> None:
-        """Until all that was begun is on disk; UserError where it cannot be written."""
-        with self._writing():
-            self._manager.wait_until_finished()
-
     def _read(self, step: int, part: Any) -> Any:
         args = ocp.args.Composite(state=part)
         try:
             return self._manager.restore(step, args=args)["state"]
         except Exception as error:  # Orbax and TensorStore raise what they will
             reason = one_line(error).partition(". See")[0]
+
         hint = "there is no whole one beside it: train anew in another --workdir"
         for other in sorted(set(self._manager.all_steps()) - {step}, reverse=True):
             with contextlib.suppress(Exception):
                 self._manager.restore(other, args=args)
                 hint = f"that of step {other} is whole: go on from it with --step={other}"
                 break
+
         # The reads that Orbax left behind would each print a traceback when they are collected.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         gc.collect()
@@ -153,9 +151,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            last = self.latest
-            good = "none is whole yet" if last is None else f"the last whole one is of step {last}"
             raise UserError(
-                f"cannot write a checkpoint to {self.directory}, {good}: make room, then the same "
-                f"command goes on ({one_line(error)})"
+                f"cannot write a checkpoint to {self.directory}, {self.last_good}: make room, then "
+                f"the same command goes on ({one_line(error)})"
             ) from error

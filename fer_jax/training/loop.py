@@ -1,10 +1,10 @@
 """Parts of the training loop: epochs and stages in steps, polite stops, metrics fetched late."""
 
 import collections
+import dataclasses
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         stops = [signal.SIGTERM, signal.SIGINT, *([SCHEDULER] if SCHEDULER else [])]
-        self._before = {s: signal.signal(s, self._note) for s in stops}
+        self._before = {number: signal.signal(number, self._note) for number in stops}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,52 +65,41 @@ class Stop:
         if jax.process_count() > 1:
             self.signal = int(multihost_utils.process_allgather(self._own or 0).max()) or None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, _: object) -> None:
         if self._own is not None and number != SCHEDULER:  # which repeats itself
             raise KeyboardInterrupt  # asked twice: at once
         self._own = self._own or number
 
 
+@dataclasses.dataclass
 class LateMetrics:
     """Device metrics fetched a few steps late, averaged between log lines, watched for NaN."""
 
-    def __init__(
-        self,
-        log: RunLog,
-        every: int,
-        schedule: Callable[[int], Any],
-        checkpoints: Checkpoints,
-    ):
-        """`every` is in steps; `checkpoints` tell where a diverged run may go on from."""
-        self._log, self._every, self._schedule = log, every, schedule
-        self._checkpoints = checkpoints
-        self._flying: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
-        self._fetched: list[dict[str, float]] = []
+    log: RunLog
+    every: int  # steps between two lines
+    schedule: Callable[[int], Any]  # step to learning rate
+    checkpoints: Checkpoints  # tell where a diverged run may go on from
+    _flying: collections.deque = dataclasses.field(default_factory=collections.deque)
+    _fetched: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Take step's metrics, still being computed; NonFiniteLoss for an earlier step's."""
         self._flying.append((step, metrics))
-        if len(self._flying) > LAG:
-            self._fetch()
+        self.fetch(LAG)
 
-    def drain(self) -> None:
-        """Fetch all that is in flight."""
-        while self._flying:
-            self._fetch()
+    def fetch(self, left: int = 0) -> None:
+        """Fetch all that is in flight, but for `left` steps."""
+        while len(self._flying) > left:
+            step, metrics = self._flying.popleft()
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            for name, value in values.items():  # a finite loss may have a gradient that is not
+                if not math.isfinite(value):
+                    self.checkpoints.wait()
+                    good = self.checkpoints.last_good
+                    raise NonFiniteLoss(f"{name} is {value} at step {step}; {good}")
 
-    def _fetch(self) -> None:
-        step, metrics = self._flying.popleft()
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        for name, value in values.items():  # a finite loss may have a gradient that is not
-            if not math.isfinite(value):
-                self._checkpoints.wait()
-                last = self._checkpoints.latest
-                good = "no checkpoint yet" if last is None else f"last good checkpoint: step {last}"
-                raise NonFiniteLoss(f"{name} is {value} at step {step}; {good}")
-
-        self._fetched.append(values)
-        if step % self._every == 0:
-            means = {k: sum(v[k] for v in self._fetched) / len(self._fetched) for k in values}
-            means["learning_rate"] = float(self._schedule(step - 1))
-            self._log.train(step, means)
-            self._fetched.clear()
+            self._fetched.append(values)
+            if step % self.every == 0:
+                means = {n: sum(v[n] for v in self._fetched) / len(self._fetched) for n in values}
+                self.log.train(step, {**means, "learning_rate": float(self.schedule(step - 1))})
+                self._fetched.clear()

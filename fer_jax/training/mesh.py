@@ -2,10 +2,10 @@
 
 import contextlib
 import functools
+import logging
 import os
-import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,10 +19,6 @@ from fer_jax.errors import FerError, UserError, one_line
 AXIS = "data"
 HEARTBEAT = 30  # seconds without a sign of another process until it counts as lost
 LOST = "another process of this run was lost ({}): start all again, they go on where it is saved"
-NVIDIA, PCI = pathlib.Path("/proc/driver/nvidia/gpus"), pathlib.Path("/sys/bus/pci/devices")
-TPUS = {  # vendor:device, from jax/_src/hardware_utils.py: v2 and v3, v4, v5p, v5e, v6e, 7x
-    f"0x1ae0:{device}" for device in ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
-}
 
 
 def data_mesh() -> Mesh:
@@ -49,23 +45,14 @@ def check_batch_size(name: str, batch_size: int) -> None:
         raise UserError(f"{name}={batch_size} must be a positive multiple of {devices} devices")
 
 
-def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's block of a global batch -> the global arrays, sharded."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+def to_devices(tree: Any, sharding: NamedSharding) -> Any:
+    """This process's blocks of host arrays, such as a batch -> the global arrays, sharded."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def on_every_device(tree: Any, mesh: Mesh) -> Any:
     """Host arrays, the same in every process -> global arrays, whole on every device."""
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
-
-
-def abstract(tree: Any, sharding: NamedSharding) -> Any:
-    """Shapes and dtypes of `tree` (arrays or not) on one sharding: a template to restore onto."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    return to_devices(tree, replicated(mesh))
 
 
 def shard() -> Shard:
@@ -106,10 +93,9 @@ def ending_together() -> Iterator[None]:
     except (FerError, jax.errors.JaxRuntimeError) as error:
         if jax.process_count() == 1:
             raise
-        told = isinstance(error, FerError)
-        print(f"error: {error if told else LOST.format(one_line(error))}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(error.status if told else FerError.status)  # Python's end would wait for them
+        failed = error if isinstance(error, FerError) else FerError(LOST.format(one_line(error)))
+        print(f"error: {failed}", file=sys.stderr, flush=True)
+        os._exit(failed.status)  # Python's end would wait for them
 
 
 def is_first() -> bool:
@@ -124,25 +110,12 @@ def say(text: str) -> None:
 
 
 def devices_line() -> str:
-    """What JAX computes on, and first of all an accelerator that is there and not used."""
+    """What JAX computes on; beside it JAX warns of an accelerator that is there and not used."""
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # commands show errors alone
     device = jax.devices()[0]
     line = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
     if jax.process_count() > 1:
         line += f" in {jax.process_count()} processes"
     if device.platform == "cpu" and "tcmalloc" in os.environ.get("LD_PRELOAD", ""):
         line += ", memory by tcmalloc"
-    unused = None if device.platform != "cpu" else next(_accelerators(), None)
-    if unused is None:
-        return line
-    name, extra = unused
-    advice = f"make run ACCELERATOR={extra}"
-    return f"{name} is present but JAX does not use it: {advice}; running on {line}"
-
-
-def _accelerators() -> Iterator[tuple[str, str]]:
-    """What the system says is built in, and the extra that makes JAX use it."""
-    if NVIDIA.is_dir() and any(NVIDIA.iterdir()):
-        yield "an NVIDIA GPU", "cuda13"
-    for device in PCI.glob("*"):
-        if ":".join((device / part).read_text().strip() for part in ("vendor", "device")) in TPUS:
-            yield "a TPU", "tpu"
+    return line

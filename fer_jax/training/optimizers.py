@@ -51,13 +51,12 @@ class ScheduleConfig(Section):
 
 def make_schedule(config: ScheduleConfig, peak: float, total_steps: int) -> optax.Schedule:
     """Linear warm-up from 0 to `peak`, then constant, or cosine or linear to its fraction."""
-    decay_steps = max(1, total_steps - config.warmup_steps)
-    if config.name == "constant":
-        main = optax.constant_schedule(peak)
-    elif config.name == "cosine":
-        main = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_fraction)
-    else:
-        main = optax.linear_schedule(peak, peak * config.final_fraction, decay_steps)
+    steps = max(1, total_steps - config.warmup_steps)
+    main = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, steps, alpha=config.final_fraction),
+        "linear": optax.linear_schedule(peak, peak * config.final_fraction, steps),
+    }[config.name]
     if config.warmup_steps == 0:
         return main
     warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
@@ -113,12 +112,14 @@ def scale_by_depth(decay: float) -> optax.GradientTransformation:
     """Updates times decay**depth: 0 for the head, then as `layer_depths`."""
 
     def scale(updates: Any, params: Any) -> Any:
-        backbone = updates.get(BACKBONE, {})
-        depths = layer_depths(backbone)
+        if BACKBONE not in updates:
+            return updates
+        depths = layer_depths(updates[BACKBONE])
         scaled = {
-            name: optax.tree.scale(decay ** depths[name], layer) for name, layer in backbone.items()
+            name: optax.tree.scale(decay ** depths[name], layer)
+            for name, layer in updates[BACKBONE].items()
         }
-        return {**updates, BACKBONE: scaled} if backbone else updates
+        return {**updates, BACKBONE: scaled}
 
     return optax.stateless(scale)
 

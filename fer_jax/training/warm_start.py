@@ -6,9 +6,8 @@ A whole start takes the backbone of a file of the same variant. A partial one ta
 
 import collections
 import dataclasses
-import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,10 @@ from fer_jax.training.state import BACKBONE, HEAD, Variables
 Flat = dict[str, np.ndarray]  # `params/backbone/stem/kernel` and so on
 SETTINGS = ("variant", "padding", "bn_epsilon", "input_mean", "input_std")  # the weights' own
 TOLERANCE, DIGITS = 1e-6, 7  # relative; a number of so many digits is within it
-OPEN_GATE = 4.0  # bias of a squeeze-excite gate that the file lacks: sigmoid(4) = 0.98
+GATES = {  # squeeze-excite that the file lacks starts all but open: sigmoid(4) = 0.98
+    "squeeze_excite/expand/kernel": 0.0,
+    "squeeze_excite/expand/bias": 4.0,
+}
 NAMED = 6  # modules named of each kind
 
 
@@ -39,71 +41,66 @@ class WarmStart:
 def load(path: pathlib.Path, model: Classifier, partial: bool) -> WarmStart:
     """The file `path` as a start for `model`; UserError names the overrides that it needs."""
     file = model_file.load(path)
-    fixed = SETTINGS[1:] if partial else SETTINGS
-    overrides = list(_overrides(file.about.architecture, describe(model), fixed))
-    if overrides:
-        relative = any("variant" in override for override in overrides)
-        hint = " (init.partial=True takes what fits of a relative)" if relative else ""
-        raise UserError(
-            f"{path} was trained otherwise than the config says{hint}: add {' '.join(overrides)}"
-        )
-    return (_partial if partial else _whole)(path, file, model)
+    check_settings(path, file.about.architecture, describe(model), partial)
 
-
-def _whole(path: pathlib.Path, file: model_file.ModelFile, model: Classifier) -> WarmStart:
-    backbone = {name: {BACKBONE: tree[BACKBONE]} for name, tree in file.variables.items()}
-    fresh, dropped = (
-        sum(_module(name) == HEAD for name in names)
-        for names in (variable_shapes(model), flatten_dict(file.variables, sep="/"))
-    )
-    source, head = file.about.origin.get("source", "unknown"), file.about.architecture["head"]
-    left = f"{head['kind']} head dropped: {dropped} arrays" if head else "all of it"
-    text = f"init: backbone of {path} ({source}, {left}); fresh: head, {fresh} arrays"
-    return WarmStart(backbone, text)
-
-
-def _partial(path: pathlib.Path, file: model_file.ModelFile, model: Classifier) -> WarmStart:
-    """Arrays of the same name that fit, open gates, and identities for missing blocks."""
+    # What is there under the model's names, without a head that answers another question.
     shapes, found = variable_shapes(model), flatten_dict(file.variables, sep="/")
-    if file.about.labels != list(LABELS):  # then its head answers another question
-        found = {name: array for name, array in found.items() if _module(name) != HEAD}
-    taken = {name: found[name] for name, shape in shapes.items() if _fits(found.get(name), shape)}
+    head = partial and file.about.labels == list(LABELS)
+    fitting = {n: found[n] for n, shape in shapes.items() if n in found and _fits(found[n], shape)}
+    taken = {name: array for name, array in fitting.items() if head or _module(name) != HEAD}
     if not taken:
         raise UserError(
             f"{path} has nothing under the names and shapes of {model.backbone.variant}"
         )
 
-    gates, identities = _open_gates(shapes, taken), _identities(shapes, taken, model)
+    # What the model has and a relative lacks, so that it does no harm at first.
+    gates = {
+        name: np.full(shape, value, np.float32)
+        for name, shape in shapes.items()
+        for end, value in GATES.items()
+        if name.endswith(end) and name not in taken
+    }
+    identities = _identities(shapes, taken, model)
     start = taken | gates | identities
-    whole = [name for name in taken if found[name].shape == shapes[name]]
-    source = f"{file.about.origin.get('source', 'unknown')} {file.about.architecture['variant']}"
+
+    # In words.
+    in_part = [name for name in taken if found[name].shape != shapes[name]]
+    origin, variant = file.about.origin.get("source", "unknown"), file.about.architecture["variant"]
+    whole = f"{len(taken) - len(in_part)} of {len(shapes)} arrays"
     lines = [
-        f"init: of {path} ({source}) {len(whole)} of {len(shapes)} arrays",
-        _line("taken in part", [name for name in taken if name not in whole]),
+        f"init: of {path} ({origin} {variant}) {whole}",
+        _line("taken in part", in_part),
         _line("gates opened", gates),
         _line("identities", identities),
         _line("drawn", [name for name in shapes if name not in start]),
-        _line("left over", [n for n in flatten_dict(file.variables, sep="/") if n not in taken]),
+        _line("left over", [name for name in found if name not in taken]),
     ]
     return WarmStart(unflatten_dict(start, sep="/"), "\n".join(filter(None, lines)))
 
 
-def _fits(array: np.ndarray | None, shape: tuple[int, ...]) -> bool:
+def check_settings(
+    path: pathlib.Path, of_file: Mapping[str, Any], of_config: Mapping[str, Any], partial: bool
+) -> None:
+    """UserError, with the flags to add, where the file's model is not the config's."""
+    overrides = []
+    for name in SETTINGS[partial:]:  # a relative is of another variant
+        wanted, ours = of_file[name], of_config[name]
+        text = isinstance(wanted, str)
+        if not (wanted == ours if text else np.allclose(wanted, ours, rtol=TOLERANCE, atol=0)):
+            value = wanted if text else ",".join(f"{x:.{DIGITS}g}" for x in np.atleast_1d(wanted))
+            overrides.append(f"--config.model.{name}={value}")
+    if overrides:
+        relative = not partial and of_file["variant"] != of_config["variant"]
+        hint = " (init.partial=True takes what fits of a relative)" if relative else ""
+        raise UserError(
+            f"{path} was trained otherwise than the config says{hint}: add {' '.join(overrides)}"
+        )
+
+
+def _fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Of the same shape, or of fewer output channels, which then fill the first of ours."""
-    if array is None or array.ndim != len(shape):
-        return False
-    return array.shape[:-1] == shape[:-1] and array.shape[-1] <= shape[-1]
-
-
-def _open_gates(shapes: Mapping[str, tuple[int, ...]], taken: Flat) -> Flat:
-    """Squeeze-excite that the file lacks starts all but open, whatever it sees."""
-    values = {"squeeze_excite/expand/kernel": 0.0, "squeeze_excite/expand/bias": OPEN_GATE}
-    return {
-        name: np.full(shape, value, np.float32)
-        for name, shape in shapes.items()
-        for end, value in values.items()
-        if name.endswith(end) and name not in taken
-    }
+    narrower = array.ndim == len(shape) and array.shape[-1:] <= shape[-1:]
+    return narrower and array.shape[:-1] == shape[:-1]
 
 
 def _identities(shapes: Mapping[str, tuple[int, ...]], taken: Flat, model: Classifier) -> Flat:
@@ -114,26 +111,8 @@ def _identities(shapes: Mapping[str, tuple[int, ...]], taken: Flat, model: Class
     return {name: np.zeros(shapes[name], np.float32) for name in names}
 
 
-def _overrides(
-    of_file: dict[str, Any], of_config: dict[str, Any], names: Iterable[str]
-) -> Iterator[str]:
-    """Flags that make the config's model the file's; no shell would split them."""
-    for name in names:
-        wanted = of_file[name]
-        if not _same(wanted, of_config[name]):
-            values = wanted if isinstance(wanted, list) else [wanted]
-            text = ",".join(v if isinstance(v, str) else f"{v:.{DIGITS}g}" for v in values)
-            yield f"--config.model.{name}={text}"
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one == other if isinstance(one, str) else math.isclose(one, other, rel_tol=TOLERANCE)
-
-
 def _line(kind: str, names: Iterable[str]) -> str:
-    """`  drawn: 8 arrays of block1b, 6 of head`; empty where there are none."""
+    """`  drawn: arrays 8 of block1b, 6 of head`; empty where there are none."""
     counts = collections.Counter(map(_module, names))
     parts = [f"{count} of {module}" for module, count in counts.most_common(NAMED)]
     rest = len(counts) - len(parts)
