@@ -1,10 +1,10 @@
 """Configurations: Python files, the dataclasses that they fill, and what tells two runs apart."""
 
-import collections
 import dataclasses
 import difflib
 import hashlib
 import json
+import operator
 import pathlib
 import runpy
 import typing
@@ -17,6 +17,7 @@ from fer_jax.errors import UserError
 
 T = TypeVar("T")
 PACKAGE = pathlib.Path(__file__).resolve().parent
+READ = ("train", "validation", "weights", "targets")  # by training, whose fingerprints count
 BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and augmentation otherwise
 
 
@@ -80,17 +81,10 @@ def keys(kind: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]
 
 
 def identity(config: Any, fingerprint: Mapping[str, str]) -> dict[str, Any]:
-    """All that decides a run's result, flat: `{"optimizer.name": "adam", ...}` and what it reads.
-
-    `fingerprint` is of the roles and, where training reads them, of the files `weights`, `targets`.
-    """
-    flat = {}
-    for name, field in keys(type(config)):
-        if not field.metadata.get("neutral"):
-            section, _, last = name.rpartition(".")
-            flat[name] = getattr(getattr(config, section) if section else config, last)
-    read = ("train", "validation", *(f for f in ("weights", "targets") if f in fingerprint))
-    prints = {f"fingerprint.{name}": fingerprint[name] for name in read}
+    """All that decides a run's result, flat: `{"optimizer.name": "adam", ...}` and what is READ."""
+    deciding = [name for name, field in keys(type(config)) if not field.metadata["neutral"]]
+    flat = {name: operator.attrgetter(name)(config) for name in deciding}
+    prints = {f"fingerprint.{name}": fingerprint[name] for name in READ if name in fingerprint}
     return json.loads(json.dumps(flat | prints | {"batches": BATCHES}))
 
 
@@ -101,6 +95,6 @@ def short_hash(identity: Mapping[str, Any]) -> str:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`key: old -> new` for every key in which two identities differ."""
-    old, new = (collections.defaultdict(lambda: "(absent)", side) for side in (before, now))
-    keys = sorted(before.keys() | now.keys())
-    return [f"{key}: {old[key]} -> {new[key]}" for key in keys if old[key] != new[key]]
+    names = sorted(before.keys() | now.keys())
+    pairs = {name: [side.get(name, "(absent)") for side in (before, now)] for name in names}
+    return [f"{name}: {old} -> {new}" for name, (old, new) in pairs.items() if old != new]

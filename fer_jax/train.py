@@ -232,9 +232,10 @@ def report(trainer: "Trainer", data: Dataset, folder: pathlib.Path, command: str
         {**origin, "command": command, "data_path": trainer.config.data.path},
         copied=leakage.by_models([best], records),
     )
-    step, last = origin["checkpoint_step"], trainer.epoch_ends[-1]
-    say(f"best checkpoint: step {step} of {last}, restored\n{headline(result)}")
-    say(f"report {folder}/report/report.md, curves {folder}/learning_curves.png")
+    if is_first():
+        step, last = origin["checkpoint_step"], trainer.epoch_ends[-1]
+        say(f"best checkpoint: step {step} of {last}, restored\n{headline(result)}")
+        say(f"report {folder}/report/report.md, curves {folder}/learning_curves.png")
 
 
 # ---- What is told of a run -----------------------------------------------------------------------
@@ -284,7 +285,6 @@ class Trainer:
     start: warm_start.WarmStart | None
     init_fn: Callable[[Variables | None], TrainState]
     train_step: jax.stages.Wrapped  # (state, batch, frozen=False) -> state, metrics
-    local_batches: Callable[..., Iterator[Any]]  # `train_batches` of this run
 
     def init(self) -> TrainState:
         """The state before the first step."""
@@ -302,23 +302,24 @@ class Trainer:
 
     def batches(self, start_step: int) -> Iterator[Any]:
         """Global training batches on the devices, from the one after `start_step` on."""
-        sharding = meshes.sharded(self.evaluator.mesh)
+        sharding, workers = meshes.sharded(self.evaluator.mesh), self.config.data.workers
+        rows = self.config.train.batch_size
         stages = size_stages(self.config.sizes, self.epoch_ends[-1], start_step)
         for size, first, count in stages:
-            local = self.local_batches(
-                image_size=size,
-                start_step=first,
-                batch_size=self.config.train.batch_size,
-                shard=meshes.shard(),
-                workers=self.config.data.workers,
-            )
+            local = self.local_batches(size, rows, first, shard=meshes.shard(), workers=workers)
             for batch in itertools.islice(local, count):
                 yield meshes.to_devices(batch, sharding)
 
+    def local_batches(self, size: int, rows: int, start: int, **where: Any) -> Iterator[Any]:
+        """One process's augmented batches of a stage, on the host, from step `start` on."""
+        run = {"seed": self.config.seed, "augmentation": self.config.augment, **where}
+        return train_batches(
+            self.records, image_size=size, batch_size=rows, start_step=start, **run
+        )
+
     def one_batch(self, image_size: int, batch_size: int) -> dict[str, Any]:
-        """The first images of the run as one batch on the host."""
-        where = {"start_step": 0, "shard": Shard(0, 1), "workers": 0}
-        return next(self.local_batches(image_size=image_size, batch_size=batch_size, **where))
+        """The first images of the run, as one batch on the host."""
+        return next(self.local_batches(image_size, batch_size, 0, shard=Shard(0, 1), workers=0))
 
     def beginning(self) -> str:
         """What training starts from, for how long it is frozen, what it learns beside labels."""
@@ -350,16 +351,17 @@ class Trainer:
 
 def make_trainer(config: Config, records: Records) -> Trainer:
     """Model, optimizer, objective and the jitted step for the training split `records`."""
-    # The model, and its inference on all devices.
-    model, size = make_model(config.model), config.train.batch_size
+    # What it learns from, and the model with its inference on all devices.
+    init, soft, size = config.init, config.data.targets, config.train.batch_size
+    records = sidecars.attach(records, soft) if soft else records
+    model = make_model(config.model)
     evaluator = make_evaluator(model, config.data.image_size, config.evaluation)
     meshes.check_batch_size("train.batch_size", size)
     replicated, sharded = meshes.replicated(evaluator.mesh), meshes.sharded(evaluator.mesh)
 
     # The optimizer, whose schedule spans the run.
-    ends, init = epoch_ends(len(records), size, config.train.epochs), config.init
-    rate, frozen = config.optimizer.learning_rate, init.frozen_epochs > 0
-    schedule = optimizers.make_schedule(config.schedule, rate, ends[-1])
+    ends, frozen = epoch_ends(len(records), size, config.train.epochs), init.frozen_epochs > 0
+    schedule = optimizers.make_schedule(config.schedule, config.optimizer.learning_rate, ends[-1])
     optimizer = optimizers.make_optimizer(config.optimizer, schedule, init.layer_decay, frozen)
 
     # The first state, made where it lives; the step, which takes the state's buffers.
@@ -379,10 +381,6 @@ def make_trainer(config: Config, records: Records) -> Trainer:
         key=step_key,
     )
     quick = COMPILED_ONCE if jax.default_backend() == "cpu" else None
-
-    # What they start from, and what they are fed.
-    weights, soft = pathlib.Path(init.weights), config.data.targets
-    records = sidecars.attach(records, soft) if soft else records
     return Trainer(
         config=config,
         records=records,
@@ -391,7 +389,7 @@ def make_trainer(config: Config, records: Records) -> Trainer:
         schedule=schedule,
         epoch_ends=ends,
         frozen_steps=(0, *ends)[init.frozen_epochs],
-        start=warm_start.load(weights, model, init.partial) if init.weights else None,
+        start=warm_start.load(init.weights, model, init.partial) if init.weights else None,
         init_fn=jax.jit(init_fn, out_shardings=replicated, compiler_options=quick),
         train_step=jax.jit(
             step,
@@ -399,8 +397,5 @@ def make_trainer(config: Config, records: Records) -> Trainer:
             in_shardings=(replicated, sharded),
             out_shardings=replicated,
             donate_argnums=0,
-        ),
-        local_batches=functools.partial(
-            train_batches, records, seed=config.seed, augmentation=config.augment
         ),
     )

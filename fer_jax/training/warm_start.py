@@ -38,9 +38,9 @@ class WarmStart:
     text: str
 
 
-def load(path: pathlib.Path, model: Classifier, partial: bool) -> WarmStart:
+def load(path: str | pathlib.Path, model: Classifier, partial: bool) -> WarmStart:
     """The file `path` as a start for `model`; UserError names the overrides that it needs."""
-    file = model_file.load(path)
+    file = model_file.load(pathlib.Path(path))
     check_settings(path, file.about.architecture, describe(model), partial)
 
     # What is there under the model's names, without a head that answers another question.
@@ -79,7 +79,10 @@ def load(path: pathlib.Path, model: Classifier, partial: bool) -> WarmStart:
 
 
 def check_settings(
-    path: pathlib.Path, of_file: Mapping[str, Any], of_config: Mapping[str, Any], partial: bool
+    path: str | pathlib.Path,
+    of_file: Mapping[str, Any],
+    of_config: Mapping[str, Any],
+    partial: bool,
 ) -> None:
     """UserError, with the flags to add, where the file's model is not the config's."""
     overrides = []
