@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments.benchmark import table
-from experiments.benchmark.comparisons import comparisons, first_step
+from experiments.benchmark.comparisons import comparisons
 from experiments.benchmark.grid import NAMES, ours
 from experiments.benchmark.shared import Settings
 from experiments.benchmark.timer import Timing
@@ -41,9 +41,6 @@ def main(argv: Sequence[str]) -> int:
         with timing.start(ours("prepare"), settings) as prepared:
             platform, found["device"] = prepared.about["platform"], prepared.about["device"]
         found["comparisons"] = dict(comparisons(COMPARE.value, timing, platform != "cpu"))
-        if "first_step" in COMPARE.value:
-            say("first_step")
-            found["first_step"] = first_step(settings)
 
     output, lines = pathlib.Path(OUTPUT.value), list(table.table(found))
     output.parent.mkdir(parents=True, exist_ok=True)

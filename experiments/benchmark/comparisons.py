@@ -20,9 +20,13 @@ def comparisons(chosen: Sequence[str], timing: Timing, gpu: bool) -> Iterator[tu
             yield from _of_task(task, names, timing, gpu) if names else ()
         except NotRunError as error:
             yield from ((name, failed(error)) for name in names)
-    if "whole_loop" in chosen:
-        timing.say("whole_loop")
-        yield "whole_loop", whole_loop(timing)
+    for name, measure in {"whole_loop": whole_loop, "first_step": first_step}.items():
+        if name in chosen:
+            timing.say(name)
+            try:
+                yield name, measure(timing)
+            except NotRunError as error:
+                yield name, failed(error)
 
 
 def _of_task(
@@ -41,24 +45,18 @@ def _of_task(
 def whole_loop(timing: Timing) -> Row:
     """Pipeline and step together against the step alone; the share of time without a batch."""
     start, settings = timing.start, timing.settings
-    try:
-        with start(ours("loop"), settings) as loop, start(ours("train"), settings) as step:
-            return timer.duel(loop, step, timing)
-    except NotRunError as error:
-        return failed(error)
+    with start(ours("loop"), settings) as loop, start(ours("train"), settings) as step:
+        return timer.duel(loop, step, timing)
 
 
-def first_step(settings: Settings) -> Row:
+def first_step(timing: Timing) -> Row:
     """Seconds from process start to the first step's metrics on disk, on the built-in faces.
 
     Cold is with an empty cache of compilations, warm with the one that this has filled.
     """
-    folder = settings.file("first_step")
+    folder = timing.settings.file("first_step")
     folder.mkdir()
-    try:
-        seconds = {start: _seconds(settings, folder, start) for start in ("cold", "warm")}
-    except NotRunError as error:
-        return failed(error)
+    seconds = {start: _seconds(timing.settings, folder, start) for start in ("cold", "warm")}
     return {"status": timer.MEASURED, "seconds": seconds}
 
 

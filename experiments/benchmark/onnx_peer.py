@@ -26,10 +26,7 @@ def make(task: str, settings: Settings, options: dict[str, Any]) -> Contestant:
     def infer(batch: Batch) -> np.ndarray:
         return session.run(["probabilities"], {"images": batch["image"]})[0]
 
-    def place(batch: Batch) -> Batch:
-        return batch
-
     used = session.get_providers()[0]
     platform = "gpu" if used == PROVIDERS[0] else "cpu"
     about = shared.about(platform, used, options["threads"], "onnxruntime")
-    return shared.inference(place, infer, settings, task == "latency", about=about)
+    return shared.inference(dict, infer, settings, task == "latency", about=about)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 from typing import Any
 
@@ -158,7 +159,8 @@ def write_shared_files(settings: Settings) -> None:
     model_file.save(settings.file(shared.MODEL), file)
     export_timm(settings.file(shared.TIMM), file)
     export_keras(settings.file(shared.KERAS), file)
-    export_onnx(settings.file(shared.ONNX), file)
+    if importlib.util.find_spec("onnx"):
+        export_onnx(settings.file(shared.ONNX), file)
 
     values = {"erased_area": ERASED_AREA, "erased_aspect": ERASED_ASPECT}
     for section in (config.optimizer, config.augment, config.model):

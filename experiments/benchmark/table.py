@@ -10,13 +10,13 @@ from typing import Any
 from experiments.benchmark.shared import CONFIG, ROOT, Settings
 from experiments.benchmark.timer import MEASURED, NOT_RUN, Row
 
-FORMAT = 2
 TITLES = {
     "train": "training step",
     "infer": "inference",
     "latency": "one image",
     "pipeline": "input pipeline",
     "whole_loop": "the whole loop against its step alone",
+    "first_step": "from process start to the first step",
 }
 SIDES = ("fer_jax", "peer")
 
@@ -36,7 +36,7 @@ def about(settings: Settings, turns: int, seconds: float) -> dict[str, Any]:
     kept = dataclasses.asdict(settings) | {"turns": turns, "seconds": seconds}
     kept |= {"config": str(CONFIG.relative_to(ROOT)), "dtype": "float32"}
     del kept["folder"]
-    return {"format": FORMAT, "machine": machine, "settings": kept}
+    return {"format": 2, "machine": machine, "settings": kept}
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
@@ -44,10 +44,6 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield from ("| | fer_jax | peer | ratio |", "|---|--:|--:|--:|")
     for name, row in found["comparisons"].items():
         yield f"| {_comparison(name, row)} |"
-    if "first_step" in found:
-        row = found["first_step"]
-        told = ", ".join(f"{v:.1f} s {k}" for k, v in row.get("seconds", {}).items())
-        yield f"| from process start to the first step | {told or _reason(row)} | | |"
     for name, row in found["comparisons"].items():
         if name.startswith("train_vs") and row["status"] == MEASURED:
             ours, peer = (f"{row[side]['peak_mib']:,.0f} MiB" for side in SIDES)
@@ -56,9 +52,9 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 
 def failures(found: dict[str, Any]) -> list[str]:
     """What makes the exit status 1: disagreements, and whatever of fer_jax itself failed."""
-    rows = found["comparisons"] | {k: found[k] for k in ("first_step",) if k in found}
-    wrong = {k: row for k, row in rows.items() if row["status"] not in (MEASURED, NOT_RUN)}
-    return [f"{name}: {_reason(row)}" for name, row in wrong.items()]
+    rows = found["comparisons"].items()
+    wrong = ((name, row) for name, row in rows if row["status"] not in (MEASURED, NOT_RUN))
+    return [f"{name}: {_reason(row)}" for name, row in wrong]
 
 
 def _comparison(name: str, row: Row) -> str:
@@ -66,16 +62,16 @@ def _comparison(name: str, row: Row) -> str:
     task, _, peer = name.partition("_vs_")
     if row["status"] != MEASURED:
         return f"{TITLES[task]}, {peer} | | | {_reason(row)}"
-    title = TITLES[task]
+    title, speeds = TITLES[task], []
+    if "seconds" in row:
+        return f"{title} | {', '.join(f'{v:.1f} s {k}' for k, v in row['seconds'].items())} | |"
     if peer:
         names = [row[side]["name"].removeprefix("fer_jax") for side in SIDES]
         title += f"{names[0] and f' ({names[0][2:]})'}, {names[1]}"
-    if task == "latency":
-        speeds = [f"{1000 / row[side]['images_per_second']:.1f} ms" for side in SIDES]
-    else:
-        speeds = [f"{row[side]['images_per_second']:,.0f} images/s" for side in SIDES]
-    waiting = row["fer_jax"]["waiting_share"]
-    waits = "" if peer else f", waits for data {100 * waiting:.1f} % of the time"
+    for rate in (row[side]["images_per_second"] for side in SIDES):
+        speeds.append(f"{1000 / rate:.1f} ms" if task == "latency" else f"{rate:,.0f} images/s")
+    waiting = 100 * row["fer_jax"]["waiting_share"]
+    waits = "" if peer else f", waits for data {waiting:.1f} % of the time"
     ratio = f"{row['median']:.2f} ({row['min']:.2f} to {row['max']:.2f}){waits}"
     return f"{title} | {' | '.join(speeds)} | {ratio}"
 

@@ -79,9 +79,7 @@ def training(settings: Settings, options: dict[str, Any]) -> Contestant:
 
 def pipeline(settings: Settings) -> Contestant:
     """Endless epochs of shuffled batches."""
-    faces, count = shared.faces(), shared.FACES
-
-    values = settings.values()
+    faces, values = shared.faces(), settings.values()
     erasing = layers.RandomErasing(values.erasing, scale=values.erased_area, fill_value=128.0)
 
     def move(images: tf.Tensor, labels: tf.Tensor) -> Pair:
@@ -89,7 +87,7 @@ def pipeline(settings: Settings) -> Contestant:
         return tf.cast(moved, tf.uint8), labels
 
     dataset = tf.data.Dataset.from_tensor_slices((faces["image"], faces["label"]))
-    dataset = dataset.shuffle(count).repeat().batch(settings.batch, drop_remainder=True)
+    dataset = dataset.shuffle(shared.FACES).repeat().batch(settings.batch, drop_remainder=True)
     dataset = dataset.map(move, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     stream = (images for images, _ in dataset.prefetch(AHEAD))
     about = shared.about("cpu", "cpu", settings.threads, *LIBRARIES)

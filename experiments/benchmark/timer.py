@@ -24,17 +24,16 @@ from experiments.benchmark.grid import Entry
 from experiments.benchmark.memory import peak_mib
 from experiments.benchmark.shared import TF32, Answer, Contestant, Settings, agree
 from fer_jax import cli
-from fer_jax.errors import one_line
+from fer_jax.errors import UserError, one_line
 
 # The user's environment, without what fer_jax's restart put there.
 USERS = {k: v for k, v in os.environ.items() if k not in (cli.TUNABLES, cli.PRELOAD)}
-MEASURED, DISAGREEMENT, NOT_RUN = "measured", "disagreement", "not run"
-FAILED = "failed"  # fer_jax itself could not be run
+MEASURED, DISAGREEMENT, NOT_RUN, FAILED = "measured", "disagreement", "not run", "failed"
 Row = dict[str, Any]  # ready for JSON
 Reference = tuple[str, Answer]  # on what platform fer_jax computes, and what it answers
 
 
-class NotRunError(Exception):
+class NotRunError(UserError):
     """Why a contestant cannot be had here, or must not be timed; `row` stands for its figures."""
 
     def __init__(self, reason: str, status: str = NOT_RUN) -> None:
@@ -45,6 +44,14 @@ class NotRunError(Exception):
 # ---- In a contestant's process -------------------------------------------------------------------
 
 present: list[Contestant] = []  # the one that lives here
+
+
+def reply(question: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns, or as NotRunError what a library raises: its own class may not travel."""
+    try:
+        return question(*arguments)
+    except Exception as error:
+        return NotRunError(f"{type(error).__name__}: {one_line(error)}")
 
 
 def build(log: pathlib.Path, entry: Entry, settings: Settings) -> dict[str, Any]:
@@ -99,13 +106,13 @@ class Child(contextlib.AbstractContextManager):
     def ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function there; NotRunError with the reason why it failed."""
         try:
-            return self._pool.submit(question, *arguments).result()
+            found = self._pool.submit(reply, question, *arguments).result()
         except BrokenProcessPool:
-            reason = f"its process has died: {last_line(self._log)}"
-        except Exception as error:  # whatever a library raises
-            reason = f"{type(error).__name__}: {one_line(error)}"
-        self._pool.shutdown()
-        raise NotRunError(reason)
+            found = NotRunError(f"its process has died: {last_line(self._log)}")
+        if isinstance(found, NotRunError):
+            self._pool.shutdown()
+            raise found
+        return found
 
 
 def last_line(log: pathlib.Path) -> str:
@@ -211,8 +218,7 @@ def compare(ours: Child, reference: Reference, entries: Sequence[Entry], timing:
     grid = visit(entries, reference, timing)
     measured = [(row["rate"], n) for n, row in enumerate(grid) if row["status"] == MEASURED]
     if not measured:  # the first who disagrees says why, else the first at all
-        disagreeing = [row for row in grid if row["status"] == DISAGREEMENT]
-        first = [*disagreeing, *grid][0]
+        first = next((row for row in grid if row["status"] == DISAGREEMENT), grid[0])
         return {"status": first["status"], "reason": first["reason"], "grid": grid}
     try:
         with agreeing(entries[max(measured)[1]], reference, timing) as (peer, differences):
