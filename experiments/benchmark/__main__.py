@@ -17,7 +17,7 @@ from experiments.benchmark.shared import Settings
 from experiments.benchmark.timer import Timing
 from fer_jax import cli
 
-ALL = (*NAMES, "whole_loop", "first_step")
+ALL = [*NAMES, "whole_loop", "first_step"]
 COMPARE = flags.DEFINE_list("compare", ALL, f"Which of {', '.join(ALL)}.")
 VARIANT = flags.DEFINE_string("variant", "b2", "Which EfficientNet, b0 to b7.")
 SIZE = flags.DEFINE_integer("size", 96, "Pixels.", lower_bound=32)
