@@ -41,13 +41,11 @@ class NotRunError(UserError):
         self.row = {"status": status, "reason": reason}
 
 
-# ---- In a contestant's process -------------------------------------------------------------------
-
-present: list[Contestant] = []  # the one that lives here
+present: list[Contestant] = []  # in a process of its own, the one that lives there
 
 
 def reply(question: Callable[..., Any], *arguments: Any) -> Any:
-    """What it returns, or as NotRunError what a library raises: its own class may not travel."""
+    """In a contestant's process: the answer, or why there is none, in a class that can travel."""
     try:
         return question(*arguments)
     except Exception as error:
@@ -55,7 +53,7 @@ def reply(question: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def build(log: pathlib.Path, entry: Entry, settings: Settings) -> dict[str, Any]:
-    """Make it; returns what it says about itself."""
+    """Make the contestant; returns what it says about itself."""
     with log.open("w") as stream:  # what libraries print
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -84,9 +82,6 @@ def turn(seconds: float) -> tuple[float, float]:
     one.wait(result)
     took = time.perf_counter() - start
     return calls * one.examples / took, waited / took
-
-
-# ---- In the parent -------------------------------------------------------------------------------
 
 
 class Child(contextlib.AbstractContextManager):
