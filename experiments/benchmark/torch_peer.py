@@ -1,251 +1,83 @@
-"""PyTorch as a contestant: timm's EfficientNet with the seed's head, Adam, every setting named."""
+"""PyTorch as a contestant: timm's EfficientNet with the notebook's head, and its DataLoader."""
 
-import contextlib
-import shutil
+import itertools
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import safetensors.torch
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.benchmark import inputs
-from experiments.benchmark.agreement import one_logits
-from experiments.benchmark.settings import Settings, config_of
-from experiments.parity.torch_head import FerHead, FerNet, torchvision_without_operators
+from experiments.benchmark import shared
+from experiments.benchmark.shared import Contestant, Settings
+from experiments.parity.torch_head import FerNet, load, torchvision_without_operators
 
 with torchvision_without_operators():
-    import timm
+    import timm  # noqa: F401  # which `load` wants too
+    from torchvision.transforms import v2
 
-COMPILERS = ("g++", "c++", "clang++")
-
-
-def make(task: str, settings: Settings, options: dict[str, Any]) -> Any:
-    """`export` writes the ONNX file; the others take turns."""
-    torch.set_num_threads(options["threads"])
-    if options.get("compiled") and not any(map(shutil.which, COMPILERS)):
-        raise RuntimeError(f"torch.compile needs a C++ compiler, none of {', '.join(COMPILERS)}")
-    if task == "export":
-        export(settings)
-        task = "infer"
-    return {"train": Train, "infer": Infer, "latency": Latency}[task](settings, options)
+GREY = 128  # fills what is erased or moved in; ours takes the image's mean and mirrors
+BILINEAR = v2.InterpolationMode.BILINEAR
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-def network(settings: Settings, dropout: bool = True) -> FerNet:
-    """The shared weights, with the config's BatchNorm and head; on the CPU."""
-    model = config_of(settings, dropout=dropout).model
-    backbone = timm.create_model(
-        f"tf_efficientnet_{settings.variant}",
-        num_classes=0,
-        drop_rate=0.0,
-        drop_path_rate=0.0,
-        bn_eps=model.bn_epsilon,
-        bn_momentum=1 - model.bn_momentum,
-    )
-    head = FerHead(
-        backbone.num_features,
-        inputs.CLASSES,
-        model.head_filters,
-        model.hidden,
-        padding=int(model.head_padding == "SAME"),
-        dropout=model.dropout,
-    )
-    net = FerNet(backbone, head)
-    net.load_file(safetensors.torch.load_file(settings.file(inputs.TIMM)))
-    return net
+def make(task: str, settings: Settings, options: dict[str, Any]) -> Contestant:
+    """`train`, `infer`, `latency` or `pipeline`."""
+    torch.set_num_threads(options.get("threads", 1))  # a pipeline's images are small
+    torch.set_float32_matmul_precision("high")  # as JAX computes float32 on a GPU
+    torch.backends.cudnn.benchmark = True  # XLA, too, tries what is fastest
+    if task == "pipeline":
+        return pipeline(settings, options["workers"])
+    return model(task, settings, options)
 
 
-def adam(settings: Settings, net: nn.Module) -> torch.optim.Adam:
-    """Fused, PyTorch's fastest, with the config's values."""
-    values = config_of(settings).optimizer
-    return torch.optim.Adam(
-        net.parameters(),
-        lr=values.learning_rate,
-        betas=(values.momentum, values.b2),
-        eps=values.epsilon,
-        fused=True,
-    )
+def model(task: str, settings: Settings, options: dict[str, Any]) -> Contestant:
+    """Training or inference with the network in the layout, compiled or not, as options say."""
+    layout = torch.channels_last if options.get("channels_last") else torch.contiguous_format
+    net = load(settings.file(shared.TIMM))[0].train(task == "train")
+    net = net.to(DEVICE, memory_format=layout)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1 - settings.values().bn_momentum
+    torch._inductor.config.freezing = options.get("freezing", False)
+    forward = torch.compile(net, mode=options.get("mode")) if options.get("compiled") else net
 
-
-class Torch:
-    """What all tasks share: the model in its layout, compiled or not, and batches beside it."""
-
-    untimed = 1
-
-    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
-        self.settings, self.examples = settings, settings.batch
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        last = options.get("layout") == "channels_last"
-        self.layout = torch.channels_last if last else torch.contiguous_format
-        self.net = self.placed(network(settings))
-        self.forward = self.net
-        torch.backends.cudnn.benchmark = True  # XLA, too, tries what is fastest
-        if options.get("compiled"):
-            torch._inductor.config.freezing = options.get("freezing", False)
-            self.forward = torch.compile(self.net, mode=options.get("mode"))
-        self.batches = [self.on_device(batch) for batch in inputs.step_batches(settings)]
-        torch.set_float32_matmul_precision("high")  # as JAX computes float32 on a GPU
-
-    def about(self) -> dict[str, Any]:
-        """Where PyTorch computes."""
-        gpu = self.device.type == "cuda"
-        return {
-            "platform": "gpu" if gpu else "cpu",
-            "device": torch.cuda.get_device_name() if gpu else "cpu",
-            "versions": {"torch": torch.__version__, "timm": timm.__version__},
-            "threads": torch.get_num_threads(),
-        }
-
-    def device_peak_mib(self) -> float | None:
-        """Of the GPU."""
-        if self.device.type == "cpu":
-            return None
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-
-    def extras(self) -> dict[str, float]:
-        """Nothing else."""
-        return {}
-
-    def placed(self, net: nn.Module) -> Any:
-        """On the device, in the layout."""
-        return net.to(self.device, memory_format=self.layout)
-
-    def on_device(self, batch: inputs.Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def place(batch: shared.Batch) -> Pair:
         """uint8 [B, 3, H, W] in the layout, int64 [B]."""
-        image = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)
-        image = image.to(self.device).contiguous(memory_format=self.layout)
-        return image, torch.from_numpy(batch["label"]).long().to(self.device)
+        image = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).to(DEVICE)
+        label = torch.from_numpy(batch["label"]).long().to(DEVICE)
+        return image.contiguous(memory_format=layout), label
 
-    def precision(self, dtype: str) -> Any:
-        """Autocast for bfloat16."""
-        if dtype == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, dtype))
+    @torch.inference_mode()
+    def infer(batch: Pair) -> torch.Tensor:
+        return forward(scaled(batch[0])).softmax(-1)
 
-    def synchronize(self) -> None:
-        """Wait for a GPU."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def inference(self, forward: nn.Module) -> dict[str, Any]:
-        """Logits less their mean and loss of the first batch; of the timed precision too."""
-        (image, label), found = self.batches[0], {}
-        for dtype in dict.fromkeys(("float32", self.settings.dtype)):
-            with torch.inference_mode(), exact(dtype), self.precision(dtype):
-                logits = forward(scaled(image)).double()
-            prefix = "" if dtype == "float32" else "low_precision_"
-            centred = logits - logits.mean(-1, keepdim=True)
-            found[f"{prefix}logits"] = centred.cpu().numpy().tolist()
-            found[f"{prefix}loss"] = float(F.cross_entropy(logits, label))
-        return found
+    where = ("gpu", torch.cuda.get_device_name()) if GPU else ("cpu", "cpu")
+    about = shared.about(*where, torch.get_num_threads(), "torch", "timm")
+    wait = lambda result: torch.cuda.synchronize() if GPU else None  # noqa: E731
+    more: dict[str, Any] = {"about": about, "wait": wait}
+    if task == "train":
+        return shared.training(place, step_of(settings, net, forward), settings, **more)
+    return shared.inference(place, infer, settings, task == "latency", torch.Tensor.cpu, **more)
 
 
-class Train(Torch):
-    """Training steps on batches that lie on the device."""
+def step_of(settings: Settings, net: FerNet, forward: Any) -> Callable[[Pair], torch.Tensor]:
+    """One step of Adam, fused, PyTorch's fastest; returns the loss before the update."""
+    values = settings.values()
+    rates = {"lr": values.learning_rate, "betas": (values.momentum, values.b2)}
+    optimizer = torch.optim.Adam(net.parameters(), **rates, eps=values.epsilon, fused=True)
 
-    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
-        super().__init__(settings, options)
-        self.net.train()
-        self._optimizer, self._steps = adam(settings, self.net), 0
+    def step(batch: Pair) -> torch.Tensor:
+        loss = F.cross_entropy(forward(scaled(batch[0])), batch[1])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
 
-    def run(self, calls: int) -> None:
-        """The last step is waited for."""
-        for _ in range(calls):
-            batch = self.batches[self._steps % len(self.batches)]
-            self._steps += 1
-            with self.precision(self.settings.dtype):
-                loss = F.cross_entropy(self.forward(scaled(batch[0])), batch[1])
-            step(self._optimizer, loss)
-        self.synchronize()
-
-    def answer(self) -> dict[str, Any]:
-        """Inference, two losses without dropout, and what the timed step sees at its end."""
-        last = self.net.backbone.bn2
-        before = last.running_mean.clone()
-        self.run(1)
-        moved = (last.running_mean - (1 - last.momentum) * before) / last.momentum
-        low = self.settings.dtype != "float32"
-        statistics = {f"{'low_precision_' * low}statistics": moved.cpu().numpy().tolist()}
-        plain = self.placed(network(self.settings, dropout=False)).eval()
-        return {**self.inference(plain), **self._losses(plain.train()), **statistics}
-
-    def _losses(self, net: nn.Module) -> dict[str, float]:
-        optimizer, losses = adam(self.settings, net), []
-        with exact("float32"):
-            for image, label in self.batches[:2]:
-                loss = F.cross_entropy(net(scaled(image)), label)
-                step(optimizer, loss)
-                losses.append(float(loss.detach()))
-        return dict(zip(("train_loss", "later_loss"), losses, strict=True))
-
-
-class Infer(Torch):
-    """Inference on batches that lie on the device."""
-
-    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
-        super().__init__(settings, options)
-        self.net.eval()
-
-    def run(self, calls: int) -> None:
-        """The last results are waited for."""
-        with torch.inference_mode(), self.precision(self.settings.dtype):
-            for call in range(calls):
-                self.forward(scaled(self.batches[call % len(self.batches)][0])).softmax(-1)
-        self.synchronize()
-
-    def answer(self) -> dict[str, Any]:
-        """Logits and loss, of the module that is timed."""
-        return self.inference(self.forward)
-
-
-class Latency(Infer):
-    """One image from the host's memory to probabilities there."""
-
-    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
-        super().__init__(settings, options)
-        self.examples = 1
-        self._one = {k: v[:1] for k, v in inputs.step_batches(settings, 1)[0].items()}
-
-    def answer(self) -> dict[str, Any]:
-        """Logits and loss of a batch, for which nothing is compiled; logits of the one image."""
-        found = self.inference(self.net)
-        with torch.inference_mode(), self.precision(self.settings.dtype):
-            return found | one_logits(self._call(), self.settings.dtype)
-
-    def run(self, calls: int) -> None:
-        """One after the other."""
-        with torch.inference_mode(), self.precision(self.settings.dtype):
-            for _ in range(calls):
-                self._call()
-
-    def _call(self) -> np.ndarray:
-        image, _ = self.on_device(self._one)
-        return self.forward(scaled(image)).softmax(-1).float().cpu().numpy()
-
-
-class FromPixels(nn.Module):
-    """uint8 [B, H, W, 3] -> probabilities [B, K]: the same job as ours, for ONNX."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaling, the network, softmax."""
-        return self.net(scaled(images.permute(0, 3, 1, 2))).softmax(-1)
-
-
-def export(settings: Settings) -> None:
-    """The network as ONNX, for any batch size."""
-    images = torch.from_numpy(inputs.step_batches(settings, 1)[0]["image"])
-    torch.onnx.export(
-        FromPixels(network(settings)).eval(),
-        (images,),
-        settings.file(inputs.ONNX),
-        dynamo=True,
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-    )
+    return step
 
 
 def scaled(images: torch.Tensor) -> torch.Tensor:
@@ -253,24 +85,48 @@ def scaled(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 255
 
 
-def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """Gradients and one update."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+class Faces(torch.utils.data.Dataset):
+    """Image and label in memory, moved at random at each access."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.faces, self.transform = shared.faces(), transforms(settings)
+
+    def __len__(self) -> int:
+        return len(self.faces["label"])
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = PIL.Image.fromarray(self.faces["image"][index])  # faster than tensors
+        return self.transform(image), int(self.faces["label"][index])
 
 
-@contextlib.contextmanager
-def exact(dtype: str) -> Any:
-    """Within: float32 without TF32, so that it can be compared."""
-    if dtype != "float32" or not torch.cuda.is_available():
-        yield
-        return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+def transforms(settings: Settings) -> v2.Compose:
+    """All that ours does; moved at the small size, then enlarged, which is the fastest order."""
+    values, shift = settings.values(), settings.values().translation
+    zooms = 1 / (1 + values.zoom), 1 / (1 - values.zoom)
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5 if values.flip else 0.0),
+            v2.RandomAffine(360 * values.rotation, (shift, shift), zooms, None, BILINEAR, GREY),
+            v2.ColorJitter(brightness=values.brightness, contrast=values.contrast),
+            v2.Resize((settings.size, settings.size), BILINEAR, antialias=True),
+            v2.PILToTensor(),
+            v2.RandomErasing(values.erasing, values.erased_area, values.erased_aspect, GREY),
+        ]
+    )
+
+
+def pipeline(settings: Settings, workers: int) -> Contestant:
+    """Endless epochs of shuffled batches: uint8 [B, 1, S, S]."""
+    dataset = Faces(settings)
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        settings.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    stream = (image for epoch in itertools.repeat(loader) for image, _ in epoch)
+    about = shared.about("cpu", "cpu", workers + 1, "torch", "torchvision")
+    untimed = 8 * max(1, workers)  # more than is made ahead
+    return shared.pipeline(stream, settings, about=about, untimed=untimed)
