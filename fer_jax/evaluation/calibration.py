@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 
-from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.predictions import TEMPERATURES, Predictions
 from fer_jax.model_file import unsmoothed
 
 BINS = 15
-TEMPERATURES = (0.01, 100.0)
 Bins = list[dict[str, Any]]  # a bin's plain numbers: from, to, count, accuracy, confidence
 
 

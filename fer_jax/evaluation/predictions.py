@@ -10,6 +10,7 @@ from fer_jax.errors import UserError, one_line
 
 PREDICTIONS_FILE, REPORT_FILE = "predictions.npz", "report.json"
 VIEWS = {"none": 1, "flip": 2, "flip_crops": 12}  # kinds of test-time augmentation, and how many
+TEMPERATURES = (0.01, 100.0)  # that may be fitted or given
 ARRAYS = ("key", "label", "probabilities", "loss")
 
 
