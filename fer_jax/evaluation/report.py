@@ -51,14 +51,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer every image of `records` and write the report; what report.json holds.
 
-    The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
-    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
-    data_path; `copied` which images were in training: exact copies, then near ones with them.
-    Worse pictures (`stressed`) and groups (by `columns`) are measured at the temperature
-    `calibration`. {} in processes but the first.
+    Answers are means over `members` and the views of `tta`, scaled by `temperature`. `origin` says
+    what made them: checkpoint, checkpoint_step, selected_on, members, command, data_path; `copied`
+    which images were in training: exact copies, then near ones too. Worse pictures (`stressed`) and
+    groups (by `columns`) are at the temperature `calibration`. {} in processes but the first.
     """
-    progress, smoothing = sys.stderr.isatty(), smoothing_of(origin["members"])
-    samples = members[0][0].config.bootstrap_samples
+    progress, samples = sys.stderr.isatty(), members[0][0].config.bootstrap_samples
+    smoothing = smoothing_of(origin["members"])
 
     def answer(images: Records) -> Predictions:
         return ensemble([one.predict(held, images, progress, tta) for one, held in members])
@@ -84,8 +83,7 @@ def evaluate(
         "calibration": calibration,
         **found,
     }
-    scaled = at_temperature(answers, temperature, smoothing)
-    same = copy_groups(records.digests)
+    scaled, same = at_temperature(answers, temperature, smoothing), copy_groups(records.digests)
     return write_report(output, scaled, records.image, context, same, copied, samples)
 
 
