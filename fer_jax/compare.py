@@ -30,9 +30,8 @@ def main(argv: Sequence[str]) -> None:
     paths = [path for group in groups for path in group]
     if len(paths) < 2:
         raise UserError("give two or more reports' folders or predictions.npz: A/report B/report")
-    twice = next((path for path in paths if paths.count(path) > 1), None)
-    if twice is not None:
-        raise UserError(f"{twice} is given twice: it would count as two runs")
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UserError(f"{twice[0]} is given twice: it would count as two runs")
     from fer_jax.evaluation import comparison  # SciPy's statistics: --help does without
 
     correct = comparison.correct_answers({path: Predictions.load(file_of(path)) for path in paths})

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -49,8 +49,9 @@ class Predictions:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the arrays key, label, probabilities and loss as a compressed .npz."""
         arrays = (np.array(self.keys, np.str_), self.labels, self.probabilities, self.losses)
+        named: Any = dict(zip(ARRAYS, arrays, strict=True))
         with open(path, "wb") as file:
-            np.savez_compressed(file, **dict(zip(ARRAYS, arrays, strict=True)))
+            np.savez_compressed(file, **named)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -76,9 +76,8 @@ def corrupt(image: np.ndarray, kind: str, level: int, draws: np.random.Generator
             changed = _moved(image, zoom=strength)
         case "crop offset":
             angle = draws.uniform(0, 2 * np.pi)
-            changed = _moved(
-                image, shift=strength * side * np.array([np.cos(angle), np.sin(angle)])
-            )
+            direction = np.array([np.cos(angle), np.sin(angle)])
+            changed = _moved(image, shift=strength * side * direction)
     return np.clip(np.rint(changed), 0, 255).astype(np.uint8).reshape(image.shape)
 
 
