@@ -4,6 +4,7 @@ Each argument is one model: a report's folder or its predictions.npz; or several
 joined by commas. With --seeds all arguments are runs of one recipe.
 """
 
+import contextlib
 import json
 import operator
 from collections.abc import Sequence
@@ -29,9 +30,8 @@ def main(argv: Sequence[str]) -> None:
     paths = [path for group in groups for path in group]
     if len(paths) < 2:
         raise UserError("give two or more reports' folders or predictions.npz: A/report B/report")
-    twice = next((path for path in paths if paths.count(path) > 1), None)
-    if twice is not None:
-        raise UserError(f"{twice} is given twice: it would count as two runs")
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UserError(f"{twice[0]} is given twice: it would count as two runs")
     from fer_jax.evaluation import comparison  # SciPy's statistics: --help does without
 
     correct = comparison.correct_answers({path: Predictions.load(file_of(path)) for path in paths})
@@ -41,11 +41,11 @@ def main(argv: Sequence[str]) -> None:
     text = comparison.markdown(result)
     print(text, end="")
     if OUTPUT.value:
-        folder, body = Path(OUTPUT.value), json.dumps(result, indent=2, allow_nan=False)
-        files = {"comparison.md": f"# Comparison\n\n{text}", "comparison.json": f"{body}\n"}
-        for name, content in files.items():
-            in_one_step(folder / name, operator.methodcaller("write_text", content, "utf-8"))
-        print(f"wrote {folder}/comparison.md")
+        body = json.dumps(result, indent=2, allow_nan=False) + "\n"
+        for name, content in (("md", f"# Comparison\n\n{text}"), ("json", body)):
+            path = Path(OUTPUT.value) / f"comparison.{name}"
+            in_one_step(path, operator.methodcaller("write_text", content, "utf-8"))
+        print(f"wrote {OUTPUT.value}/comparison.md")
 
 
 def file_of(path: str) -> Path:
@@ -59,20 +59,15 @@ def answers_of(group: Sequence[str]) -> str | None:
 
     UserError where they differ: plain and test-time augmented runs have no common mean.
     """
-    ways = {}
+    found: dict[str, str | None] = dict.fromkeys(group)
     for path in group:
-        try:
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             text = (file_of(path).parent / REPORT_FILE).read_text(encoding="utf-8")
-            ways[json.loads(text).get("answers")] = path
-        except (OSError, ValueError, AttributeError, RecursionError):
-            ways[None] = path
-    if len(ways) > 1:
-        (one, path), (other, another) = list(ways.items())[:2]
-        raise UserError(
-            f"{path} ({one or 'no report'}) and {another} ({other or 'no report'}) are no runs of "
-            "one recipe: give them as models of their own"
-        )
-    return next(iter(ways))
+            found[path] = json.loads(text).get("answers")
+    if len(set(found.values())) > 1:
+        told = ", ".join(f"{path} ({answers or 'no report'})" for path, answers in found.items())
+        raise UserError(f"{told} are no runs of one recipe: give them as models of their own")
+    return found[group[0]]
 
 
 if __name__ == "__main__":

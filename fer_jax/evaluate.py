@@ -5,24 +5,18 @@ the mean. Reports say so, and what they fit themselves comes on top.
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from fer_jax import cli
-from fer_jax.data.records import Dataset
 from fer_jax.data.sources import open_dataset
-from fer_jax.errors import UserError
-from fer_jax.evaluation.predictions import VIEWS
-
-if TYPE_CHECKING:  # JAX, SciPy: two seconds, which --help does without
-    from fer_jax.trained import Trained
+from fer_jax.evaluation.predictions import TEMPERATURES, VIEWS
 
 CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint",
@@ -66,105 +60,85 @@ OUTPUT = flags.DEFINE_string(
 STEP = flags.DEFINE_integer("step", None, "A run's checkpoint, if not its best one.")
 
 
+flags.register_validator(
+    CHECKPOINT,
+    lambda given: not given or len(set(given)) == len(given),
+    "one is given twice: an ensemble has different members",
+)
+flags.register_multi_flags_validator(
+    [CHECKPOINT, OUTPUT],
+    lambda given: bool(given["output"]) or len(given["checkpoint"] or ()) < 2,
+    "an ensemble lies nowhere by itself: give --output=DIR",
+)
+flags.register_validator(
+    TEMPERATURE,
+    lambda given: TEMPERATURES[0] <= given <= TEMPERATURES[1],  # nor is nan
+    "give a number from {} to {:g}, such as a report's".format(*TEMPERATURES),
+)
+
+
 def main(argv: Sequence[str]) -> None:
     """Load trained models, answer every image of the split, write the report."""
     del argv
-    paths = [pathlib.Path(given) for given in CHECKPOINT.value]
-    check_flags(list(map(str, paths)))
-    from fer_jax import cache, leakage, trained
-    from fer_jax.evaluation import groups, report, stress
+    from fer_jax import cache, leakage, trained  # JAX: seconds, which --help does without
+    from fer_jax.evaluation import groups, report
     from fer_jax.training import mesh
 
     cache.keep_programs()
     mesh.say(mesh.devices_line())
+    models = trained.load_all(list(map(pathlib.Path, CHECKPOINT.value)), STEP.value)
+    known, about = [model.about.training_data or {} for model in models], models[0].about
 
-    # The models, the images to score, and which of these were in training.
-    models = trained.load_all(paths, STEP.value)
-    path = DATA.value or models[0].data.path
-    data, split = read(models, path, SPLIT.value)
+    # The images to score: what the models' runs held out, all of data that nobody divided.
+    told = {"label_order": LABEL_ORDER.value, "map": MAP.value, "on_corrupt": ON_CORRUPT.value}
+    changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+    if SPLIT.value != "train":  # what to exclude is about training images, and may be gone
+        changes["exclude"] = ""
+    given = dataclasses.replace(models[0].data, path=DATA.value or models[0].data.path)
+    data = open_dataset(given.path, dataclasses.replace(given, **changes), known)
+    split = trained.ALL if list(data.roles) == [trained.ALL] else SPLIT.value
     mesh.say(data.describe())
     records = data.split(split)
+    prints = records.fingerprint
     columns = groups.read_metadata(GROUPS.value, data, records) if GROUPS.value else None
-    copied = (
-        leakage.by_path(CLEAN.value, dataclasses.replace(models[0].data, path=path), data, split)
-        if CLEAN.value
-        else leakage.by_models(models, records)
-    )
 
     # The report, beside the checkpoint's others.
-    prints = records.fingerprint
+    output = output_folder(split, "" if known[0].get(split) == prints else prints[:8])
     command = shlex.join(["python", "-m", "fer_jax.evaluate", *sys.argv[1:]])
-    known = models[0].about.training_data or {}
-    output = output_folder(paths[0], split, "" if known.get(split) == prints else prints[:8])
-    origin = {**trained.origin_of(models, split, prints), "command": command, "data_path": path}
-    members = [(model.evaluator, model.variables) for model in models]
-    further: dict[str, Any] = {}
-    if STRESS.value:
-        further["stress"] = functools.partial(stress.measure, records)
-    if columns:
-        further["groups"] = functools.partial(groups.measure, columns)
-    given, own = TEMPERATURE.value, models[0].about.temperature if len(models) == 1 else None
+    origin = trained.origin_of(models, split, prints)
+    own = about.temperature if len(models) == 1 and TEMPERATURE.value == 1 else None
     result = report.evaluate(
-        *(members, records, split, output, origin),
+        [(model.evaluator, model.variables) for model in models],
+        records,
+        split,
+        output,
+        {**origin, "command": command, "data_path": given.path},
         tta=TTA.value,
-        temperature=given,
-        copied=copied,
-        calibration=(own or 1.0) if given == 1 else given,
-        further=further,
+        temperature=TEMPERATURE.value,
+        copied=leakage.by_path(CLEAN.value, given, data, split)
+        if CLEAN.value
+        else leakage.by_models(models, records),
+        calibration=own or TEMPERATURE.value,
+        stressed=STRESS.value,
+        columns=columns,
     )
     mesh.say(f"{report.headline(result)}\nreport {output}/report.md")
 
 
-def read(models: "Sequence[Trained]", path: str, split: str) -> tuple[Dataset, str]:
-    """The data at `path`, and which part to score: `split`, or "all" where nothing was held out.
-
-    Data without a validation part are divided as a model's run divided its own if they are those
-    (by fingerprint); of others all images are scored, since only training needs a part held out.
-    """
-    from fer_jax.trained import ALL
-
-    given = {"label_order": LABEL_ORDER.value, "map": MAP.value, "on_corrupt": ON_CORRUPT.value}
-    changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
-    if split != "train":  # what to exclude is about training images, and may be gone
-        changes["exclude"] = ""
-    options = dataclasses.replace(models[0].data, **changes)
-    data = open_dataset(path, options, [model.about.training_data or {} for model in models])
-    return data, ALL if list(data.roles) == [ALL] else split
-
-
-def check_flags(paths: Sequence[str]) -> None:
-    """UserError for what no report names: a member given twice, an ensemble without --output.
-
-    And for a temperature that none may have fitted.
-    """
-    from fer_jax.evaluation.calibration import TEMPERATURES
-
-    (low, high), value = TEMPERATURES, TEMPERATURE.value
-    if not low <= value <= high:  # nor is nan
-        raise UserError(
-            f"--temperature={value}: give a number from {low} to {high:g}, such as a report's"
-        )
-    twice = next((path for path in paths if paths.count(path) > 1), None)
-    if twice is not None:
-        raise UserError(f"--checkpoint={twice} is given twice: an ensemble has different members")
-    if len(paths) > 1 and not OUTPUT.value:
-        raise UserError(f"an ensemble of {len(paths)} lies nowhere by itself: give --output=DIR")
-
-
-def output_folder(checkpoint: pathlib.Path, split: str, data: str) -> pathlib.Path:
+def output_folder(split: str, data: str) -> pathlib.Path:
     """--output, or a folder beside the checkpoint, named by all that makes figures different.
 
     `data` names other data than the model's own, so that no report takes another's place.
     """
     if OUTPUT.value:
         return pathlib.Path(OUTPUT.value)
+    checkpoint = pathlib.Path(CHECKPOINT.value[0])
     beside = checkpoint if os.path.isdir(checkpoint) else checkpoint.with_suffix("")
-    parts = ["report", split, data]
-    parts += [TTA.value] if TTA.value != "none" else []
+    parts = ["report", split, data, "" if TTA.value == "none" else TTA.value]
     parts += [f"T{TEMPERATURE.value}"] if TEMPERATURE.value != 1 else []
     parts += [f"step{STEP.value}"] if STEP.value is not None else []
     parts += ["stress"] * STRESS.value + ["groups"] * bool(GROUPS.value)
-    return beside / "-".join(part for part in parts if part)
+    return beside / "-".join(filter(None, parts))
 
 
 if __name__ == "__main__":

@@ -43,12 +43,8 @@ class Section:
             if not dataclasses.is_dataclass(kinds[field.name]):
                 self._check(field, kinds[field.name], getattr(self, field.name))
 
-    def name_of(self, field: str) -> str:
-        """`section.field`, as configs and flags have it."""
-        return f"{self.section}.{field}" if self.section else field
-
     def _check(self, field: dataclasses.Field, kind: Any, value: Any) -> None:
-        name, rules = self.name_of(field.name), field.metadata
+        name, rules = f"{self.section}.{field.name}".lstrip("."), field.metadata
         if not _is(value, kind):
             raise UserError(f"{name}={value!r} must be {WORDS.get(kind, kind)}")
         low, high = rules.get("low"), rules.get("high")

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,8 +19,13 @@ from fer_jax.training.losses import LossConfig
 from fer_jax.training.state import Variables
 
 ALL = "all"  # the part that is scored of data which nobody divided
-# What a model file is evaluated by where it does not matter for the figures.
-NEUTRAL = {"max_pixels": 16_777_216, "cache_mib": 2048, "workers": 0}
+# How data are read for a model file, whose header tells only how its own were divided, or, of a
+# converted model, not even that: nothing is held out then.
+READING = {
+    **{"path": "", "targets": "", "exclude": "", "map": "", "on_corrupt": "stop"},
+    **{"max_pixels": 16_777_216, "cache_mib": 2048, "workers": 0},
+}
+UNDIVIDED = {"label_order": "", "validation_fraction": 0.0, "split_seed": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Trained:
     evaluator: Evaluator
     variables: Variables
     about: model_file.About
-    origin: dict[str, Any]  # for reports: checkpoint, checkpoint_step, selected_on, label_smoothing
+    path: pathlib.Path  # the run's folder or the model file
     train_hashes: np.ndarray | None  # uint64 [M, 1 or 2], None if not known
     data: DataConfig  # how the data it was trained on was read; of a model file, `path` is ""
 
@@ -38,6 +43,15 @@ class Trained:
         """The model as one file, its arrays copied to NumPy."""
         variables = jax.tree.map(np.asarray, dict(self.variables))
         return model_file.ModelFile(self.about, variables, self.train_hashes)
+
+    def selected_on(self, split: str, fingerprint: str) -> str | None:
+        """What chose the checkpoint, as seen from images called `split`; None if not known."""
+        chosen, known = self.about.origin.get("selected_on"), self.about.training_data or {}
+        elsewhere = chosen == split and known.get(split, fingerprint) != fingerprint
+        # Data that nobody divided may hold the model's own part, if nobody knows how it did.
+        if elsewhere or (chosen and split == ALL and self.about.splitting):
+            return f"its own data's {chosen}"
+        return None if split == ALL else chosen
 
 
 def load(
@@ -72,28 +86,21 @@ def origin_of(models: Sequence[Trained], split: str, fingerprint: str) -> dict[s
     An ensemble counts as chosen on `split` if any member was; else on what all were, or None.
     """
     members = [
-        {**model.origin, "selected_on": selected_on(model, split, fingerprint)} for model in models
+        {
+            "checkpoint": str(model.path),
+            "checkpoint_step": model.about.origin.get("checkpoint_step"),
+            "selected_on": model.selected_on(split, fingerprint),
+            "label_smoothing": model.about.label_smoothing,
+        }
+        for model in models
     ]
-    if len(members) == 1:
-        return {**members[0], "members": members}
     chosen = {member["selected_on"] for member in members}
-    common = split if split in chosen else chosen.pop() if len(chosen) == 1 else None
     return {
-        "checkpoint": ", ".join(member["checkpoint"] for member in members),
-        "checkpoint_step": None,
-        "selected_on": common,
+        "checkpoint": ", ".join(str(model.path) for model in models),
+        "checkpoint_step": members[0]["checkpoint_step"] if len(models) == 1 else None,
+        "selected_on": split if split in chosen else chosen.pop() if len(chosen) == 1 else None,
         "members": members,
     }
-
-
-def selected_on(model: Trained, split: str, fingerprint: str) -> str | None:
-    """What chose the model's checkpoint, as seen from other images than its own data's."""
-    chosen, known = model.origin["selected_on"], model.about.training_data or {}
-    if chosen == split and known.get(split, fingerprint) != fingerprint:
-        return f"its own data's {chosen}"
-    if split == ALL:  # of undivided data: its own part may be among these if nobody knows how
-        return f"its own data's {chosen}" if model.about.splitting and chosen else None
-    return chosen
 
 
 def check_labels(names: Sequence[str] | None) -> None:
@@ -113,10 +120,14 @@ def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | Non
     # The model by the run's own configuration; of a stored state what inference needs.
     run = workdir.read(folder)
     check_labels(run["labels"])
-    data, model, evaluation, checkpoint = (
-        _section(folder / workdir.RUN_FILE, run, kind)
-        for kind in (DataConfig, ModelConfig, EvaluationConfig, CheckpointConfig)
-    )
+    kinds: Any = (DataConfig, ModelConfig, LossConfig, EvaluationConfig, CheckpointConfig)
+    try:
+        data, model, loss, evaluation, checkpoint = (
+            fill(kind, run["config"][kind.section], f"{kind.section}.") for kind in kinds
+        )
+    except (KeyError, UserError) as error:
+        file = folder / workdir.RUN_FILE
+        raise UserError(f"{file} is of another version: {error}") from error
     if evaluator is None:
         exact = model.dtype == "float32"  # else as its own log has it
         evaluator = make_evaluator(make_model(model), data.image_size, evaluation, fold=exact)
@@ -129,47 +140,31 @@ def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | Non
         variables = checkpoints.variables(step, evaluator.template(), averaged)
         metrics = checkpoints.metrics(step)
 
-    # What is known of it.
-    made = {"checkpoint_step": step, "selected_on": run["selected_on"]}
-    smoothing = _section(folder / workdir.RUN_FILE, run, LossConfig).label_smoothing
     about = model_file.About(
         architecture=describe(evaluator.model),
         image_size=data.image_size,
         labels=list(run["labels"]),
-        origin={"source": "fer_jax", **made},
+        origin={
+            "source": "fer_jax",
+            "checkpoint_step": step,
+            "selected_on": run["selected_on"],
+        },
         licence="unknown",
         training_data=run["fingerprint"],
         metrics=metrics,
         splitting={name: getattr(data, name) for name in model_file.SPLITTING},
-        label_smoothing=smoothing,
+        label_smoothing=loss.label_smoothing,
     )
-    origin = {"checkpoint": str(folder), **made, "label_smoothing": smoothing}
-    return Trained(evaluator, variables, about, origin, workdir.train_hashes(folder), data)
-
-
-def _section(file: pathlib.Path, run: Mapping[str, Any], kind: Any) -> Any:
-    """A section of the run's configuration; UserError where another version wrote it."""
-    try:
-        return fill(kind, run["config"][kind.section], f"{kind.section}.")
-    except (KeyError, UserError) as error:
-        raise UserError(f"{file} is of another version: {error}") from error
-
-
-def _evaluation() -> EvaluationConfig:
-    devices = jax.device_count()  # which share a batch evenly
-    return EvaluationConfig(batch_size=-(-64 // devices) * devices, bootstrap_samples=2000)
+    return Trained(evaluator, variables, about, folder, workdir.train_hashes(folder), data)
 
 
 def _from_file(path: pathlib.Path) -> Trained:
     file = model_file.load(path)
-    check_labels(file.about.labels)
-    evaluator = make_evaluator(file.model(), file.about.image_size, _evaluation(), fold=True)
+    about, devices = file.about, jax.device_count()
+    check_labels(about.labels)
+    even = EvaluationConfig(batch_size=-(-64 // devices) * devices, bootstrap_samples=2000)
+    evaluator = make_evaluator(file.model(), about.image_size, even, fold=True)
     variables = jax.device_put(file.variables)  # jnp.asarray compiles a program for each shape
-    made = {name: file.about.origin.get(name) for name in ("checkpoint_step", "selected_on")}
-    origin = {"checkpoint": str(path), **made, "label_smoothing": file.about.label_smoothing}
-    # A file of a converted model does not tell how its data were split: nothing is held out then.
-    unknown = {"label_order": "", "validation_fraction": 0.0, "split_seed": 0}
-    places = {"path": "", "targets": "", "exclude": "", "map": "", "on_corrupt": "stop"}
-    known = {"image_size": file.about.image_size, **(file.about.splitting or unknown)}
-    data = fill(DataConfig, {**NEUTRAL, **places, **known}, "data.")
-    return Trained(evaluator, variables, file.about, origin, file.train_hashes, data)
+    settings = {**READING, "image_size": about.image_size, **(about.splitting or UNDIVIDED)}
+    data = fill(DataConfig, settings, "data.")
+    return Trained(evaluator, variables, about, path, file.train_hashes, data)

@@ -69,7 +69,7 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
         raise UserError(f"--out={folder} holds other files: give an empty or a new folder")
     parts = [*map(pathlib.Path, faces.networks()), *keep_runtime(given)]
     trained = recognizer.load(model, detector="none").model
-    file, path = trained.file(), pathlib.Path(trained.origin["checkpoint"])
+    file, path = trained.file(), trained.path
     onnx.export_onnx(folder / "model.onnx", file, "int8")
 
     # What an ONNX file holds too, but ONNX Runtime does not tell in a browser.

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -181,6 +182,11 @@ def advance(trainer: train.Trainer, state: Any, until: int) -> Any:
     while (step := int(state.step)) < until:
         state, _ = trainer.train_step(state, next(batches), step < trainer.frozen_steps)
     return state
+
+
+def unpadded(table: str) -> str:
+    """A Markdown table, or a text with some, without what aligns its columns."""
+    return re.sub(" {2,}", " ", table)
 
 
 def blank(*arguments: Any, **named: Any) -> None:

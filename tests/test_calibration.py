@@ -12,7 +12,6 @@ from scipy.special import softmax
 
 from fer_jax.evaluation.calibration import (
     BINS,
-    TEMPERATURES,
     at_temperature,
     calibration_error,
     cross_fitted,
@@ -21,7 +20,7 @@ from fer_jax.evaluation.calibration import (
     reliability,
     scale,
 )
-from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.predictions import TEMPERATURES, Predictions
 from fer_jax.model_file import calibrated, unsmoothed
 
 

@@ -135,7 +135,7 @@ def test_answers_are_paired_by_key_whatever_their_order():
         (answers(np.ones(10, bool), [f"x{i}" for i in range(10)]), ["20 keys", "same split"]),
         (
             answers(np.ones(10, bool), labels=np.array([1, *(np.arange(1, 10) % 2)])),
-            ["other labels for 1 images", "'k00000'"],
+            ["1 keys", "have other labels", "'k00000'"],
         ),
         (answers(np.ones(10, bool), ["k"] * 10), ["a key twice"]),
         (answers(np.ones(0, bool)), ["no predictions"]),

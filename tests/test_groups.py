@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from support import call, read_data
+from support import call, read_data, unpadded
 
 from fer_jax.errors import UserError
 from fer_jax.evaluation import groups
@@ -24,7 +24,7 @@ def planted(right: list[bool], sure: float = 0.6) -> Predictions:
 def test_counts_add_up_and_the_gap_is_as_planted():
     values = ["a"] * 40 + ["b"] * 50 + ["rare"] * 5 + [""] * 5
     right = [True] * 30 + [False] * 10 + [True] * 10 + [False] * 40 + [True] * 10
-    found = groups.measure({"light": values}, planted(right), None, 1000)["light"]
+    found = groups.measure({"light": values}, planted(right), 1000)["light"]
     assert [(row["group"], row["n"]) for row in found["groups"]] == [
         ("a", 40),
         ("b", 50),
@@ -52,13 +52,13 @@ def test_by_chance_is_what_equal_groups_show():
     for _ in range(100):
         answers = planted(list(draw.random(240) < 0.7))
         values = list(draw.choice(["a", "b", "c"], 240))
-        gap = groups.measure({"x": values}, answers, None, 400)["x"]["gap"]
+        gap = groups.measure({"x": values}, answers, 400)["x"]["gap"]
         beyond += gap["accuracy"] > gap["by_chance"]
     assert 1 <= beyond <= 14
 
 
 def test_one_group_alone_has_no_gap():
-    found = groups.measure({"x": ["a"] * 40}, planted([True] * 40), None, 100)
+    found = groups.measure({"x": ["a"] * 40}, planted([True] * 40), 100)
     assert found["x"]["gap"] is None
     assert "gap" not in groups.markdown({"calibration": 1, "groups": found})
 
@@ -129,14 +129,14 @@ def test_images_are_named_by_key_row_or_file(data, tmp_path, by):
         (["name,age", "a,1"], ["columns name,age", "key, row, file"]),
         (["KEY", "{0}"], ["has 1 lines", "another to group by"]),
         (["key,age", "{0},1", "nobody,2"], ["1 of its 2 lines", "'nobody'", "such as '{0}'"]),
-        (["row,age", "minus,2"], ["1 of its 1 lines", "data, such as"]),
+        (["row,age", "minus,2"], ["1 of its 1 lines", "such as"]),
         (["row,age", "-1,2"], ["1 of its 1 lines"]),
         (["key,age", ",2"], ["1 of its 1 lines", "''"]),
-        (["key,age", "{train},1"], ["scored split", "'{train}'"]),
+        (["key,age", "{train},1"], ["that is scored", "'{train}'"]),
         (["key,age", "{0},1", "{0},2"], ["'{0}' is of 2 lines"]),
         (["key;age", "{0};1"], ["columns key;age"]),
-        (["key,age,sex", "{0},1,f", "{1},1"], ["line 3 has not 3 fields"]),
-        (["key,age", "{0},1,5"], ["line 2 has not 2 fields"]),
+        (["key,age,sex", "{0},1,f", "{1},1"], ["has 2 lines, 1 of them too"]),
+        (["key,age", "{0},1,5"], ["has 1 lines, 1 of them too"]),
     ],
 )
 def test_what_names_no_images_is_refused(data, tmp_path, lines, words):
@@ -174,6 +174,6 @@ def test_the_report_has_the_groups(data, finished_run, small_csv, tmp_path):
     assert sum(row["n"] for row in rows) == report["n"]
     expected = calibration_error(reliability(answers.probabilities[::2], answers.labels[::2]))
     assert rows[0]["expected_calibration_error"] == pytest.approx(expected)
-    text = (tmp_path / "r" / "report.md").read_text()
+    text = unpadded((tmp_path / "r" / "report.md").read_text())
     assert f"| a | {rows[0]['n']} | {rows[0]['accuracy']:.1%} |" in text
     assert "stress" not in report

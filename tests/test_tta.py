@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from support import call, small_evaluator
 
 from fer_jax import trained
 from fer_jax.evaluation import calibration, inference
-from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.predictions import VIEWS, Predictions
 from fer_jax.evaluation.report import describe_answers
 
 
@@ -21,11 +22,11 @@ def faces(n=3, size=32) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
 
 
-@pytest.mark.parametrize("kind", inference.VIEWS)
+@pytest.mark.parametrize("kind", VIEWS)
 def test_views_are_images_and_the_first_is_the_image_itself(kind):
     images = faces()
     shown = inference.views(jnp.asarray(images), kind)
-    assert len(shown) == inference.VIEWS[kind]
+    assert len(shown) == VIEWS[kind]
     assert all(view.shape == images.shape and view.dtype == jnp.uint8 for view in shown)
     np.testing.assert_array_equal(shown[0], images)
     assert len({np.asarray(view).tobytes() for view in shown}) == len(shown)
@@ -56,11 +57,6 @@ def test_a_crop_of_one_grey_stays_it():
         np.testing.assert_array_equal(view, images)
 
 
-def test_unknown_views_are_refused():
-    with pytest.raises(ValueError, match="flip_crops"):
-        inference.views(jnp.asarray(faces()), "ten")
-
-
 def test_the_average_is_of_probabilities():
     logits = np.random.default_rng(0).normal(size=(4, 5, 7)) * 3
     probabilities = softmax(logits, axis=-1)
@@ -78,10 +74,12 @@ def test_the_averages_loss_does_not_underflow():
     assert float(inference.average(members)[1][0]) == pytest.approx(200 + np.log(2), rel=1e-6)
 
 
-def made(seed, keys=("a", "b", "c")) -> Predictions:
+def made(seed) -> Predictions:
     probabilities = np.random.default_rng(seed).dirichlet(np.ones(7), 3).astype(np.float32)
     labels = np.array([0, 3, 6], np.int32)
-    return Predictions(keys, labels, probabilities, -np.log(probabilities[np.arange(3), labels]))
+    return Predictions(
+        tuple("abc"), labels, probabilities, -np.log(probabilities[np.arange(3), labels])
+    )
 
 
 def test_an_ensemble_is_the_mean_of_its_members():
@@ -94,8 +92,6 @@ def test_an_ensemble_is_the_mean_of_its_members():
         found.losses, -np.log(expected[np.arange(3), found.labels]), rtol=1e-4
     )
     assert inference.ensemble(members[:1]) is members[0]
-    with pytest.raises(ValueError, match="same images"):
-        inference.ensemble([made(0), made(1, ("a", "c", "b"))])
 
 
 @pytest.mark.parametrize(
@@ -228,7 +224,7 @@ def test_another_way_of_answering_does_not_replace_the_plain_report(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--checkpoint=a", "--checkpoint=a"], ["a is given twice"]),
+        (["--checkpoint=a", "--checkpoint=a"], ["given twice"]),
         (["--checkpoint=a", "--checkpoint=b"], ["--output=DIR"]),
         (["--checkpoint=a", "--tta=ten"], ["tta", "flip_crops"]),
     ],
@@ -244,7 +240,7 @@ def test_who_chose_an_ensemble(two_models):
 
     def chosen(*splits):
         models = [
-            trained.dataclasses.replace(run, origin={**run.origin, "selected_on": split})
+            replace(run, about=replace(run.about, origin={"selected_on": split}))
             for split in splits
         ]
         known = run.about.training_data.get("test", "of test")

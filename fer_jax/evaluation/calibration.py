@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 
-from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.predictions import TEMPERATURES, Predictions
 from fer_jax.model_file import unsmoothed
 
 BINS = 15
-TEMPERATURES = (0.01, 100.0)
 Bins = list[dict[str, Any]]  # a bin's plain numbers: from, to, count, accuracy, confidence
 
 
@@ -41,14 +40,11 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS)
 
 
 def calibration_error(table: Bins) -> float:
-    """The expected one, 0..1: sum_m (count_m / N) |accuracy_m - confidence_m| (Guo et al., eq. 3).
-
-    There with M = 15.
-    """
-    filled = [row for row in table if row["count"]]
-    counts = np.array([row["count"] for row in filled])
-    gaps = np.array([abs(row["accuracy"] - row["confidence"]) for row in filled])
-    return float(np.sum(counts * gaps) / np.sum(counts))
+    """Expected, 0..1: sum_m (count_m / N) |accuracy_m - confidence_m| (Guo et al., eq. 3)."""
+    names = ("count", "accuracy", "confidence")
+    rows = [[row[name] for name in names] for row in table if row["count"]]
+    counts, accuracies, confidences = np.array(rows).T
+    return float(np.sum(counts * np.abs(accuracies - confidences)) / np.sum(counts))
 
 
 def scale(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
@@ -70,10 +66,9 @@ def at_temperature(answers: Predictions, temperature: float, smoothing: float) -
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The T that minimises cross-entropy of probabilities [N, K] (Guo et al. 2017, section 4.2).
+    """The T within TEMPERATURES that minimises cross-entropy of [N, K] (Guo et al., section 4.2).
 
-    Logits are known up to a constant per image, which log p is; the loss is convex in 1 / T. T
-    stays within TEMPERATURES, whose edges mean that everything, or nothing, was right.
+    Log p are the logits up to a constant per image; the loss is convex in 1 / T.
     """
     from scipy.optimize import minimize_scalar  # a second of every start, for those who fit
 
@@ -96,7 +91,6 @@ class Scaled(NamedTuple):
     fold: np.ndarray  # int [N]: 0 or 1
     temperatures: tuple[float, float]  # fitted on fold 0 and on fold 1; each scales the other
     temperature: float  # fitted on all, for other images
-    smoothing: float  # of the labels in training, taken off before
 
 
 def cross_fitted(
@@ -117,8 +111,7 @@ def cross_fitted(
     shares = unsmoothed(probabilities.astype(np.float64), smoothing)
     first, second = (fit_temperature(shares[fold == half], labels[fold == half]) for half in (0, 1))
     others = np.where(fold == 0, second, first)[:, None]
-    everywhere = fit_temperature(shares, labels)
-    return Scaled(scale(shares, others), fold, (first, second), everywhere, smoothing)
+    return Scaled(scale(shares, others), fold, (first, second), fit_temperature(shares, labels))
 
 
 def mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

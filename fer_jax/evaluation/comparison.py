@@ -1,7 +1,7 @@
 """Models compared on the same images: a paired test, differences, and the spread over seeds."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,12 @@ from scipy.stats import binomtest
 from fer_jax.errors import UserError
 from fer_jax.evaluation.metrics import interval_95
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.tables import interval, share, table
 
-BLOCK = 1000  # bootstrap samples drawn at a time
 MODELS_HEAD = ("model", "answers", "runs", "accuracy", "sd (points)", "95 % interval")
-COUNTED = ("only it right", "only the other", "McNemar p")  # of single runs
-PAIRS_HEAD = ("difference", "points", "95 % interval", *COUNTED)
+PAIRS_HEAD = (
+    "difference", "points", "95 % interval", "only it right", "only the other", "McNemar p"
+)  # fmt: skip
 
 
 def correct_answers(files: Mapping[str, Predictions]) -> dict[str, np.ndarray]:
@@ -22,17 +23,19 @@ def correct_answers(files: Mapping[str, Predictions]) -> dict[str, np.ndarray]:
 
     UserError where two of them are not of the same images with the same labels.
     """
-    found, first, truth = {}, "", None
+    found, first, truth = {}, "", dict[str, int]()
     for name, answers in files.items():
-        if not len(answers):
-            raise UserError(f"{name} holds no predictions: compare files of 1 image or more")
+        labels = dict(zip(answers.keys, answers.labels.tolist(), strict=True))
+        if not labels or len(labels) < len(answers):
+            raise UserError(f"{name} holds no predictions or a key twice: evaluate the model again")
+        first, truth = first or name, truth or labels
+        if other := {key for key, _ in truth.items() ^ labels.items()}:
+            raise UserError(
+                f"{first} and {name} are not of the same images: {len(other)} keys are in only one "
+                f"of them or have other labels, first {min(other)!r}; evaluate both models on the "
+                "same split of the same data"
+            )
         order = np.argsort(np.array(answers.keys), kind="stable")
-        labels = {answers.keys[i]: int(answers.labels[i]) for i in order}
-        if len(labels) < len(answers):
-            raise UserError(f"{name} holds a key twice: its answers cannot be paired with others'")
-        if truth is None:
-            first, truth = name, labels
-        _check_same(first, truth, name, labels)
         found[name] = (answers.predicted == answers.labels)[order]
     return found
 
@@ -49,8 +52,7 @@ def compare(
     and, within each recipe of several runs, one of runs. McNemar's exact test (two-sided binomial
     test of the images that only one of two answers rightly) is for single runs: None for others.
     """
-    rng = np.random.default_rng(seed)
-    drawn = _drawn_means(models, samples, rng)
+    drawn = _drawn_means(models, samples, np.random.default_rng(seed))
     return {
         "n": next(iter(models.values())).shape[1],
         "bootstrap": {"samples": samples, "seed": seed},
@@ -71,11 +73,9 @@ def bootstrap_accuracies(correct: np.ndarray, samples: int, rng: np.random.Gener
     Images that the same runs answer rightly are alike to the bootstrap, so only their numbers are
     drawn, which are multinomial.
     """
-    patterns, counts = np.unique(correct.astype(np.uint8), axis=1, return_counts=True)
-    total = int(counts.sum())
-    blocks = (min(BLOCK, samples - start) for start in range(0, samples, BLOCK))
-    drawn = (rng.multinomial(total, counts / total, size=size) for size in blocks)
-    return np.concatenate([block @ patterns.T.astype(float) / total for block in drawn])
+    patterns, counts = np.unique(correct, axis=1, return_counts=True)
+    total = counts.sum()
+    return rng.multinomial(total, counts / total, samples) @ patterns.T.astype(float) / total
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -83,21 +83,6 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
-
-
-def _check_same(first: str, truth: Mapping[str, int], name: str, labels: Mapping[str, int]) -> None:
-    missing = truth.keys() ^ labels.keys()
-    if missing:
-        raise UserError(
-            f"{first} and {name} are not of the same images: {len(missing)} keys are in only one "
-            f"of them, first {min(missing)!r}; evaluate both models on the same split"
-        )
-    other = [key for key, label in truth.items() if labels[key] != label]
-    if other:
-        raise UserError(
-            f"{first} and {name} have other labels for {len(other)} images, first {other[0]!r}: "
-            "evaluate both models on the same data"
-        )
 
 
 def _drawn_means(
@@ -155,8 +140,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         notes.append(
             "p is of each pair alone: nothing is subtracted for there being several pairs."
         )
-    tables = [_table(MODELS_HEAD, map(_model_cells, result["models"]))]
-    tables += [_table(PAIRS_HEAD, map(_pair_cells, pairs))] if pairs else []
+    tables = [table(MODELS_HEAD, map(_model_cells, result["models"]))]
+    tables += [table(PAIRS_HEAD, map(_pair_cells, pairs))] if pairs else []
     return "\n\n".join([*tables, "\n".join(notes)]) + "\n"
 
 
@@ -166,9 +151,9 @@ def _model_cells(row: Mapping[str, Any]) -> list[str]:
         row["name"],
         row["answers"] or "–",
         str(row["runs"]),
-        f"{row['accuracy']:.2%}",
+        share(row["accuracy"]),
         "–" if deviation is None else f"{100 * deviation:.2f}",
-        "{:.2%} to {:.2%}".format(*row["accuracy_95_interval"]),
+        interval(row["accuracy_95_interval"]),
     ]
 
 
@@ -180,12 +165,3 @@ def _pair_cells(row: Mapping[str, Any]) -> list[str]:
         "{:+.2f} to {:+.2f}".format(*(100 * edge for edge in row["difference_95_interval"])),
         *("–" if row[name] is None else format(row[name], form) for name, form in tests.items()),
     ]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose columns are as wide as their widest cell."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]])

@@ -13,10 +13,12 @@ from fer_jax.data.records import Dataset, Records
 from fer_jax.errors import UserError, one_line
 from fer_jax.evaluation.metrics import figures
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.tables import table
 
 SEED = 0
 NAMES = ("key", "row", "file")  # the columns that say which image a line is of
 SMALLEST = 30  # images; smaller groups take no part in the gap
+HEAD = ("images", "accuracy", "95 % interval", "calibration error")
 MOST = 10  # numbers that are groups of their own; more are cut into quarters
 
 Columns = dict[str, list[str]]
@@ -38,46 +40,40 @@ def read_metadata(path: str, data: Dataset, records: Records) -> Columns:
         raise UserError(f"cannot read --groups={path}: {one_line(error)}") from None
     by = next((name for name in NAMES if name in fields), None)
     columns = [field for field in fields if field not in NAMES]
-    if by is None or not columns or not lines:
+    broken = [line for line in lines if None in line or None in line.values()]
+    if by is None or not columns or not lines or broken:
         raise UserError(
-            f"--groups={path} has {len(lines)} lines and the columns {','.join(fields) or '(none)'}"
-            f": it needs one of {', '.join(NAMES)}, and another to group by"
+            f"--groups={path} has {len(lines)} lines, {len(broken)} of them too long or short, and "
+            f"the columns {','.join(fields) or '(none)'}: it needs one of {', '.join(NAMES)}, and "
+            "another to group by"
         )
-    broken = next((i for i, x in enumerate(lines) if None in x or None in x.values()), None)
-    if broken is not None:
-        raise UserError(f"--groups={path}: line {broken + 2} has not {len(fields)} fields: mend it")
 
     given, ours = [_name(by, line[by]) for line in lines], _names(by, records)
     known = set(ours).union(*(_names(by, part) for part in data.roles.values()))
-    unknown = [name for name in given if name not in known]
-    used = [name for name in ours if name in set(given)]
-    if unknown or not used:
-        where = "data" if unknown else "scored split"
+    used, wrong = set(ours) & set(given), [name for name in given if name not in known]
+    if wrong or not used:
         raise UserError(
-            f"--groups={path}: {len(unknown or given):,} of its {len(given):,} lines, first {by} "
-            f"{(unknown or given)[0]!r}, name no image of the {where}, such as {ours[0]!r}"
+            f"--groups={path}: {len(wrong or given):,} of its {len(given):,} lines, first {by} "
+            f"{(wrong or given)[0]!r}, name no image that is scored, such as {ours[0]!r}"
         )
-    for name, count in Counter(given).most_common(1) + Counter(used).most_common(1):
-        if count > 1:
-            raise UserError(f"--groups={path}: {by} {name!r} is of {count} lines or images, not 1")
+    name, count = (Counter(given) | Counter(x for x in ours if x in used)).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"--groups={path}: {by} {name!r} is of {count} lines or images, not 1")
     place = dict(zip(given, lines, strict=True))
-    return {name: [place.get(one, {}).get(name, "") for one in ours] for name in columns}
+    return {column: [place.get(name, {}).get(column, "") for name in ours] for column in columns}
 
 
 def _names(by: str, records: Records) -> list[str]:
-    if by == "row":  # -1 where it is not known, which is no line's
-        return [str(row) for row in records.rows]
-    return [_name(by, key) for key in records.keys]
+    """Of images; row -1, where it is not known, is no line's."""
+    return [_name(by, str(one)) for one in (records.rows if by == "row" else records.keys)]
 
 
 def _name(by: str, given: str) -> str:
     """As lines and images are compared."""
-    if by == "row":
-        return str(int(given)) if given.isdecimal() else f"no row: {given}"
     return PurePosixPath(given.replace("\\", "/")).stem if by == "file" else given
 
 
-def measure(columns: Columns, answers: Predictions, _: Any, samples: int) -> dict[str, Any]:
+def measure(columns: Columns, answers: Predictions, samples: int) -> dict[str, Any]:
     """The `groups` of report.json: for each column its groups' figures, and the largest gap."""
     found = {}
     for column, values in columns.items():
@@ -133,22 +129,24 @@ def markdown(report: Mapping[str, Any]) -> str:
     """The section of report.md, or nothing: a table for each column, the largest gap below."""
     if "groups" not in report:
         return ""
-    text = f"## Groups\n\nCalibration is at the temperature {report['calibration']:.4g}."
+    text = f"## Groups\n\nCalibration is at the temperature {report['calibration']:.4g}.\n\n"
     for name, found in report["groups"].items():
-        text += f"\n\n| {name} | images | accuracy | 95 % interval | calibration error |\n"
-        text += "| --- | ---: | ---: | ---: | ---: |\n"
-        for row in found["groups"]:
-            low, high = row["accuracy_95_interval"]
-            text += f"| {row['group']} | {row['n']:,} | {row['accuracy']:.1%} | {low:.1%} to "
-            text += f"{high:.1%} | {row['expected_calibration_error']:.1%} |\n"
-        text += "\n"
+        rows = [
+            (row["group"], f"{row['n']:,}", f"{row['accuracy']:.1%}",
+             "{:.1%} to {:.1%}".format(*row["accuracy_95_interval"]),
+             f"{row['expected_calibration_error']:.1%}")
+            for row in found["groups"]
+        ]  # fmt: skip
+        notes = []
         if gap := found["gap"]:
-            text += f"Largest gap: {100 * gap['accuracy']:.1f} points, {gap['best']} against "
-            text += f"{gap['worst']}; between equally hard groups of these sizes 95 % of gaps are "
-            text += f"below {100 * gap['by_chance']:.1f}."
-        small = [row["group"] for row in found["groups"] if row["n"] < SMALLEST]
-        if small:
-            text += f" Left out of it, with fewer than {SMALLEST} images: {', '.join(small)}."
+            notes += [
+                f"Largest gap: {100 * gap['accuracy']:.1f} points, {gap['best']} against "
+                f"{gap['worst']}; between equally hard groups of these sizes 95 % of gaps are "
+                f"below {100 * gap['by_chance']:.1f}."
+            ]
+        if small := [row["group"] for row in found["groups"] if row["n"] < SMALLEST]:
+            notes += [f"Left out of it, with fewer than {SMALLEST} images: {', '.join(small)}."]
         if found["without_value"]:
-            text += f" Without a value: {found['without_value']:,} images."
-    return f"{text}\n\n"
+            notes += [f"Without a value: {found['without_value']:,} images."]
+        text += f"{table((name, *HEAD), rows)}\n\n{' '.join(notes)}\n\n"
+    return text

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fer_jax.data.pipeline import eval_batches
 from fer_jax.data.records import Records
-from fer_jax.evaluation.predictions import VIEWS, Predictions
+from fer_jax.evaluation.predictions import Predictions
 from fer_jax.models import folded
 from fer_jax.models.classifier import Classifier, variable_shapes
 from fer_jax.sections import Section, key
@@ -23,7 +23,7 @@ from fer_jax.training.state import Variables
 from fer_jax.training.step import eval_step
 
 EvalStep = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
-LAG = 2  # batches in flight before results are fetched
+IN_FLIGHT = 3  # batches on the devices at a time, answered or not
 CROP = 0.875  # side of a crop, of the image's: 42 of FER2013's 48 pixels
 
 
@@ -60,16 +60,24 @@ class Evaluator:
             batch_size=self.config.batch_size,
             shard=meshes.shard(),
         )
-        sharding = meshes.sharded(self.mesh)
-        on_devices = (meshes.to_devices(batch, sharding) for batch in batches)
         step = self.eval_step if tta == "none" else self._over_views(tta)
-        return predict(step, self.prepared(variables), on_devices, records, progress)
+        sharding, arrays = meshes.sharded(self.mesh), self.prepared(variables)
+        outputs: list[Any] = []
+        for batch in tqdm(batches, "evaluating", unit="batch", leave=False, disable=not progress):
+            outputs.append(step(arrays, meshes.to_devices(batch, sharding)))
+            jax.block_until_ready(outputs[-IN_FLIGHT:][0])
+
+        # The last batch is padded.
+        probabilities, losses = (
+            np.concatenate(part)[: len(records)]
+            for part in zip(*jax.device_get(outputs), strict=True)
+        )
+        return Predictions(records.keys, records.labels, probabilities, losses)
 
     def _over_views(self, tta: str) -> EvalStep:
         """The same compiled inference for each view, then the mean: nothing is compiled anew."""
-        replicated, sharded = meshes.replicated(self.mesh), meshes.sharded(self.mesh)
-        shown = jax.jit(functools.partial(views, kind=tta), out_shardings=sharded)
-        mean = jax.jit(average, out_shardings=replicated)
+        shown = jax.jit(functools.partial(views, kind=tta), out_shardings=meshes.sharded(self.mesh))
+        mean = jax.jit(average, out_shardings=meshes.replicated(self.mesh))
 
         def step(variables: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
             images = shown(batch["image"])
@@ -98,10 +106,10 @@ def make_evaluator(
     mesh = meshes.data_mesh()
     replicated, sharded = meshes.replicated(mesh), meshes.sharded(mesh)
     infer: Any = functools.partial(model.apply, train=False)
+    if fold:
+        infer = functools.partial(folded.logits, model)
     step = jax.jit(
-        functools.partial(
-            eval_step, infer=functools.partial(folded.logits, model) if fold else infer
-        ),
+        functools.partial(eval_step, infer=infer),
         in_shardings=(replicated, sharded),
         out_shardings=replicated,
     )
@@ -110,22 +118,6 @@ def make_evaluator(
         return meshes.on_every_device(folded.fold(model, variables), mesh) if fold else variables
 
     return Evaluator(model, image_size, config, mesh, step, prepared)
-
-
-def predict(
-    eval_step: EvalStep, variables: Any, batches: Iterator[Any], records: Records, progress: bool
-) -> Predictions:
-    """Answers for all N records, from global batches in their order, the last one padded."""
-    outputs: list[Any] = []
-    pass_over = tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=not progress)
-    for number, batch in enumerate(pass_over):
-        outputs.append(eval_step(variables, batch))
-        if number >= LAG:
-            outputs[number - LAG] = jax.device_get(outputs[number - LAG])
-    probabilities, losses = (
-        np.concatenate(part)[: len(records)] for part in zip(*jax.device_get(outputs), strict=True)
-    )
-    return Predictions(records.keys, records.labels, probabilities, losses)
 
 
 def average(answers: Sequence[tuple[Any, Any]]) -> tuple[jax.Array, jax.Array]:
@@ -141,8 +133,6 @@ def average(answers: Sequence[tuple[Any, Any]]) -> tuple[jax.Array, jax.Array]:
 def ensemble(members: Sequence[Predictions]) -> Predictions:
     """The mean of the members' probabilities for the same records; of one member, its own."""
     first = members[0]
-    if any(member.keys != first.keys for member in members):
-        raise ValueError("members of an ensemble must answer the same images in the same order")
     if len(members) == 1:
         return first
     probabilities, losses = average([(one.probabilities, one.losses) for one in members])
@@ -155,13 +145,10 @@ def views(images: jax.Array, kind: str) -> list[jax.Array]:
     `flip` adds the mirror image; `flip_crops` has the whole image, its four corners and its centre,
     enlarged to S again (bilinear), each as it is and mirrored.
     """
-    if kind not in VIEWS:
-        raise ValueError(f"{kind!r} is not one of {', '.join(VIEWS)}")
     shown = [images]
     if kind == "flip_crops":
-        whole = images.shape[1]
-        side = round(CROP * whole)
-        rest = whole - side
+        side = round(CROP * images.shape[1])
+        rest = images.shape[1] - side
         corners = [(0, 0), (0, rest), (rest, 0), (rest, rest), (rest // 2, rest // 2)]
         shown += [_crop(images, top, left, side) for top, left in corners]
     if kind != "none":

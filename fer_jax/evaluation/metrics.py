@@ -29,27 +29,20 @@ def summary(
     others are named in `absent_classes` and have None for what is undefined. `confusion_matrix` has
     rows of true and columns of predicted classes. UserError if there is nothing to measure.
     """
-    from sklearn import metrics  # a second to import
-
-    _check(predictions, label_names)
-    predicted, classes = predictions.predicted, range(len(label_names))
-    table = metrics.precision_recall_fscore_support(
-        predictions.labels, predicted, labels=classes, average=None, zero_division=0.0
-    )
-    per_class = {name: _class(*row) for name, *row in zip(label_names, *table, strict=True)}
+    _check(predictions)
+    matrix = np.zeros((len(label_names), len(label_names)), int)
+    np.add.at(matrix, (predictions.labels, predictions.predicted), 1)
+    per_class = _per_class(matrix, label_names)
     present = [row for row in per_class.values() if row["support"]]
-    warning = collapse_warning(predicted, label_names)
     return {
         **figures(predictions, bootstrap_samples, seed),
         "loss": math.fsum(predictions.losses.tolist()) / len(predictions),
         "macro_f1": math.fsum(row["f1"] for row in present) / len(present),
         "balanced_accuracy": math.fsum(row["recall"] for row in present) / len(present),
         "per_class": per_class,
-        "confusion_matrix": metrics.confusion_matrix(
-            predictions.labels, predicted, labels=classes
-        ).tolist(),
+        "confusion_matrix": matrix.tolist(),
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],
-        "warnings": [warning] if warning else [],
+        "warnings": collapse_warnings(predictions.predicted, label_names),
         "bootstrap": {"samples": bootstrap_samples, "seed": seed},
     }
 
@@ -69,9 +62,18 @@ def figures(
     }
 
 
-def _class(precision: float, recall: float, f1: float, support: int) -> dict[str, Any]:
-    figures = {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
-    return {**(figures if support else dict.fromkeys(figures)), "support": int(support)}
+def _per_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Of counts [K, K]; precision, recall and F1 are None for a class without an image."""
+    found: dict[str, dict[str, Any]] = {}
+    counts = (part.tolist() for part in (matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)))
+    for name, right, support, answers in zip(names, *counts, strict=True):
+        shares = {
+            "precision": right / max(answers, 1),
+            "recall": right / max(support, 1),
+            "f1": 2 * right / max(answers + support, 1),
+        }
+        found[name] = (shares if support else dict.fromkeys(shares)) | {"support": support}
+    return found
 
 
 def bootstrap_interval(correct: int, n: int, samples: int, seed: int) -> list[float]:
@@ -88,29 +90,23 @@ def interval_95(draws: np.ndarray) -> list[float]:
     return [float(edge) for edge in np.quantile(draws, (0.025, 0.975))]
 
 
-def collapse_warning(predicted: np.ndarray, label_names: Sequence[str] = LABELS) -> str | None:
+def collapse_warnings(predicted: np.ndarray, label_names: Sequence[str] = LABELS) -> list[str]:
     """A sentence if one class takes over 90 % of predicted int [N], the mark of a collapse."""
-    counts = np.bincount(predicted, minlength=len(label_names))
-    share = float(counts.max() / max(counts.sum(), 1))
+    counts = np.bincount(predicted)
+    name, share = label_names[int(counts.argmax())], counts.max() / len(predicted)
     if share <= COLLAPSE_SHARE:
-        return None
-    name = label_names[int(counts.argmax())]
-    return f"{share:.1%} of all predictions are {name!r}: the model has collapsed to one answer"
+        return []
+    return [f"{share:.1%} of all predictions are {name!r}: the model has collapsed to one answer"]
 
 
-def _check(predictions: Predictions, label_names: Sequence[str]) -> None:
+def _check(predictions: Predictions) -> None:
     if not len(predictions):
         raise UserError("0 predictions: at least 1 image is needed; choose a split that has images")
-    if predictions.probabilities.shape[1] != len(label_names):
-        raise ValueError(
-            f"{predictions.probabilities.shape[1]} probabilities an image do not fit "
-            f"{len(label_names)} label names"
-        )
     finite = np.isfinite(predictions.probabilities).all(axis=1) & np.isfinite(predictions.losses)
     if not finite.all():
         raise UserError(
-            f"{int((~finite).sum())} of {len(predictions)} predictions are not finite, first "
-            f"{predictions.keys[int(np.argmin(finite))]!r}: the model has diverged; use an earlier "
+            f"{np.sum(~finite)} of {len(predictions)} predictions are not finite, first "
+            f"{predictions.keys[np.argmin(finite)]!r}: the model has diverged; use an earlier "
             "checkpoint"
         )
 
@@ -125,20 +121,15 @@ class Copied(NamedTuple):
 def without_copies(
     predictions: Predictions, copied: Copied, samples: int, seed: int
 ) -> dict[str, Any]:
-    """The `clean` of report.json; accuracies are None where there is no image to measure them on.
-
-    ValueError where `copied` is not of these predictions.
-    """
+    """The `clean` of report.json; accuracies are None where no image is left to measure them on."""
     right = predictions.predicted == predictions.labels
-    if copied.mask.shape != right.shape:
-        raise ValueError(f"{len(right)} predictions, but copies are known of {copied.mask.shape}")
-    n, copies = int(np.sum(~copied.mask)), int(np.sum(copied.mask))
-    correct = int(np.sum(right & ~copied.mask))
+    clean, copies = right[~copied.mask], right[copied.mask]
+    n, correct = len(clean), int(np.sum(clean))
     return {
         "n": n,
         "accuracy": correct / n if n else None,
         "accuracy_interval": bootstrap_interval(correct, n, samples, seed) if n else None,
-        "copies": copies,
-        "copies_accuracy": int(np.sum(right & copied.mask)) / copies if copies else None,
+        "copies": len(copies),
+        "copies_accuracy": int(np.sum(copies)) / len(copies) if len(copies) else None,
         "against": copied.against,
     }

@@ -1,6 +1,5 @@
 """Pictures of data, training and predictions, as PNG; no global plotting state, safe in threads."""
 
-import functools
 import math
 import os
 import pathlib
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.ndimage import uniform_filter1d
 
 from fer_jax.evaluation.calibration import Bins, calibration_error
 from fer_jax.labels import LABELS
@@ -18,12 +18,14 @@ from fer_jax.outputs import in_one_step
 
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
 BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e07b39", "#4a9a6f", "#c0392b"
+PERCENT = PercentFormatter(xmax=1)
 BELOW: Any = {"loc": "outside lower center", "frameon": False}  # a legend that covers nothing
 MINIMISED = "train batches: what is minimised, with its weights, smoothing, mixing"
 CURVES = {
     "loss": (MINIMISED, "validation: plain cross-entropy"),
     "accuracy": ("train batches, augmented", "validation"),
 }
+CELL, MARGIN = 1.45, 0.05  # inches of a contact sheet
 Path = str | os.PathLike[str]
 
 
@@ -43,11 +45,7 @@ def confusion_matrix(matrix: Sequence[Any], label_names: Sequence[str], path: Pa
     axes.set_xticks(range(len(label_names)), label_names, rotation=35, ha="right")
     axes.set_yticks(range(len(label_names)), names)
     axes.set(xlabel="predicted", ylabel="true (images)")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.75, pad=0.03, format=_percent)
-    bar.set_label("share of the true class")
-    bar.outline.set_visible(False)
+    figure.colorbar(picture, shrink=0.75, format=PERCENT, label="share of the true class")
     accuracy = np.trace(counts) / max(counts.sum(), 1)
     axes.set_title(f"Confusion matrix: {accuracy:.2%} of {counts.sum():,} images right")
     _save(figure, path)
@@ -85,10 +83,9 @@ def _reliability(upper: Axes, lower: Axes, table: Bins, title: str) -> None:
     upper.set_title(f"{title}: expected calibration error {calibration_error(table):.2%}")
     lower.bar(middle, count / count.sum(), width, color=MUTED)
     lower.set(xlabel="confidence (largest probability)", ylabel="share of images")
-    for axes in (upper, lower):
-        _tidy(axes)
-        axes.yaxis.set_major_formatter(_percent)
-        axes.xaxis.set_major_formatter(_percent)
+    lower.xaxis.set_major_formatter(PERCENT)
+    _tidy(upper, percent=True)
+    _tidy(lower, percent=True)
 
 
 def contact_sheet(
@@ -100,42 +97,62 @@ def contact_sheet(
     heading: str = "",
 ) -> None:
     """Draws uint8 images [N, H, W, C] (C 1 or 3) in a grid, each under its title."""
-    if len(images) != len(titles):
-        raise ValueError(f"{len(images)} images do not fit {len(titles)} titles")
     columns = columns or max(1, math.ceil(math.sqrt(1.4 * len(images))))
     rows = max(1, math.ceil(len(images) / columns))
-    lines = max((title.count("\n") + 1 for title in titles), default=1)
-    cell, title, top = 1.45, 0.02 + 0.15 * lines, 0.3 if heading else 0.05
-    # Placed by hand, in inches: the automatic layout takes seconds for a few dozen images.
-    width = max(cell * columns, 0.09 * len(heading))
-    height = top + rows * (cell + title)
+    above = 0.07 + 0.15 * max((title.count("\n") + 1 for title in titles), default=1)
+    top = 0.3 if heading else MARGIN
+
+    # Inches, not the automatic layout, which takes seconds for a few dozen images.
+    width, height = max(CELL * columns, 0.09 * len(heading)), top + rows * (CELL + above)
     figure = Figure(figsize=(width, height))
-    for position, (image, text) in enumerate(zip(images, titles, strict=True)):
-        row, column = divmod(position, columns)
-        left = (width - cell * columns) / 2 + column * cell + 0.05
-        bottom = height - top - (row + 1) * (cell + title) + 0.05
-        side = cell - 0.1
-        axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    side = (width - CELL * columns) / 2 + MARGIN
+    figure.subplots_adjust(
+        left=side / width,
+        right=1 - side / width,
+        bottom=MARGIN / height,
+        top=1 - (top + above) / height,
+        wspace=2 * MARGIN / (CELL - 2 * MARGIN),
+        hspace=(above + 2 * MARGIN) / (CELL - 2 * MARGIN),
+    )
+    for axes in grid:
         axes.set_axis_off()
+    for axes, (image, title) in zip(grid, zip(images, titles, strict=True), strict=False):
         axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
-        axes.set_title(text, fontsize=8, color=INK, pad=3)
-    if heading:
-        figure.text(0.5, 1 - 0.05 / height, heading, fontsize=11, color=INK, ha="center", va="top")
+        axes.set_title(title, fontsize=8, color=INK, pad=3)
+    figure.suptitle(heading, y=1 - MARGIN / height, va="top", fontsize=11, color=INK)
     _save(figure, path)
 
 
 def learning_curves(records: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Draws loss and accuracy over epochs from the records of metrics.jsonl; None leaves a gap."""
+    """Draws loss and accuracy over epochs from the records of metrics.jsonl."""
     rows = list(records)
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        _curve(axes, rows, name)
-        axes.set(xlabel="epoch", xlim=(0, None))
+    for axes, name in zip(figure.subplots(1, 2), CURVES, strict=True):
+        train, validation = CURVES[name]
+        epochs, values = _series(rows, "train", name)
+        axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=1)
+        if len(values):  # a moving mean over about a fortieth of the curve
+            smooth = uniform_filter1d(values, 2 * (len(values) // 80) + 1, mode="nearest")
+            axes.plot(epochs, smooth, color=BLUE, linewidth=1.8, label=train)
+        epochs, values = _series(rows, "validation", name)
+        axes.plot(epochs, values, color=ORANGE, marker="o", markersize=5, label=validation)
+        if len(values):
+            best = int(np.argmin(values) if name == "loss" else np.argmax(values))
+            text = f"{values[best]:.4f}" if name == "loss" else f"{values[best]:.2%}"
+            label = f"best {text} (epoch {epochs[best]:.3g})"
+            axes.plot(epochs[best], values[best], "o", label=label, ms=11, mfc="none", mec=RED)
+        axes.set(title=name.capitalize(), xlabel="epoch", xlim=(0, None))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(name.capitalize())
-        _tidy(axes)
-    figure.axes[1].yaxis.set_major_formatter(_percent)
+        _tidy(axes, percent=name == "accuracy")
     _save(figure, path)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], kind: str, name: str) -> np.ndarray:
+    """Epochs and values, float [2, N], of the records that have them."""
+    chosen = [row for row in rows if row["kind"] == kind and row.get(name) is not None]
+    return np.array([[row["epoch"] for row in chosen], [row[name] for row in chosen]], float)
 
 
 def class_distribution(counts: Mapping[str, Sequence[int] | np.ndarray], path: Path) -> None:
@@ -144,14 +161,13 @@ def class_distribution(counts: Mapping[str, Sequence[int] | np.ndarray], path: P
     width = 0.84 / max(len(counts), 1)
     for position, (role, values) in enumerate(counts.items()):
         numbers = np.asarray(values)
-        total = int(numbers.sum())
-        shift = (position - (len(counts) - 1) / 2) * width
+        places = np.arange(len(LABELS)) + (position - (len(counts) - 1) / 2) * width
         bars = axes.bar(
-            np.arange(len(LABELS)) + shift,
-            numbers / max(total, 1),
+            places,
+            numbers / max(numbers.sum(), 1),
             width=width * 0.94,
             color=(BLUE, ORANGE, GREEN, RED)[position % 4],
-            label=f"{role} ({total:,} images)",
+            label=f"{role} ({numbers.sum():,} images)",
         )
         axes.bar_label(bars, [f"{n:,}" for n in numbers], fontsize=7, padding=2, color=INK)
     axes.set_xticks(range(len(LABELS)), LABELS)
@@ -159,38 +175,9 @@ def class_distribution(counts: Mapping[str, Sequence[int] | np.ndarray], path: P
     axes.set_title("Share of each class in its split, and number of images")
     axes.margins(y=0.1)
     axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(_percent)
     figure.legend(**BELOW, ncols=max(len(counts), 1))
-    _tidy(axes)
-    axes.tick_params(axis="x", length=0)
+    _tidy(axes, percent=True)
     _save(figure, path)
-
-
-def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """One figure of merit of both kinds of records; the best validation value is marked."""
-    train, validation = CURVES[name]
-    epochs, values = _series(rows, "train", name)
-    if len(values):
-        axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=1)
-        axes.plot(epochs, _smooth(values), color=BLUE, linewidth=1.8, label=train)
-    epochs, values = _series(rows, "validation", name)
-    if len(values):
-        axes.plot(epochs, values, color=ORANGE, marker="o", markersize=5, label=validation)
-    if np.isfinite(values).any():
-        best = int(np.nanargmin(values) if name == "loss" else np.nanargmax(values))
-        text = f"{values[best]:.4f}" if name == "loss" else f"{values[best]:.2%}"
-        label = f"best {text} (epoch {epochs[best]:.3g})"
-        axes.plot(epochs[best], values[best], "o", label=label, ms=11, mfc="none", mec=RED, mew=1.6)
-    if axes.lines:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
-    else:
-        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center")
-
-
-def _series(rows: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[np.ndarray, ...]:
-    chosen = [row for row in rows if row["kind"] == kind and name in row]
-    values = [math.nan if row[name] is None else row[name] for row in chosen]
-    return np.array([row["epoch"] for row in chosen], float), np.array(values, float)
 
 
 def stress_curves(
@@ -212,19 +199,12 @@ def stress_curves(
             axes.plot([row[name] for row in shown], "o-", color=color, markersize=4, label=name)
         axes.set(title=kind, xlabel=units[kind], ylim=(0, 1))
         axes.set_xticks(range(len(shown)), ["none", *(f"{row['strength']:g}" for row in rows)])
-        axes.yaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.grid(axis="y", color=GRID, linewidth=0.7)
+    figure.legend(*axes.get_legend_handles_labels(), **BELOW, ncols=2)
     for empty in grid:
         empty.set_axis_off()
-    figure.legend(*axes.get_legend_handles_labels(), **BELOW, ncols=2)
     _save(figure, path)
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred moving mean over about a fortieth of the curve; NaN do not spread."""
-    reach = len(values) // 80
-    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return np.array([np.nanmean(w) if np.isfinite(w).any() else math.nan for w in windows])
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -232,21 +212,14 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _tidy(axes: Axes) -> None:
+def _tidy(axes: Axes, percent: bool) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-
-
-def _percent(value: float, _position: float) -> str:
-    return f"{100 * value:.4g}%"
+    if percent:
+        axes.yaxis.set_major_formatter(PERCENT)
 
 
 def _save(figure: Figure, path: Path) -> None:
-    told: dict[str, Any] = {
-        "format": "png",
-        "dpi": 130,
-        "facecolor": "white",
-        "metadata": {"Software": None},
-    }
-    in_one_step(pathlib.Path(path), functools.partial(figure.savefig, **told))
+    told: Any = {"format": "png", "dpi": 130, "metadata": {"Software": None}}
+    in_one_step(pathlib.Path(path), lambda new: figure.savefig(new, **told))

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from fer_jax.errors import UserError, one_line
 
 PREDICTIONS_FILE, REPORT_FILE = "predictions.npz", "report.json"
 VIEWS = {"none": 1, "flip": 2, "flip_crops": 12}  # kinds of test-time augmentation, and how many
+TEMPERATURES = (0.01, 100.0)  # that may be fitted or given
 ARRAYS = ("key", "label", "probabilities", "loss")
 
 
@@ -27,13 +28,10 @@ class Predictions:
     losses: np.ndarray
 
     def __post_init__(self) -> None:
-        n = len(self.keys)
-        shapes = (self.labels.shape, self.probabilities.shape[:1], self.losses.shape)
-        if self.probabilities.ndim != 2 or any(shape != (n,) for shape in shapes):
-            raise ValueError(
-                f"{n} keys, labels {self.labels.shape}, probabilities "
-                f"{self.probabilities.shape} and losses {self.losses.shape} do not belong together"
-            )
+        shapes = [array.shape for array in (self.labels, self.losses, self.probabilities)]
+        n, classes = len(self.keys), shapes[2][1:]
+        if len(classes) != 1 or shapes != [(n,), (n,), (n, *classes)]:
+            raise ValueError(f"{n} keys, arrays of shapes {shapes} do not belong together")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -50,14 +48,10 @@ class Predictions:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the arrays key, label, probabilities and loss as a compressed .npz."""
+        arrays = (np.array(self.keys, np.str_), self.labels, self.probabilities, self.losses)
+        named: Any = dict(zip(ARRAYS, arrays, strict=True))
         with open(path, "wb") as file:
-            np.savez_compressed(
-                file,
-                key=np.array(self.keys, dtype=np.str_),
-                label=self.labels,
-                probabilities=self.probabilities,
-                loss=self.losses,
-            )
+            np.savez_compressed(file, **named)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

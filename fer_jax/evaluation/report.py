@@ -14,7 +14,6 @@ from fer_jax.data.records import Records, copy_groups
 from fer_jax.errors import writing
 from fer_jax.evaluation import groups, stress
 from fer_jax.evaluation.calibration import (
-    Scaled,
     at_temperature,
     calibration_error,
     cross_fitted,
@@ -24,18 +23,16 @@ from fer_jax.evaluation.calibration import (
 from fer_jax.evaluation.inference import Evaluator, ensemble
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, Copied, summary, without_copies
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, VIEWS, Predictions
+from fer_jax.evaluation.tables import interval, share, table
 from fer_jax.labels import LABELS
 from fer_jax.outputs import unfinished
 from fer_jax.training.mesh import is_first
 from fer_jax.training.state import Variables
 
-MISTAKES_SHOWN, CONFUSIONS_SHOWN = 24, 5
+SEED, MISTAKES_SHOWN, CONFUSIONS_SHOWN = 0, 24, 5
 ALIKE = 0.9  # correlation of low frequencies from which on two mistakes may be one photograph
 MANY_COPIES = 0.5  # share of the images from which on a warning comes first
-
-Answer = Callable[[Records], Predictions]
-Measure = Callable[[Predictions, Answer, int], dict[str, Any]]
-"""The split's answers, how others are got, bootstrap samples -> a further part of the report."""
+CLASSES_HEAD = ("class", "precision", "recall", "F1", "images", "predicted")
 
 
 def evaluate(
@@ -44,32 +41,36 @@ def evaluate(
     split: str,
     output: Path,
     origin: Mapping[str, Any],
+    *,
     tta: str = "none",
     temperature: float = 1.0,
     copied: Sequence[Copied] = (),
     calibration: float = 1.0,
-    further: Mapping[str, Measure] | None = None,
+    stressed: bool = False,
+    columns: groups.Columns | None = None,
 ) -> dict[str, Any]:
     """Answer every image of `records` and write the report; what report.json holds.
 
-    The answers are means over `members` and over the views of `tta`, scaled by `temperature`.
-    `origin` says what made the figures: checkpoint, checkpoint_step, selected_on, members, command,
-    data_path; `copied` which images were in training: exact copies, then near ones with them;
-    `further` measures, at the temperature `calibration`, what report.json has by that name. {} in
-    processes but the first.
+    Answers are means over `members` and the views of `tta`, scaled by `temperature`. `origin` says
+    what made them: checkpoint, checkpoint_step, selected_on, members, command, data_path; `copied`
+    which images were in training: exact copies, then near ones too. Worse pictures (`stressed`) and
+    groups (by `columns`) are at the temperature `calibration`. {} in processes but the first.
     """
     progress, samples = sys.stderr.isatty(), members[0][0].config.bootstrap_samples
     smoothing = smoothing_of(origin["members"])
 
     def answer(images: Records) -> Predictions:
-        return ensemble([one.predict(var, images, progress, tta) for one, var in members])
+        return ensemble([one.predict(held, images, progress, tta) for one, held in members])
 
-    def calibrated(given: Predictions) -> Predictions:
-        return at_temperature(given, calibration, smoothing)
+    def calibrated(images: Records) -> Predictions:
+        return at_temperature(answer(images), calibration, smoothing)
 
-    answers = answer(records)
-    own, others = calibrated(answers), lambda images: calibrated(answer(images))
-    found = {name: measure(own, others, samples) for name, measure in (further or {}).items()}
+    answers, found = answer(records), {}
+    own = at_temperature(answers, calibration, smoothing)
+    if stressed:
+        found["stress"] = stress.measure(records, own, calibrated, samples)
+    if columns:
+        found["groups"] = groups.measure(columns, own, samples)
     if not is_first():
         return {}
     context = {
@@ -82,20 +83,16 @@ def evaluate(
         "calibration": calibration,
         **found,
     }
-    return write_report(
-        *(output, at_temperature(answers, temperature, smoothing), records.image, context),
-        bootstrap_samples=samples,
-        copies=copy_groups(records.digests),
-        copied=copied,
-    )
+    scaled, same = at_temperature(answers, temperature, smoothing), copy_groups(records.digests)
+    return write_report(output, scaled, records.image, context, same, copied, samples)
 
 
 def headline(report: Mapping[str, Any]) -> str:
     """The report's warnings and first figure, with its interval and what is to be known of it."""
-    low, high = report["accuracy_95_interval"]
     figures = f"{report['accuracy']:.2%} accuracy on {report['split']}{_in_brackets(report)}"
+    edges = interval(report["accuracy_95_interval"])
     lines = [f"WARNING: {text}" for text in report["warnings"]]
-    lines += [f"{figures} ({report['n']:,} images, 95 %: {low:.2%} to {high:.2%})", report["note"]]
+    lines += [f"{figures} ({report['n']:,} images, 95 %: {edges})", report["note"]]
     lines += [
         f"{clean['accuracy']:.2%} on {clean['n']:,} images, without {clean['copies']:,} "
         f"{clean['against']}"
@@ -110,29 +107,20 @@ def write_report(
     predictions: Predictions,
     images_of: Callable[[int], np.ndarray],
     context: Mapping[str, Any],
-    *,
-    bootstrap_samples: int = BOOTSTRAP_SAMPLES,
-    seed: int = 0,
     copies: np.ndarray | None = None,
     copied: Sequence[Copied] = (),
+    samples: int = BOOTSTRAP_SAMPLES,
 ) -> dict[str, Any]:
     """Writes all files of the report into `folder` and returns what report.json holds.
 
-    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; `context` is what `evaluate` makes
-    of its arguments: `members` has for each model {checkpoint, checkpoint_step, selected_on,
-    label_smoothing}, and `temperature` already scales `predictions`, so that the report's own comes
-    on top of it; `copies` int [N] is equal for images with the same pixels, None if there are none;
-    `copied` tells those that were in training, by pixels, then by look; empty if nobody knows.
+    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; the rest is as in `make_report`.
     report.json comes last: where it exists, the report is whole. UserError where nothing can be
     measured or written.
     """
     # All that can fail for other reasons than the folder comes first.
-    groups = np.arange(len(predictions)) if copies is None else copies
-    smoothing = smoothing_of(context["members"]) if context["temperature"] == 1 else 0.0
-    scaled = cross_fitted(predictions.probabilities, predictions.labels, groups, seed, smoothing)
-    report = make_report(predictions, context, scaled, copied, bootstrap_samples, seed)
+    report = make_report(predictions, context, copies, copied, samples)
     worst = most_confident_mistakes(predictions, images_of)
-    pictures = [images_of(int(i)) for i in worst]
+    pictures = [images_of(i) for i in worst.tolist()]
 
     # Whole beside its place, then moved into it: no report.json stands beside another's files.
     hint = "choose an output folder that can be written"
@@ -152,18 +140,19 @@ def write_report(
 def make_report(
     predictions: Predictions,
     context: Mapping[str, Any],
-    scaled: Scaled | None,
+    copies: np.ndarray | None = None,
     copied: Sequence[Copied] = (),
-    bootstrap_samples: int = BOOTSTRAP_SAMPLES,
-    seed: int = 0,
+    samples: int = BOOTSTRAP_SAMPLES,
 ) -> dict[str, Any]:
-    """What report.json holds: `context`, the summary, reliability and its mending, and a note."""
+    """What report.json holds: `context`, the summary, reliability and its mending, and a note.
+
+    `context` is what `evaluate` makes of its arguments; its `temperature` already scales
+    `predictions`, so that the report's own comes on top of it. `copies` int [N] is equal for images
+    with the same pixels, None if there are none; `copied` is empty if nobody knows.
+    """
     names, split, chosen = (context[key] for key in ("label_names", "split", "selected_on"))
-    cleans = [without_copies(predictions, one, bootstrap_samples, seed) for one in copied]
-    figures = summary(
-        predictions, label_names=names, bootstrap_samples=bootstrap_samples, seed=seed
-    )
-    figures["warnings"] = (_seen(cleans) if cleans else []) + figures["warnings"]
+    cleans = [without_copies(predictions, one, samples, SEED) for one in copied]
+    figures = summary(predictions, label_names=names, bootstrap_samples=samples, seed=SEED)
     answers = describe_answers(len(context["members"]), context["tta"], context["temperature"])
     return {
         **context,
@@ -171,15 +160,18 @@ def make_report(
         "note": selection_note(split, chosen),
         "split_chose_checkpoint": None if chosen is None else split == chosen,
         **figures,
+        "warnings": _seen(cleans) + figures["warnings"],
         "clean": cleans[0] if cleans else None,
         "clean_of_near": cleans[1] if cleans[1:] else None,
         "reliability": reliability(predictions.probabilities, predictions.labels),
-        "temperature_scaling": scaled and _scaling(predictions, scaled, seed),
+        "temperature_scaling": _scaling(predictions, context, copies),
     }
 
 
 def _seen(cleans: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning where most images were in training."""
+    if not cleans:
+        return []
     others, copies, what = (cleans[-1][name] for name in ("n", "copies", "against"))
     if copies < MANY_COPIES * (copies + others):
         return []
@@ -213,18 +205,25 @@ def describe_answers(members: int, tta: str, temperature: float) -> str:
     return ", ".join(parts) or "plain"
 
 
-def _scaling(predictions: Predictions, scaled: Scaled, seed: int) -> dict[str, Any]:
+def _scaling(
+    predictions: Predictions, context: Mapping[str, Any], copies: np.ndarray | None
+) -> dict[str, Any] | None:
     """The `temperature_scaling` of report.json; `temperature` is for such answers to others."""
-    labels = predictions.labels
-    states = {"before": predictions.probabilities, "after": scaled.probabilities}
+    labels, plain = predictions.labels, predictions.probabilities
+    alike = np.arange(len(labels)) if copies is None else copies
+    smoothing = smoothing_of(context["members"]) if context["temperature"] == 1 else 0.0
+    scaled = cross_fitted(plain, labels, alike, SEED, smoothing)
+    if scaled is None:
+        return None
+    states = {"before": plain, "after": scaled.probabilities}
     tables = {state: reliability(answers, labels) for state, answers in states.items()}
     return {
         "method": "two halves, each scaled by the temperature fitted on the other",
         "images": np.bincount(scaled.fold, minlength=2).tolist(),
-        "seed": seed,
+        "seed": SEED,
         "temperatures": list(scaled.temperatures),
         "temperature": scaled.temperature,
-        "label_smoothing": scaled.smoothing,
+        "label_smoothing": smoothing,
         "expected_calibration_error": {s: calibration_error(table) for s, table in tables.items()},
         "loss": {state: mean_loss(answers, labels) for state, answers in states.items()},
         "reliability": tables["after"],
@@ -276,7 +275,6 @@ def _draw(
 
 def _markdown(report: Mapping[str, Any]) -> str:
     warnings = "".join(f"> **Warning:** {text}.\n\n" for text in report["warnings"])
-    low, high = report["accuracy_95_interval"]
     return f"""\
 # {report["accuracy"]:.2%} accuracy on `{report["split"]}`{_in_brackets(report)}
 
@@ -286,7 +284,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
 | --- | --- |
 | images | {report["n"]:,} |
 | accuracy | {report["accuracy"]:.2%} |
-| 95 % bootstrap interval | {low:.2%} to {high:.2%} |
+| 95 % bootstrap interval | {interval(report["accuracy_95_interval"])} |
 | macro-F1 | {report["macro_f1"]:.4f} |
 | balanced accuracy | {report["balanced_accuracy"]:.2%} |
 | cross-entropy (nats) | {report["loss"]:.4f} |
@@ -333,33 +331,26 @@ def _copies(cleans: Sequence[Mapping[str, Any]]) -> str:
             "How many of these images were also in training is not known: give "
             "`--clean_against=PATH` of the training data, of its audit, or of a list of keys."
         )
-    text = "| images | number | accuracy | 95 % bootstrap interval |\n| --- | ---: | ---: | ---: |"
+    rows = []
     for clean in cleans:
-        interval = "{:.2%} to {:.2%}".format(*clean["accuracy_interval"]) if clean["n"] else ""
-        text += f"""
-| {clean["against"]} | {clean["copies"]:,} | {_share(clean["copies_accuracy"])} |  |
-| all others | {clean["n"]:,} | {_share(clean["accuracy"])} | {interval} |"""
-    return text
+        edges = interval(clean["accuracy_interval"])
+        rows += [(clean["against"], f"{clean['copies']:,}", share(clean["copies_accuracy"]), "")]
+        rows += [("all others", f"{clean['n']:,}", share(clean["accuracy"]), edges)]
+    return table(("images", "number", "accuracy", "95 % bootstrap interval"), rows)
 
 
 def _classes(report: Mapping[str, Any]) -> str:
-    predicted = np.sum(report["confusion_matrix"], axis=0)
+    answers, absent = np.sum(report["confusion_matrix"], axis=0), report["absent_classes"]
     rows = [
-        f"| {name} | {_share(row['precision'])} | {_share(row['recall'])} | {_share(row['f1'])} | "
-        f"{row['support']:,} | {answers:,} |"
-        for (name, row), answers in zip(report["per_class"].items(), predicted, strict=True)
-    ]
-    head = "| class | precision | recall | F1 | images | predicted |"
-    absent = ", ".join(report["absent_classes"])
-    left_out = (
+        (name, *map(share, (row["precision"], row["recall"], row["f1"])), f"{row['support']:,}",
+         f"{count:,}")
+        for (name, row), count in zip(report["per_class"].items(), answers, strict=True)
+    ]  # fmt: skip
+    note = (
         "\n\nWithout an image in this split, and left out of macro-F1 and balanced accuracy: "
+        f"{', '.join(absent)}."
     )
-    note = f"{left_out}{absent}." if absent else ""
-    return "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: |", *rows]) + note
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"
+    return table(CLASSES_HEAD, rows) + note * bool(absent)
 
 
 def _confusions(report: Mapping[str, Any]) -> str:
@@ -381,25 +372,20 @@ def _calibration(report: Mapping[str, Any]) -> str:
     if scaling is None:
         return "Too few images to fit a temperature on some and to measure on others."
     first, second = scaling["temperatures"]
-    total, already = applied * scaling["temperature"], f", the {applied} applied here included"
-    smoothing = scaling["label_smoothing"]
+    total, smoothing = applied * scaling["temperature"], scaling["label_smoothing"]
     taken_off = f" after the training's label smoothing of {smoothing:g} is taken off"
+    already = f", the {applied} applied here included"
     rows = [
-        f"| {state} | {error:.2%} | {scaling['loss'][state]:.4f} |"
+        (state, share(error), f"{scaling['loss'][state]:.4f}")
         for state, error in scaling["expected_calibration_error"].items()
     ]
-    return "\n".join(
-        [
-            "Temperature scaling by two random halves: each is scaled by what was fitted on the "
-            f"other{taken_off * (smoothing > 0)} (T = {first:.3f} and {second:.3f}). On other "
-            f"images use `--temperature={total:.3f}`, fitted on all of these"
-            f"{already * (applied != 1)}.",
-            "",
-            "| temperature scaling | expected calibration error | cross-entropy (nats) |",
-            "| --- | ---: | ---: |",
-            *rows,
-        ]
-    )
+    head = ("temperature scaling", "expected calibration error", "cross-entropy (nats)")
+    return f"""\
+Temperature scaling by two random halves: each is scaled by what was fitted on the \
+other{taken_off * (smoothing > 0)} (T = {first:.3f} and {second:.3f}). On other images use \
+`--temperature={total:.3f}`, fitted on all of these{already * (applied != 1)}.
+
+{table(head, rows)}"""
 
 
 def _origin(report: Mapping[str, Any]) -> str:

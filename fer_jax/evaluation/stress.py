@@ -11,6 +11,7 @@ from tqdm import tqdm
 from fer_jax.data.records import Records
 from fer_jax.evaluation.metrics import figures
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.tables import table
 
 SEED = 0
 SIDE = 48  # pixels of FER2013's images, to which lengths in pixels are relative
@@ -75,9 +76,8 @@ def corrupt(image: np.ndarray, kind: str, level: int, draws: np.random.Generator
             changed = _moved(image, zoom=strength)
         case "crop offset":
             angle = draws.uniform(0, 2 * np.pi)
-            changed = _moved(
-                image, shift=strength * side * np.array([np.cos(angle), np.sin(angle)])
-            )
+            direction = np.array([np.cos(angle), np.sin(angle)])
+            changed = _moved(image, shift=strength * side * direction)
     return np.clip(np.rint(changed), 0, 255).astype(np.uint8).reshape(image.shape)
 
 
@@ -136,21 +136,20 @@ def markdown(report: Mapping[str, Any]) -> str:
     if "stress" not in report:
         return ""
     stress = report["stress"]
-    figure = "{strength:g}: {accuracy:.1%} ({expected_calibration_error:.1%})"
-    rows = "".join(
-        f"\n| {kind}, {CORRUPTIONS[kind][0]} | {' | '.join(figure.format(**row) for row in rows)} |"
+    figure = "{strength:g}: {accuracy:.1%} ({expected_calibration_error:.1%})".format
+    rows = [
+        (f"{kind}, {CORRUPTIONS[kind][0]}", *(figure(**row) for row in rows))
         for kind, rows in stress["corruptions"].items()
-    )
+    ]
     return f"""\
 ## Worse pictures
 
 {stress["sentence"]}
 
 Strength: accuracy (expected calibration error, at the temperature {report["calibration"]:.4g}); of
-unchanged images {figure.format(strength=0, **stress["plain"])}.
+unchanged images {figure(strength=0, **stress["plain"])}.
 
-| corruption | 1 | 2 | 3 | 4 | 5 |
-| --- | --- | --- | --- | --- | --- |{rows}
+{table(("corruption", *"12345"), rows, texts=6)}
 
 ![Accuracy and confidence on worse pictures](stress.png)
 

@@ -23,6 +23,7 @@ from fer_jax.data.augment import resize
 from fer_jax.data.images import quiet_pillow
 from fer_jax.errors import UserError
 from fer_jax.evaluation import inference as augmented
+from fer_jax.evaluation.predictions import VIEWS
 from fer_jax.labels import LABELS
 from fer_jax.model_file import calibrated
 from fer_jax.models import folded
@@ -74,7 +75,7 @@ class Options(Section):
     crop: str = key(choices=("detect", "whole"), default="detect")
     min_face: int = key(12, 4096, default=40)
     min_confidence: float = key(0, 1, default=0.0)
-    tta: str = key(choices=tuple(augmented.VIEWS), default="none")
+    tta: str = key(choices=tuple(VIEWS), default="none")
     smoothing: float = key(0, 0.99, default=0.0)
     pixels: bool = key(default=False)  # kept, to draw into
 

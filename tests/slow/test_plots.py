@@ -182,7 +182,7 @@ def test_contact_sheet_takes_images_of_different_sizes(tmp_path):
 
 
 def test_contact_sheet_wants_a_title_per_image(tmp_path):
-    with pytest.raises(ValueError, match="2 images do not fit 1 titles"):
+    with pytest.raises(ValueError, match="shorter"):
         plots.contact_sheet(faces(2), ["one"], tmp_path / "s.png")
     assert not (tmp_path / "s.png").exists()
 
