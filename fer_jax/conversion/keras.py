@@ -12,7 +12,7 @@ import math
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -42,15 +42,16 @@ KINDS = {  # Keras' class names in files, and how the layers of each are called 
     "batch_normalization": ("_bn",),
 }
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation on the scale 0..1
+Configured = list[tuple[str, dict[str, Any]]]  # class name and settings of layers
 
 
 @dataclasses.dataclass(frozen=True)
 class KerasFile:
-    """Layers in the model's order, each with its arrays in Keras' order, and the saved config."""
+    """Layers in the model's order, each with its arrays in Keras' order, and what is configured."""
 
     layers: dict[str, list[np.ndarray]]
     named: bool  # False: layer names are only class names with a number
-    config: dict[str, Any] | None
+    configured: Configured  # every layer of the saved config, nested models opened
     metadata: dict[str, str]  # what `write_weights` was given with them
 
     def arrays(self) -> Arrays:
@@ -63,10 +64,6 @@ class KerasFile:
             for number, array in enumerate(arrays):
                 found[f"{layer}/{known[number] if known else number}"] = array
         return found
-
-    def configured(self) -> list[tuple[str, dict[str, Any]]]:
-        """(class name, settings) of every layer of the saved config, nested models opened."""
-        return list(_walk_config(self.config)) if self.config is not None else []
 
 
 def read_keras(path: pathlib.Path) -> KerasFile:
@@ -91,16 +88,10 @@ def recognise(
         file = _name_by_order(file, variant)
     arrays = file.arrays()
     try:
-        _check_config(file, drop_head)
-        mean, std = told or _scaling(file, arrays)
-        says = {
-            "padding": "same",
-            "bn_epsilon": _epsilon(file),
-            "image_size": _image_size(file),
-            "head_padding": _head_padding(file),
-            "input_mean": mean,
-            "input_std": std,
-        }
+        _check_config(file.configured, drop_head)
+        mean, std = told or _scaling(file.configured, arrays)
+        says = {"padding": "same", "input_mean": mean, "input_std": std}
+        says |= _settings(file.configured)
     except UserError:
         raise
     except Exception as error:  # whatever a made-up config leads to
@@ -177,7 +168,7 @@ def _read_hdf5(file: h5py.File, config: Any = None) -> KerasFile:
     arrays = _arrays(items, [*itertools.chain(*places.values()), *texts])
     layers = {layer: [arrays[path] for path in paths] for layer, paths in places.items()}
     metadata = {path.split("/")[-1]: arrays[path].tobytes().decode() for path in texts}
-    return KerasFile(layers, named, config, metadata)
+    return KerasFile(layers, named, _walk_config(config), metadata)
 
 
 def _legacy_places(items: dict[str, Any], root: str) -> dict[str, list[str]]:
@@ -299,17 +290,16 @@ _LAST = "top_activation"  # of the backbone
 _BACKBONE = re.compile(r"(stem|top|block\d[a-z])(_\w+)?_(activation|\w*conv|se_reduce|se_expand)")
 
 
-def _walk_config(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for layer in config["config"]["layers"]:
-        if "layers" in layer["config"]:
-            yield from _walk_config(layer)
-        else:
-            yield layer["class_name"], layer["config"]
+def _walk_config(config: dict[str, Any] | None) -> Configured:
+    layers: Configured = []
+    for layer in config["config"]["layers"] if config is not None else ():
+        nested = "layers" in layer["config"]
+        layers += _walk_config(layer) if nested else [(layer["class_name"], layer["config"])]
+    return layers
 
 
-def _check_config(file: KerasFile, drop_head: bool) -> None:
+def _check_config(layers: Configured, drop_head: bool) -> None:
     """UserError where a whole model's config has what neither EfficientNet nor our heads have."""
-    layers = file.configured()
     if drop_head and layers:
         layers = layers[: 1 + [settings["name"] for _, settings in layers].index(_LAST)]
     dense = [settings["name"] for kind, settings in layers if kind == "Dense"]
@@ -334,27 +324,23 @@ def _activations(kind: str, name: str) -> tuple[str, ...]:
     return ("sigmoid",) if name.endswith("_se_expand") else ("linear",)
 
 
-def _epsilon(file: KerasFile) -> float:
-    """Of all BatchNorms: the stem's as the config tells it."""
-    found = (settings for _, settings in file.configured() if settings["name"] == "stem_bn")
-    return float(next(found, {"epsilon": KERAS_EPSILON})["epsilon"])
+def _settings(layers: Configured) -> dict[str, Any]:
+    """BatchNorm's epsilon; the side of the images, and the head's padding, where they are told."""
+    says: dict[str, Any] = {"bn_epsilon": KERAS_EPSILON}
+    for kind, settings in layers:
+        if settings["name"] == "stem_bn":
+            says["bn_epsilon"] = float(settings["epsilon"])
+        elif kind == "InputLayer":
+            shape = settings.get("batch_shape") or settings.get("batch_input_shape")  # Keras 3, 2
+            if shape and shape[1] == shape[2] is not None:
+                says.setdefault("image_size", shape[1])
+        elif kind == "Conv2D" and settings["kernel_size"] == [3, 3]:
+            if settings["name"] != "stem_conv":  # so the head's
+                says["head_padding"] = settings["padding"].upper()
+    return says
 
 
-def _head_padding(file: KerasFile) -> str | None:
-    """The padding of the head's convolution: the config's last Conv2D but the stem's."""
-    known = [s for kind, s in file.configured() if kind == "Conv2D" and s["kernel_size"] == [3, 3]]
-    return known[-1]["padding"].upper() if known and known[-1]["name"] != "stem_conv" else None
-
-
-def _image_size(file: KerasFile) -> int | None:
-    """The side of the square images that the model was built for, if for those of one size."""
-    inputs = [settings for kind, settings in file.configured() if kind == "InputLayer"]
-    shapes = [s.get("batch_shape") or s.get("batch_input_shape") for s in inputs]  # Keras 3, 2
-    sides = (shape[1] for shape in shapes if shape and shape[1] == shape[2] is not None)
-    return next(sides, None)
-
-
-def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
+def _scaling(layers: Configured, arrays: Arrays) -> Scaling:
     """From all layers before the stem taken together.
 
     The published weights hold the deviation as a variance, and Keras adds a Rescaling by
@@ -362,10 +348,9 @@ def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
     model's config shows it; weights alone with just that variance are taken to be the published.
     """
     known = [name.removesuffix("/mean") for name in arrays if name.endswith("/mean")]
-    learned = [[_per_channel(arrays[f"{x}/{y}"]) for y in ("mean", "variance")] for x in known]
-    layers = file.configured()
-    if file.config is None and len(learned) == 1:
-        published = np.allclose(learned[0][1], IMAGENET_STD, rtol=1e-3)
+    learned = [(arrays[f"{name}/mean"], arrays[f"{name}/variance"]) for name in known]
+    if not layers and len(learned) == 1:
+        published = np.allclose(learned[0][1].ravel(), IMAGENET_STD, rtol=1e-3)
         extra = 1 / np.sqrt(IMAGENET_STD) if published else 1.0
         layers = [("Rescaling", {"scale": 1 / 255}), ("Normalization", {})]
         layers += [("Rescaling", {"scale": extra})]
@@ -381,22 +366,12 @@ def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
                 scale = np.asarray(settings["scale"], np.float64)
                 factor, shift = factor * scale, shift * scale + settings.get("offset", 0.0)
             elif kind == "Normalization":
-                mean, variance = _constants(settings) or learned.pop(0)
+                told = settings.get("mean") is not None  # else learned, and among the arrays
+                both = (settings["mean"], settings["variance"]) if told else learned.pop(0)
+                mean, variance = (np.asarray(value, np.float64).ravel() for value in both)
                 factor, shift = factor / np.sqrt(variance), (shift - mean) / np.sqrt(variance)
         mean, std = 0.0 - shift / factor, 1 / factor
-    if not (np.isfinite(mean) & np.isfinite(std) & (std > 0)).all():
+    inverted = any(settings.get("invert") for _, settings in layers)
+    if inverted or not (np.isfinite(mean) & np.isfinite(std) & (std > 0)).all():
         raise UserError(f"it scales its input by {std} from {mean}: give --input_mean, --input_std")
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _constants(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and variance of a Normalization that was told them; None where it has learned them."""
-    if settings.get("invert"):
-        raise UserError("its Normalization is inverted: give --input_mean and --input_std")
-    if settings.get("mean") is None:
-        return None
-    return _per_channel(settings["mean"]), _per_channel(settings["variance"])
-
-
-def _per_channel(values: Any) -> np.ndarray:
-    return np.broadcast_to(np.asarray(values, np.float64).ravel(), 3)

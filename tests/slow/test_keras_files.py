@@ -61,7 +61,7 @@ def test_what_is_written_is_read(tmp_path):
     file = read_keras(tmp_path / "w.weights.h5")
     assert file.metadata == texts
     assert list(file.layers) == ["stem", "top"]
-    assert file.config is None
+    assert not file.configured
     for name, array in {**stem, **top}.items():
         np.testing.assert_array_equal(file.arrays()[name], array)
 
@@ -72,7 +72,7 @@ def test_an_archive_is_read_without_keras(tmp_path):
     )
     np.testing.assert_array_equal(file.arrays()["layers/dense/kernel"], KERNEL)
     assert not file.named
-    assert file.configured() == [("Rescaling", RESCALING["config"])]
+    assert file.configured == [("Rescaling", RESCALING["config"])]
 
 
 def test_layers_are_sorted_by_number():
