@@ -77,9 +77,7 @@ def fetch(
     return destination
 
 
-def _persist(
-    url: str, md5: str, part: Path, attempts: int, timeout: float, backoff: float
-) -> None:
+def _persist(url: str, md5: str, part: Path, attempts: int, timeout: float, backoff: float) -> None:
     """Requests until `part` has the checksum; the last one's RequestException goes on."""
     for attempt in range(1, attempts + 1):
         try:

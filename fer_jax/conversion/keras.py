@@ -334,9 +334,9 @@ def _settings(layers: Configured) -> dict[str, Any]:
             shape = settings.get("batch_shape") or settings.get("batch_input_shape")  # Keras 3, 2
             if shape and shape[1] == shape[2] is not None:
                 says.setdefault("image_size", shape[1])
-        elif kind == "Conv2D" and settings["kernel_size"] == [3, 3]:
-            if settings["name"] != "stem_conv":  # so the head's
-                says["head_padding"] = settings["padding"].upper()
+        elif kind == "Conv2D" and settings["name"] != "stem_conv":
+            head = settings["kernel_size"] == [3, 3]  # all others are of 1x1
+            says |= {"head_padding": settings["padding"].upper()} if head else {}
     return says
 
 
