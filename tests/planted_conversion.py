@@ -7,9 +7,9 @@ def transposed_kernels(patch):
     """Height and width exchanged."""
     axes = names._axes
 
-    def planted(ours, column):
-        first, second, *rest = axes(ours, column)
-        return (second, first, *rest)
+    def planted(ours, count, column):
+        right = axes(ours, count, column)
+        return (right[1], right[0], *right[2:]) if count == 4 else right
 
     patch.setattr(names, "_axes", planted)
 

@@ -3,12 +3,10 @@
 By hand over requests: pooch, the library for it, starts anew after every cut.
 """
 
-import functools
 import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import requests
@@ -53,7 +51,6 @@ def fetch(
     attempts: int = 5,
     timeout: float = 30.0,
     backoff: float = 1.0,
-    max_bytes: int = 2**30,
 ) -> Path:
     """`destination`, holding the bytes of `md5`: without network where it does already.
 
@@ -65,9 +62,7 @@ def fetch(
     try:
         if _md5(destination) != md5:
             destination.parent.mkdir(parents=True, exist_ok=True)
-            if _md5(part) != md5:  # else an earlier process ended just before the last step
-                receive = functools.partial(_receive, url, part, timeout, max_bytes)
-                _persist(receive, part, md5, attempts, backoff)
+            _persist(url, md5, part, attempts, timeout, backoff)
             os.replace(part, destination)
     except (requests.RequestException, ValueError) as error:  # ValueError: an address of no form
         raise UserError(
@@ -82,18 +77,17 @@ def fetch(
     return destination
 
 
-def _persist(receive: Callable, part: Path, md5: str, attempts: int, backoff: float) -> None:
-    """Attempts until `part` has the checksum; the last one's RequestException goes on."""
+def _persist(url: str, md5: str, part: Path, attempts: int, timeout: float, backoff: float) -> None:
+    """Requests until `part` has the checksum; the last one's RequestException goes on."""
     for attempt in range(1, attempts + 1):
         try:
-            continued = receive()
+            if _md5(part) != md5:
+                _receive(url, part, timeout)
             found = _md5(part)
             if found == md5:
                 return
             part.unlink()
-            # A continued one may be of two versions of the file: worth a fresh start.
-            kind = requests.ConnectionError if continued else requests.RequestException
-            raise kind(f"MD5 {found} is not {md5}; removed")
+            raise requests.ConnectionError(f"MD5 {found} is not {md5}; removed")
         except TRANSIENT as error:
             if attempt == attempts:
                 raise
@@ -103,32 +97,24 @@ def _persist(receive: Callable, part: Path, md5: str, attempts: int, backoff: fl
             time.sleep(wait)
 
 
-def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> bool:
-    """One request for what `part` lacks, appended to it; whether there was something before."""
+def _receive(url: str, part: Path, timeout: float) -> None:
+    """One request for what `part` lacks, appended to it."""
     size = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"}  # a range counts the file's own bytes
     headers |= {"Range": f"bytes={size}-"} if size else {}
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-        status = response.status_code
-        if status == 416:
+        if response.status_code == 416:
             part.unlink()  # longer than the file: begin anew
-        if status in TRANSIENT_STATUS:
-            raise requests.ConnectionError(f"HTTP {status} {response.reason}")
-        if status not in ((200, 206) if size else (200,)):
-            raise requests.HTTPError(f"HTTP {status} {response.reason}")
-        size = size if status == 206 else 0
+        if response.status_code in TRANSIENT_STATUS:
+            raise requests.ConnectionError(f"{response.status_code} {response.reason}")
+        response.raise_for_status()
+        size = size if response.status_code == 206 else 0
         total = size + int(response.headers.get("Content-Length", 0))
-        if total > max_bytes:
-            raise requests.RequestException(f"{total} bytes, the limit is {max_bytes}")
         shown = {"desc": part.name, "unit": "B", "unit_scale": True, "leave": False}
         bar = tqdm(initial=size, total=total, disable=None, **shown)
         with bar, part.open("ab" if size else "wb") as file:
             for chunk in response.iter_content(CHUNK):
                 bar.update(file.write(chunk))
-                if file.tell() > max_bytes:
-                    file.truncate(0)
-                    raise requests.RequestException(f"more than the limit of {max_bytes} bytes")
-    return size > 0
 
 
 def _md5(path: Path) -> str:

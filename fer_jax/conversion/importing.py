@@ -13,7 +13,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fer_jax import model_file
 from fer_jax.conversion import keras, names
-from fer_jax.conversion.keras import KerasFile, read_keras
+from fer_jax.conversion.keras import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    KERAS_EPSILON,
+    KerasFile,
+    read_keras,
+)
 from fer_jax.conversion.names import Arrays, import_variables, without_prefix
 from fer_jax.conversion.torch_files import TorchFile, read_torch
 from fer_jax.data.files import sha256
@@ -34,7 +40,6 @@ TORCHVISION_LARGE = ("b5", "b6", "b7")  # which keep TensorFlow's epsilon
 IMAGENET_CLASSES = 1000
 SETTINGS = ("padding", "image_size", "head_padding", "input_mean", "input_std")
 OF_HEADER = ("variant", "bn_epsilon", *SETTINGS, "labels")
-TOLERANCE = 1e-3  # relative, of numbers that a user repeats as we print them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,34 +141,27 @@ def _import(path: pathlib.Path, file: KerasFile | TorchFile, header: Any, wanted
 
 def _as_header_says(wanted: Wanted, about: About) -> Wanted:
     """What our own header says, instead of any custom; UserError where the user says otherwise."""
-    settings = {**(about.architecture["head"] or {}), **about.architecture}
-    settings |= {"head_padding": (about.architecture["head"] or {}).get("padding")}
-    settings |= {"image_size": about.image_size, "labels": about.labels}
+    settings = {**about.architecture, "image_size": about.image_size, "labels": about.labels}
+    settings["head_padding"] = (about.architecture["head"] or {}).get("padding")
     for name, value in wanted.told().items():
-        if settings[name] is not None and not _same(value, settings[name]):
+        if settings[name] is not None and not np.array_equal(value, settings[name]):
             raise UserError(f"its header says {name}={settings[name]}: leave --{name} out")
     return dataclasses.replace(wanted, **{n: settings[n] for n in OF_HEADER if settings[n]})
 
 
-def _same(told: Any, found: Any) -> bool:
-    if np.asarray(told).dtype.kind == "f":
-        return np.allclose(told, found, rtol=TOLERANCE, atol=1e-9)
-    return np.array_equal(told, found)
-
-
 def _by_custom(path: pathlib.Path, arrays: Arrays, says: dict[str, Any], wanted: Wanted) -> About:
     """Of a file without a header of ours: what is told, what it says, what published ones have."""
-    head: Any = None if wanted.drop_head else _head(arrays, wanted.source)
+    source, variant = wanted.source, wanted.variant
+    head: Any = None if wanted.drop_head else _head(arrays, source)
     notebook = isinstance(head, FerHead)
     custom: dict[str, Any] = {}
     if head is None or head.classes == IMAGENET_CLASSES:
-        custom["image_size"] = VARIANTS[wanted.variant].image_size
+        custom["image_size"] = VARIANTS[variant].image_size
     if not notebook:
-        lite = wanted.variant.startswith("lite") and LITE_SCALING.get(wanted.source)
-        scaling = lite or (keras.IMAGENET_MEAN, keras.IMAGENET_STD)
-        custom |= {"input_mean": scaling[0], "input_std": scaling[1]}
-        custom |= {"padding": "symmetric" if wanted.source == "torchvision" else "same"}
-    settings = custom | {k: v for k, v in says.items() if v is not None} | wanted.told()
+        lite = variant.startswith("lite") and LITE_SCALING.get(source)
+        custom["input_mean"], custom["input_std"] = lite or (IMAGENET_MEAN, IMAGENET_STD)
+        custom["padding"] = "symmetric" if source == "torchvision" else "same"
+    settings = custom | says | wanted.told()
 
     missing = [n for n in SETTINGS if n not in settings and (notebook or n != "head_padding")]
     if missing:
@@ -171,17 +169,23 @@ def _by_custom(path: pathlib.Path, arrays: Arrays, says: dict[str, Any], wanted:
         raise UserError(f"nothing in it says how its model reads images: give {flags}")
     if notebook:
         head = dataclasses.replace(head, padding=settings["head_padding"])
-    large = wanted.source == "torchvision" and wanted.variant in TORCHVISION_LARGE
-    wide = settings["padding"] == "same" or large
-    epsilon = settings.get("bn_epsilon", keras.KERAS_EPSILON if wide else TORCH_EPSILON)
+    size, least = settings["image_size"], settings["head_padding"] if notebook else "SAME"
+    smallest = classifier.smallest_image_size(least, PUBLISHED_STEM_STRIDE)
+    if not smallest <= size <= model_file.LARGEST_IMAGE:
+        limits = f"from {smallest} to {model_file.LARGEST_IMAGE} with head padding {least}"
+        raise UserError(f"--image_size={size} must be {limits}")
+
+    large = source == "torchvision" and variant in TORCHVISION_LARGE
+    as_tensorflow = settings["padding"] == "same" or large
+    epsilon = settings.get("bn_epsilon", KERAS_EPSILON if as_tensorflow else TORCH_EPSILON)
     style = Style(settings["padding"], epsilon, MOMENTUM, jnp.float32)
-    backbone = EfficientNet(wanted.variant, style, KERAS_DROP_CONNECT, PUBLISHED_STEM_STRIDE)
+    backbone = EfficientNet(variant, style, KERAS_DROP_CONNECT, PUBLISHED_STEM_STRIDE)
     scaling = tuple(settings["input_mean"]), tuple(settings["input_std"])
     return About(
         architecture=describe(Classifier(backbone, head, *scaling)),
-        image_size=_checked_size(settings["image_size"], head.padding if notebook else "SAME"),
+        image_size=size,
         labels=_labels(head, wanted),
-        origin={"source": wanted.source, "file": path.name, "sha256": sha256(path)},
+        origin={"source": source, "file": path.name, "sha256": sha256(path)},
         licence=wanted.licence or "unknown",
         training_data=None,
         metrics=None,
@@ -200,14 +204,6 @@ def _head(arrays: Arrays, column: str) -> Any:
         return None
     filters, hidden, classes = (max(1, arrays[name].size) for name in notebook)
     return FerHead(classes, filters, hidden, HEAD_DROPOUT, "VALID", jnp.float32)
-
-
-def _checked_size(size: int, head_padding: str) -> int:
-    low = classifier.smallest_image_size(head_padding, PUBLISHED_STEM_STRIDE)
-    if not low <= size <= model_file.LARGEST_IMAGE:
-        limits = f"from {low} to {model_file.LARGEST_IMAGE} with head padding {head_padding}"
-        raise UserError(f"--image_size={size} must be {limits}")
-    return size
 
 
 def _labels(head: Any, wanted: Wanted) -> list[str] | None:

@@ -12,7 +12,7 @@ import math
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -24,8 +24,8 @@ from fer_jax.errors import UserError, one_line
 from fer_jax.models.efficientnet import block_table
 
 LARGEST = 2**30  # bytes of an archive's weights, and of all arrays that are read from a file
+DEEPEST = 40  # groups within groups
 LARGEST_CONFIG = 2**23  # bytes; B7's has a twentieth
-DEEPEST = 8  # models within models
 METADATA = "fer_jax"  # the group of our own texts, as bytes: attributes hold 64 KiB at most
 SCALING = ("mean", "variance", "count")
 VARIABLES: dict[int, tuple[str, ...]] = {  # a layer's, by how many it has, in Keras' order
@@ -42,15 +42,16 @@ KINDS = {  # Keras' class names in files, and how the layers of each are called 
     "batch_normalization": ("_bn",),
 }
 Scaling = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation on the scale 0..1
+Configured = list[tuple[str, dict[str, Any]]]  # class name and settings of layers
 
 
 @dataclasses.dataclass(frozen=True)
 class KerasFile:
-    """Layers in the model's order, each with its arrays in Keras' order, and the saved config."""
+    """Layers in the model's order, each with its arrays in Keras' order, and what is configured."""
 
     layers: dict[str, list[np.ndarray]]
     named: bool  # False: layer names are only class names with a number
-    config: dict[str, Any] | None
+    configured: Configured  # every layer of the saved config, nested models opened
     metadata: dict[str, str]  # what `write_weights` was given with them
 
     def arrays(self) -> Arrays:
@@ -64,10 +65,6 @@ class KerasFile:
                 found[f"{layer}/{known[number] if known else number}"] = array
         return found
 
-    def configured(self) -> list[tuple[str, dict[str, Any]]]:
-        """(class name, settings) of every layer of the saved config, nested models opened."""
-        return list(_walk_config(self.config)) if self.config is not None else []
-
 
 def read_keras(path: pathlib.Path) -> KerasFile:
     """Read any of Keras' formats by what lies in the file; UserError in one line otherwise."""
@@ -75,9 +72,7 @@ def read_keras(path: pathlib.Path) -> KerasFile:
         if zipfile.is_zipfile(path):
             return _read_archive(path)
         with h5py.File(path, "r") as file:
-            group = _group(file, "model_weights") if "model_weights" in file else file
-            listed = _attributes(group, "layer_names")
-            return _read_legacy(file, group, listed) if listed else _read_weights(file, None)
+            return _read_hdf5(file)
     except Exception as error:  # whatever HDF5, zip and JSON make of a broken file
         raise UserError(f"cannot read {path} as a Keras file: {one_line(error)}") from error
 
@@ -93,16 +88,10 @@ def recognise(
         file = _name_by_order(file, variant)
     arrays = file.arrays()
     try:
-        _check_config(file, drop_head)
-        mean, std = told or _scaling(file, arrays)
-        says = {
-            "padding": "same",
-            "bn_epsilon": _epsilon(file),
-            "image_size": _image_size(file),
-            "head_padding": _head_padding(file),
-            "input_mean": mean,
-            "input_std": std,
-        }
+        _check_config(file.configured, drop_head)
+        mean, std = told or _scaling(file.configured, arrays)
+        says = {"padding": "same", "input_mean": mean, "input_std": std}
+        says |= _settings(file.configured)
     except UserError:
         raise
     except Exception as error:  # whatever a made-up config leads to
@@ -149,109 +138,105 @@ def _read_archive(path: pathlib.Path) -> KerasFile:
             _check_size(member, archive.getinfo(member).file_size, largest)
         config = json.loads(archive.read("config.json"))
         with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
-            return _read_weights(file, config)
+            return _read_hdf5(file, config)
 
 
-def _read_legacy(file: h5py.File, group: h5py.Group, listed: list[str]) -> KerasFile:
-    """Layers and their weights as lists of names in attributes; a whole model has its config."""
-    layers: dict[str, list[np.ndarray]] = {}
-    budget = _Budget()
-    for saved in listed:
-        place = _member(group, saved)
-        for weight in _attributes(place, "weight_names"):
-            layer = weight.split("/")[-2] if "/" in weight else saved
-            layers.setdefault(layer, []).append(budget.read(_member(place, weight)))
-    config = file.attrs.get("model_config")
-    _check_size("model_config", len(config or ""), LARGEST_CONFIG)
-    return KerasFile(layers, True, json.loads(config) if config else None, {})
+def _read_hdf5(file: h5py.File, config: Any = None) -> KerasFile:
+    """Arrays by layer: listed in attributes before Keras 3, from then on in groups `vars`."""
+    # What lies in this very file: visititems follows no link to others, and no circle.
+    items: dict[str, Any] = {"": file}
 
+    def add(name: str, item: Any) -> None:
+        if name.count("/") > DEEPEST:
+            raise UserError(f"its groups within groups have no end: {name[:60]}...")
+        items[f"/{name}"] = item
 
-def _read_weights(file: h5py.File, config: dict[str, Any] | None) -> KerasFile:
-    """The format of Keras 3: groups named by class and number, each with `vars/0`, `vars/1`, ..."""
-    found: list[tuple[str, str, list[np.ndarray]]] = []
-    budget = _Budget()
-    for path, group in _layers(file, "", set()):
-        arrays = [budget.read(_member(group, key)) for key in sorted(group, key=int)]
-        name = group.attrs.get("name", b"")
-        found.append((path, name.decode() if isinstance(name, bytes) else str(name), arrays))
-    if not found:
+    file.visititems(add)
+    root = "/model_weights" if "/model_weights" in items else ""
+    named = "layer_names" in items[root].attrs or "layer_names0" in items[root].attrs
+    if named:
+        places = _legacy_places(items, root)
+        text = file.attrs.get("model_config", "null")
+        _check_size("model_config", len(text), LARGEST_CONFIG)
+        config = json.loads(text)
+    else:
+        places, named = _places(items)
+    if not places:
         raise UserError("the file holds no layers")
-    named = all(name for _, name, _ in found)
-    layers: dict[str, list[np.ndarray]] = {}
-    for path, name, arrays in sorted(found, key=lambda entry: _natural(entry[0])):
-        layers[name if named and name not in layers else path] = arrays
-    texts = _group(file, METADATA) if METADATA in file else {}
-    metadata = {key: budget.read(_member(texts, key)).tobytes().decode() for key in texts}
-    return KerasFile(layers, named, config, metadata)
+
+    texts = [path for path in items if path.startswith(f"/{METADATA}/")]
+    arrays = _arrays(items, [*itertools.chain(*places.values()), *texts])
+    layers = {layer: [arrays[path] for path in paths] for layer, paths in places.items()}
+    metadata = {path.split("/")[-1]: arrays[path].tobytes().decode() for path in texts}
+    return KerasFile(layers, named, _walk_config(config), metadata)
 
 
-def _layers(
-    group: h5py.Group, path: str, seen: set[h5py.Group]
-) -> Iterator[tuple[str, h5py.Group]]:
-    """`layers/functional/layers/conv2d` and its group `vars`; no optimizer, no random state."""
-    if path.count("layers/") >= DEEPEST or group in seen:
-        raise UserError(f"its models within models have no end: {path[:60]}...")
-    seen.add(group)
-    layers = _group(group, "layers") if "layers" in group else {}
-    for name in layers:
-        layer, here = _group(layers, name), f"{path}layers/{name}"
-        if "vars" in layer and len(_group(layer, "vars")):
-            yield here, layer["vars"]
-        yield from _layers(layer, f"{here}/", seen)
+def _legacy_places(items: dict[str, Any], root: str) -> dict[str, list[str]]:
+    """Layers, and weights of each, are lists of names in attributes."""
+    places: dict[str, list[str]] = {}
+    for saved in _attributes(items[root], "layer_names"):
+        for weight in _attributes(_item(items, f"{root}/{saved}"), "weight_names"):
+            layer = weight.split("/")[-2] if "/" in weight else saved
+            places.setdefault(layer, []).append(f"{root}/{saved}/{weight}")
+    return places
+
+
+def _places(items: dict[str, Any]) -> tuple[dict[str, list[str]], bool]:
+    """Keras 3: `/layers/functional/layers/conv2d/vars/0`, whose `vars` has the layer's name.
+
+    The second is whether all have one, as files before Keras 3.4 do not.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(filter(_VARIABLE.fullmatch, items), key=_natural):
+        found.setdefault(path.rpartition("/")[0], []).append(path)
+    names = {group: _text(items[group].attrs.get("name", "")) for group in found}
+    named = all(names.values())
+    places: dict[str, list[str]] = {}
+    for group, paths in found.items():
+        unique = named and names[group] not in places
+        places[names[group] if unique else group.strip("/").removesuffix("/vars")] = paths
+    return places, named
+
+
+_VARIABLE = re.compile(r"(/layers/[^/]+)+/vars/\d+")
 
 
 def _natural(name: str) -> list[Any]:
     """A sort key by which conv2d_10 follows conv2d_9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def _member(group: h5py.Group, path: str) -> Any:
-    """What lies at `path` within this very file: a link could lead to any other one."""
-    for part in path.split("/"):
-        link = group.get(part, getlink=True)
-        if link is None:
-            raise UserError(f"{group.name} has no {part!r}")
-        if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{part!r} in {group.name} lies elsewhere: only whole files are read")
-        group = group[part]
-    return group
+def _item(items: dict[str, Any], path: str) -> Any:
+    if path not in items:
+        raise UserError(f"it has no {path[:200]} of its own: only whole files are read")
+    return items[path]
 
 
-def _group(group: h5py.Group, path: str) -> h5py.Group:
-    """The same, for what will be listed: listing a data set would read it."""
-    member = _member(group, path)
-    if not isinstance(member, h5py.Group):
-        raise UserError(f"{member.name} is no group")
-    return member
-
-
-def _attributes(group: h5py.Group, name: str) -> list[str]:
+def _attributes(item: Any, name: str) -> list[str]:
     """A list of names, which Keras splits over name0, name1, ... where it is long."""
-    numbered = map(f"{name}{{}}".format, itertools.count())
-    split = itertools.takewhile(group.attrs.__contains__, numbered)
-    parts = [group.attrs[part] for part in [name, *split] if part in group.attrs]
-    texts = [text for part in parts for text in np.asarray(part).tolist()]
-    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+    split = sorted((key for key in item.attrs if key.startswith(name)), key=_natural)
+    return [_text(text) for key in split for text in np.asarray(item.attrs[key]).tolist()]
 
 
-class _Budget:
-    """Reads arrays until a file has given more than `LARGEST` bytes."""
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
-    def __init__(self) -> None:
-        self.left = LARGEST
 
-    def read(self, dataset: Any) -> np.ndarray:
-        """The array; UserError for what is no plain array, or too much of it."""
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
-            raise UserError(f"{getattr(dataset, 'name', '?')} is no array of numbers")
-        if dataset.external or dataset.is_virtual:
-            raise UserError(f"{dataset.name} lies in another file: only whole files are read")
-        if dataset.shape is None:
-            raise UserError(f"{dataset.name} is empty")
-        self.left -= math.prod(dataset.shape) * dataset.dtype.itemsize  # .size overflows
-        if self.left < 0:
+def _arrays(items: dict[str, Any], paths: list[str]) -> Arrays:
+    """What lies at `paths`; UserError for what is no plain array, or for too much together."""
+    left = LARGEST
+    for path in paths:
+        item = _item(items, path)
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
+            raise UserError(f"{path} is no array of numbers")
+        if item.shape is None:
+            raise UserError(f"{path} is empty")
+        if item.external or item.is_virtual:
+            raise UserError(f"{path} lies in another file: only whole files are read")
+        left -= math.prod(item.shape) * item.dtype.itemsize  # .size overflows
+        if left < 0:
             raise UserError(f"the file says it holds more than {LARGEST:,} bytes of arrays")
-        return np.asarray(dataset[()])
+    return {path: np.asarray(items[path][()]) for path in paths}
 
 
 def _check_size(what: str, size: int, largest: int) -> None:
@@ -305,17 +290,16 @@ _LAST = "top_activation"  # of the backbone
 _BACKBONE = re.compile(r"(stem|top|block\d[a-z])(_\w+)?_(activation|\w*conv|se_reduce|se_expand)")
 
 
-def _walk_config(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for layer in config["config"]["layers"]:
-        if "layers" in layer["config"]:
-            yield from _walk_config(layer)
-        else:
-            yield layer["class_name"], layer["config"]
+def _walk_config(config: dict[str, Any] | None) -> Configured:
+    layers: Configured = []
+    for layer in config["config"]["layers"] if config is not None else ():
+        nested = "layers" in layer["config"]
+        layers += _walk_config(layer) if nested else [(layer["class_name"], layer["config"])]
+    return layers
 
 
-def _check_config(file: KerasFile, drop_head: bool) -> None:
+def _check_config(layers: Configured, drop_head: bool) -> None:
     """UserError where a whole model's config has what neither EfficientNet nor our heads have."""
-    layers = file.configured()
     if drop_head and layers:
         layers = layers[: 1 + [settings["name"] for _, settings in layers].index(_LAST)]
     dense = [settings["name"] for kind, settings in layers if kind == "Dense"]
@@ -340,27 +324,23 @@ def _activations(kind: str, name: str) -> tuple[str, ...]:
     return ("sigmoid",) if name.endswith("_se_expand") else ("linear",)
 
 
-def _epsilon(file: KerasFile) -> float:
-    """Of all BatchNorms: the stem's as the config tells it."""
-    found = (settings for _, settings in file.configured() if settings["name"] == "stem_bn")
-    return float(next(found, {"epsilon": KERAS_EPSILON})["epsilon"])
+def _settings(layers: Configured) -> dict[str, Any]:
+    """BatchNorm's epsilon; the side of the images, and the head's padding, where they are told."""
+    says: dict[str, Any] = {"bn_epsilon": KERAS_EPSILON}
+    for kind, settings in layers:
+        if settings["name"] == "stem_bn":
+            says["bn_epsilon"] = float(settings["epsilon"])
+        elif kind == "InputLayer":
+            shape = settings.get("batch_shape") or settings.get("batch_input_shape")  # Keras 3, 2
+            if shape and shape[1] == shape[2] is not None:
+                says.setdefault("image_size", shape[1])
+        elif kind == "Conv2D" and settings["name"] != "stem_conv":
+            head = settings["kernel_size"] == [3, 3]  # all others are of 1x1
+            says |= {"head_padding": settings["padding"].upper()} if head else {}
+    return says
 
 
-def _head_padding(file: KerasFile) -> str | None:
-    """The padding of the head's convolution: the config's last Conv2D but the stem's."""
-    known = [s for kind, s in file.configured() if kind == "Conv2D" and s["kernel_size"] == [3, 3]]
-    return known[-1]["padding"].upper() if known and known[-1]["name"] != "stem_conv" else None
-
-
-def _image_size(file: KerasFile) -> int | None:
-    """The side of the square images that the model was built for, if for those of one size."""
-    inputs = [settings for kind, settings in file.configured() if kind == "InputLayer"]
-    shapes = [s.get("batch_shape") or s.get("batch_input_shape") for s in inputs]  # Keras 3, 2
-    sides = (shape[1] for shape in shapes if shape and shape[1] == shape[2] is not None)
-    return next(sides, None)
-
-
-def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
+def _scaling(layers: Configured, arrays: Arrays) -> Scaling:
     """From all layers before the stem taken together.
 
     The published weights hold the deviation as a variance, and Keras adds a Rescaling by
@@ -368,10 +348,9 @@ def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
     model's config shows it; weights alone with just that variance are taken to be the published.
     """
     known = [name.removesuffix("/mean") for name in arrays if name.endswith("/mean")]
-    learned = [[_per_channel(arrays[f"{x}/{y}"]) for y in ("mean", "variance")] for x in known]
-    layers = file.configured()
-    if file.config is None and len(learned) == 1:
-        published = np.allclose(learned[0][1], IMAGENET_STD, rtol=1e-3)
+    learned = [(arrays[f"{name}/mean"], arrays[f"{name}/variance"]) for name in known]
+    if not layers and len(learned) == 1:
+        published = np.allclose(learned[0][1].ravel(), IMAGENET_STD, rtol=1e-3)
         extra = 1 / np.sqrt(IMAGENET_STD) if published else 1.0
         layers = [("Rescaling", {"scale": 1 / 255}), ("Normalization", {})]
         layers += [("Rescaling", {"scale": extra})]
@@ -387,22 +366,12 @@ def _scaling(file: KerasFile, arrays: Arrays) -> Scaling:
                 scale = np.asarray(settings["scale"], np.float64)
                 factor, shift = factor * scale, shift * scale + settings.get("offset", 0.0)
             elif kind == "Normalization":
-                mean, variance = _constants(settings) or learned.pop(0)
+                told = settings.get("mean") is not None  # else learned, and among the arrays
+                both = (settings["mean"], settings["variance"]) if told else learned.pop(0)
+                mean, variance = (np.asarray(value, np.float64).ravel() for value in both)
                 factor, shift = factor / np.sqrt(variance), (shift - mean) / np.sqrt(variance)
         mean, std = 0.0 - shift / factor, 1 / factor
-    if not (np.isfinite(mean) & np.isfinite(std) & (std > 0)).all():
+    inverted = any(settings.get("invert") for _, settings in layers)
+    if inverted or not (np.isfinite(mean) & np.isfinite(std) & (std > 0)).all():
         raise UserError(f"it scales its input by {std} from {mean}: give --input_mean, --input_std")
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _constants(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and variance of a Normalization that was told them; None where it has learned them."""
-    if settings.get("invert"):
-        raise UserError("its Normalization is inverted: give --input_mean and --input_std")
-    if settings.get("mean") is None:
-        return None
-    return _per_channel(settings["mean"]), _per_channel(settings["variance"])
-
-
-def _per_channel(values: Any) -> np.ndarray:
-    return np.broadcast_to(np.asarray(values, np.float64).ravel(), 3)

@@ -89,7 +89,10 @@ def without_prefix(arrays: Arrays, column: str) -> Arrays:
 def import_variables(model: Classifier, column: str, found: Mapping[str, np.ndarray]) -> Any:
     """Foreign arrays -> float32 {"params", "batch_stats"}; UserError lists what does not fit."""
     names, shapes = foreign_names(model, column), variable_shapes(model)
-    expected = {names[ours]: _foreign_shape(ours, shapes[ours], column) for ours in shapes}
+    expected = {
+        names[ours]: _to_foreign(ours, np.broadcast_to(0, shape), column).shape
+        for ours, shape in shapes.items()
+    }
     problems = mismatch(expected, {name: array.shape for name, array in found.items()})
     if problems:
         raise UserError(f"not a {model.backbone.variant} of {column}: {problems}")
@@ -172,27 +175,15 @@ def _few(names: list[str]) -> str:
 
 
 def _to_ours(ours: str, array: np.ndarray, column: str) -> np.ndarray:
-    if array.ndim == 2 and column != "keras":
-        return array.T
-    if array.ndim == 4:
-        return array.transpose(_axes(ours, column))
-    return array
+    return array.transpose(_axes(ours, array.ndim, column))
 
 
 def _to_foreign(ours: str, array: np.ndarray, column: str) -> np.ndarray:
-    if array.ndim == 2 and column != "keras":
-        return array.T
-    if array.ndim == 4:
-        return array.transpose(np.argsort(_axes(ours, column)))
-    return array
+    return array.transpose(np.argsort(_axes(ours, array.ndim, column)))
 
 
-def _axes(ours: str, column: str) -> tuple[int, ...]:
+def _axes(ours: str, count: int, column: str) -> tuple[int, ...]:
     """Foreign axes in our order: HWIO here; OIHW in PyTorch; HWIO, depthwise HWCM, in Keras."""
     if column != "keras":
-        return (2, 3, 1, 0)
-    return (0, 1, 3, 2) if ours.endswith("depthwise/kernel") else (0, 1, 2, 3)
-
-
-def _foreign_shape(ours: str, shape: tuple[int, ...], column: str) -> tuple[int, ...]:
-    return _to_foreign(ours, np.broadcast_to(np.float32(0), shape), column).shape
+        return (2, 3, 1, 0) if count == 4 else tuple(reversed(range(count)))
+    return (0, 1, 3, 2) if ours.endswith("depthwise/kernel") else tuple(range(count))

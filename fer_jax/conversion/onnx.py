@@ -10,16 +10,15 @@ import dataclasses
 import importlib
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from fer_jax import model_file
 from fer_jax.errors import UserError
 from fer_jax.model_file import LEAST, About, ModelFile
 from fer_jax.models import folded
-from fer_jax.models.convolution import Padding, explicit_pads, outputs
+from fer_jax.models.convolution import Padding
 from fer_jax.outputs import in_one_step
 
 OPSET, IR_VERSION = 17, 8  # old enough for most runtimes
@@ -28,6 +27,7 @@ PRECISIONS = ("float32", "float16", "int8")  # each narrower than the one before
 SESSION_OPTION = "session.disable_quant_qdq"
 LARGEST_HALF, LARGEST_INT8 = 65504, 127
 SMALL = 50_000  # values; measured: docs/export.md
+AUTO_PAD = {"SAME": "SAME_UPPER", "VALID": "VALID"}
 
 
 def export_onnx(path: pathlib.Path, file: ModelFile, precision: str = "float32") -> None:
@@ -45,7 +45,7 @@ def export_onnx(path: pathlib.Path, file: ModelFile, precision: str = "float32")
         texts[SESSION_OPTION] = "1"
     model, side = file.model(), file.about.image_size
     graph = _Graph(onnx, folded.fold(model, file.variables), precision)
-    folded.network(model, graph, _Tensor("images", side))
+    folded.network(model, graph, "images")
 
     # The last node's output is the graph's.
     graph.nodes[-1].output[0] = "logits"
@@ -89,13 +89,8 @@ def texts_of(file: ModelFile) -> dict[str, str]:
     }
 
 
-class _Tensor(NamedTuple):
-    name: str
-    side: int  # rows, and columns
-
-
 class _Graph:
-    """The operations of `folded.network` as nodes of a graph."""
+    """The operations of `folded.network` as nodes of a graph, tensors by their names."""
 
     def __init__(self, onnx: Any, arrays: folded.Arrays, precision: str) -> None:
         self.onnx, self.arrays, self.precision = onnx, arrays, precision
@@ -147,47 +142,47 @@ class _Graph:
         helper.set_model_props(model, texts)
         return model
 
-    def shifted(self, images: _Tensor) -> _Tensor:
-        name = self.node("Cast", images.name, to=self.onnx.TensorProto.FLOAT)
-        name = self.node("Transpose", name, perm=[0, 3, 1, 2])
+    def shifted(self, images: str) -> str:
+        x = self.node("Cast", images, to=self.onnx.TensorProto.FLOAT)
+        x = self.node("Transpose", x, perm=[0, 3, 1, 2])
         offset = self.arrays[folded.OFFSET].reshape(1, 3, 1, 1)
-        if offset.any():
-            name = self.node("Sub", name, self.constant(folded.OFFSET, offset))
-        return _Tensor(name, images.side)
+        return self.node("Sub", x, self.constant(folded.OFFSET, offset)) if offset.any() else x
 
-    def conv(self, x: _Tensor, layer: str, stride: int = 1, padding: Padding = "SAME") -> _Tensor:
+    def conv(self, x: str, layer: str, stride: int = 1, padding: Padding = "SAME") -> str:
         kernel = self.arrays[f"{layer}/kernel"]
-        before = jax.ShapeDtypeStruct((1, x.side, x.side, 1), np.float32)
-        (top, bottom), (left, right) = pads = explicit_pads(before, kernel, stride, padding)  # type: ignore[arg-type]
-        name = self.node(
+        where: dict[str, Any] = (
+            {"auto_pad": AUTO_PAD[padding]}
+            if isinstance(padding, str)
+            else {"pads": np.transpose(padding).ravel().tolist()}  # before, then after
+        )
+        return self.node(
             "Conv",
-            x.name,
+            x,
             self.kernel(f"{layer}/kernel", np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))),
             self.constant(f"{layer}/bias", self.arrays[f"{layer}/bias"]),
             kernel_shape=kernel.shape[:2],
             strides=[stride, stride],
-            pads=[top, left, bottom, right],
             group=kernel.shape[3] if layer.endswith(folded.DEPTHWISE) else 1,
+            **where,
         )
-        return _Tensor(name, outputs(before, kernel, stride, pads)[0])  # type: ignore[arg-type]
 
-    def apply(self, function: folded.Function, x: _Tensor) -> _Tensor:
+    def apply(self, function: folded.Function, x: str) -> str:
         if function == "relu6":
             if "six" not in {stored.name for stored in self.initializers}:
                 self.constant("zero", np.float32(0))
                 self.constant("six", np.float32(6))
-            return x._replace(name=self.node("Clip", x.name, "zero", "six"))
-        name = self.node("Relu" if function == "relu" else "Sigmoid", x.name)
-        return x._replace(name=self.node("Mul", x.name, name) if function == "swish" else name)
+            return self.node("Clip", x, "zero", "six")
+        y = self.node("Relu" if function == "relu" else "Sigmoid", x)
+        return self.node("Mul", x, y) if function == "swish" else y
 
-    def mean(self, x: _Tensor) -> _Tensor:
-        return _Tensor(self.node("GlobalAveragePool", x.name), 1)
+    def mean(self, x: str) -> str:
+        return self.node("GlobalAveragePool", x)
 
-    def add(self, x: _Tensor, y: _Tensor) -> _Tensor:
-        return x._replace(name=self.node("Add", x.name, y.name))
+    def add(self, x: str, y: str) -> str:
+        return self.node("Add", x, y)
 
-    def multiply(self, x: _Tensor, gates: _Tensor) -> _Tensor:
-        return x._replace(name=self.node("Mul", x.name, gates.name))
+    def multiply(self, x: str, gates: str) -> str:
+        return self.node("Mul", x, gates)
 
-    def flat(self, x: _Tensor) -> _Tensor:
-        return x._replace(name=self.node("Flatten", x.name, axis=1))
+    def flat(self, x: str) -> str:
+        return self.node("Flatten", x, axis=1)

@@ -41,11 +41,11 @@ def read_torch(path: pathlib.Path) -> TorchFile:
     try:
         with path.open("rb") as file:
             start = file.read(9)  # of safetensors: the length of the header, and its {
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):  # a zip, or a bare pickle
-        return TorchFile(_read_pth(path), {})
-    return _read_safetensors(path)
+        if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):  # a zip, or a bare pickle
+            return TorchFile(_read_pth(path), {})
+        return _read_safetensors(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot read {path} as safetensors: {one_line(error)}") from error
 
 
 def write_torch(
@@ -61,20 +61,14 @@ def write_torch(
 
 
 def _read_safetensors(path: pathlib.Path) -> TorchFile:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-            strange = [name for name, kind in kinds.items() if kind not in KINDS]
-            if strange:
-                raise UserError(f"{path}: {strange[0]} is of {kinds[strange[0]]}, not of floats")
-            arrays = {name: _widen(file.get_tensor(name)) for name in kinds}
-            return TorchFile(arrays, file.metadata() or {})
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot read {path} as safetensors: {one_line(error)}") from error
-
-
-def _widen(array: np.ndarray) -> np.ndarray:
-    return array if array.dtype.kind in "fi" else np.asarray(array, np.float32)  # bfloat16
+    with safetensors.safe_open(path, framework="numpy") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        strange = [name for name, kind in kinds.items() if kind not in KINDS]
+        if strange:
+            raise UserError(f"{path}: {strange[0]} is of {kinds[strange[0]]}, not of floats")
+        arrays = {name: file.get_tensor(name) for name in kinds}
+        wide = {n: a if a.dtype.kind in "fi" else a.astype(np.float32) for n, a in arrays.items()}
+        return TorchFile(wide, file.metadata() or {})
 
 
 def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -120,11 +114,10 @@ def _arrays(path: pathlib.Path, tensors: Mapping[str, Any]) -> dict[str, np.ndar
     if sum(tensor.numel() for tensor in tensors.values()) > LARGEST:
         raise UserError(f"{path} says it holds more than {LARGEST:,} values")
     try:
-        return {name: _array(tensor.detach()) for name, tensor in tensors.items()}
+        return {
+            name: (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+            for name, tensor in tensors.items()
+        }
     except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device
         reason = one_line(error)
         raise UserError(f"{path} holds tensors without plain values: {reason}") from error
-
-
-def _array(tensor: Any) -> np.ndarray:
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

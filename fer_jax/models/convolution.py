@@ -18,10 +18,11 @@ import numpy as np
 from jax import lax
 
 Shape = tuple[int, ...]
+Pair = tuple[jax.Array, jax.Array]  # of x and kernel, or of their gradients
 Pads = tuple[tuple[int, int], tuple[int, int]]  # before and after, of rows and columns
 Padding = Literal["SAME", "VALID"] | Pads
 Conv = Callable[[jax.Array, jax.Array, int, Pads], jax.Array]  # (x, kernel, stride, pads)
-Gradients = Callable[[jax.Array, jax.Array, jax.Array, int, Pads], tuple[jax.Array, jax.Array]]
+Gradients = Callable[[jax.Array, jax.Array, jax.Array, int, Pads], Pair]
 
 FEW_CHANNELS = 16
 BLOCK_IMAGES, BLOCK_POSITIONS = 4, 36  # what stays in a core's cache
@@ -144,7 +145,7 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(*x.shape[:-1], -1)
 
 
-def _pointwise_gradients(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> Any:
+def _pointwise_gradients(saved: Pair, g: jax.Array) -> Any:
     """XLA's CPU backend writes out the left operand transposed: let it be the narrower one."""
     x, kernel = saved
     rows_x, rows_g = x.reshape(-1, kernel.shape[0]), g.reshape(-1, kernel.shape[1])
@@ -187,7 +188,7 @@ def _sum(parts: Iterable[jax.Array]) -> jax.Array:
 
 def _shifted_gradients(
     x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, jax.Array]:
+) -> Pair:
     d_x = _input_gradient(g, kernel, x.shape, stride, pads)
     return d_x, _kernel_gradient(x, g, kernel, stride, pads)
 
@@ -277,9 +278,7 @@ def _padded_groups(x: jax.Array, pads: Pads) -> jax.Array:
 # ---- on accelerators, and the choice ------------------------------------------------------------
 
 
-def _tap_gradients(
-    x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, jax.Array]:
+def _tap_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int, pads: Pads) -> Pair:
     """Of a depthwise convolution: XLA's to x; to the kernel tap by tap, in a loop."""
     _, vjp = jax.vjp(lambda x: xla_conv(x, kernel, stride, pads), x)
     whole, exact = (0, 0, 0), at_least_float32(x.dtype)
@@ -295,11 +294,8 @@ def _tap_gradients(
 
 
 def _derived(conv: Conv) -> Gradients:
-    def gradients(
-        x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int, pads: Pads
-    ) -> tuple[jax.Array, jax.Array]:
-        _, vjp = jax.vjp(lambda x, kernel: conv(x, kernel, stride, pads), x, kernel)
-        return vjp(g)
+    def gradients(x: Any, kernel: Any, g: jax.Array, stride: int, pads: Pads) -> Any:
+        return jax.vjp(lambda x, kernel: conv(x, kernel, stride, pads), x, kernel)[1](g)
 
     return gradients
 
@@ -317,14 +313,10 @@ def _by_platform(ours: Conv, gradients: Gradients, elsewhere: Gradients) -> Conv
             default=lambda x, kernel: xla_conv(x, kernel, stride, pads),
         )
 
-    def forward(
-        x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def forward(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple[jax.Array, Pair]:
         return chosen(x, kernel, stride, pads), (x, kernel)
 
-    def backward(
-        stride: int, pads: Pads, saved: tuple[jax.Array, jax.Array], g: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def backward(stride: int, pads: Pads, saved: Pair, g: jax.Array) -> Pair:
         return lax.platform_dependent(
             *saved,
             g,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,6 @@ from fer_jax.models.efficientnet import VARIANTS, Block, block_table
 
 Arrays = Mapping[str, Any]  # "backbone/stem/kernel": float32 [k, k, C, D], ".../bias": [D]
 Function = Literal["swish", "relu6", "relu", "sigmoid"]
-T = TypeVar("T")  # a tensor of whatever computes the network, or writes it down
 STEM, DEPTHWISE, OFFSET = "backbone/stem", "depthwise", "offset"
 PIECE = 16  # images; measured: experiments/speed.md
 
@@ -77,33 +76,11 @@ def _mapped(infer: Callable[[jax.Array], Any], images: jax.Array) -> jax.Array:
     return answers.reshape(len(images), *answers.shape[2:])
 
 
-class Operations(Protocol[T]):
-    """What the network is made of; `layer` names a kernel and a bias of `fold`."""
+def network(model: Classifier, ops: Any, images: Any) -> Any:
+    """uint8 images -> logits, or without a head the feature map.
 
-    def shifted(self, images: T) -> T:
-        """uint8 images minus `offset`, in float32 and three channels."""
-
-    def conv(self, x: T, layer: str, stride: int = 1, padding: Padding = "SAME") -> T:
-        """A convolution and its bias; of each channel by itself where `layer` ends in DEPTHWISE."""
-
-    def apply(self, function: Function, x: T) -> T:
-        """Elementwise."""
-
-    def mean(self, x: T) -> T:
-        """Over all positions, which leaves one."""
-
-    def add(self, x: T, y: T) -> T:
-        """Of equal shapes."""
-
-    def multiply(self, x: T, gates: T) -> T:
-        """Each channel by its gate."""
-
-    def flat(self, x: T) -> T:
-        """One position -> [B, C]."""
-
-
-def network(model: Classifier, ops: Operations[T], images: T) -> T:
-    """uint8 images -> logits, or without a head the feature map, in whatever `ops` makes."""
+    `ops` has the methods of `_Compute`, for tensors of whatever computes, or writes down.
+    """
     backbone, head = model.backbone, model.head
     activation, pads = VARIANTS[backbone.variant].activation, backbone.style.pads
     x = ops.conv(ops.shifted(images), STEM, backbone.stem_stride, pads(3))
@@ -122,7 +99,7 @@ def network(model: Classifier, ops: Operations[T], images: T) -> T:
     return ops.flat(ops.conv(x, "head/logits"))
 
 
-def _block(ops: Operations[T], x: T, block: Block, padding: Padding) -> T:
+def _block(ops: Any, x: Any, block: Block, padding: Padding) -> Any:
     """MBConv: expand, filter per channel, gate, project, add the input."""
     layer, skip = f"backbone/{block.name}", x
     if block.expansion != 1:
@@ -139,7 +116,7 @@ def _block(ops: Operations[T], x: T, block: Block, padding: Padding) -> T:
 
 @dataclass(frozen=True)
 class _Compute:
-    """JAX, in float32 [B, H, W, C]."""
+    """JAX, in float32 [B, H, W, C]; `layer` names a kernel and a bias of `fold`."""
 
     arrays: Arrays
     plain: bool
@@ -150,6 +127,7 @@ class _Compute:
     def conv(
         self, x: jax.Array, layer: str, stride: int = 1, padding: Padding = "SAME"
     ) -> jax.Array:
+        """Of each channel by itself where `layer` ends in DEPTHWISE."""
         kernel, bias = jnp.asarray(self.arrays[f"{layer}/kernel"]), self.arrays[f"{layer}/bias"]
         if len(kernel) == stride == 1:
             rows = lax.dot(x.reshape(-1, x.shape[3]), kernel[0, 0])
@@ -174,4 +152,5 @@ class _Compute:
         return x * gates
 
     def flat(self, x: jax.Array) -> jax.Array:
+        """One position -> [B, C]."""
         return x[:, 0, 0]
