@@ -119,9 +119,9 @@ def pipeline(settings: Settings, workers: int) -> Contestant:
     jax.config.update("jax_platforms", "cpu")  # the accelerator is left alone
     flags.FLAGS.mark_as_parsed()  # Grain hands them to its processes
     batches = train.make_trainer(config_of(settings), records()).local_batches(
-        image_size=settings.size,
-        batch_size=settings.batch,
-        start_step=0,
+        settings.size,
+        settings.batch,
+        0,
         shard=Shard(0, 1),
         workers=workers,
     )
