@@ -2,13 +2,15 @@
 
 At a terminal a table; else JSON lines, or what --output=FILE.jsonl or FILE.csv names: one row a
 face. The same command after a stop goes on where FILE ends. Nothing leaves this machine.
-N tasks share a folder by --shard=1/N to N/N.
+N tasks share a folder by --shard=1/N to N/N; --shards=N submits them to SLURM.
 """
 
 import contextlib
 import os
 import pathlib
 import re
+import shlex
+import subprocess
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ EXPLAIN = flags.DEFINE_bool("explain", False, "Draw also what each answer hangs 
 CAMERA = flags.DEFINE_integer("camera", None, "Number of the camera to watch, until Ctrl-C.")
 EVERY = flags.DEFINE_integer("every", 1, "Of video every so many-th frame.", lower_bound=1)
 SHARD = flags.DEFINE_string("shard", "1/1", "K/N: part K of N, to FILE-K-of-N of --output=FILE.")
+SHARDS = flags.DEFINE_integer("shards", 0, "Submit the N parts to SLURM, as an array.", 0)
 OPTIONS = (  # of recognizer.Options, by the same names
     flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or take all for one."),
     flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels."),
@@ -43,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("give photographs, folders or videos, or --camera=0")
     if EXPLAIN.value and not DRAW.value:
         raise UserError("--explain is drawn into pictures: give --draw=DIR too")
+    if SHARDS.value:
+        return _submit(SHARDS.value)
     (part, parts), output = _shard(), OUTPUT.value
     if parts > 1 and (place := pathlib.Path(output)).suffix:  # a file, not the terminal or a pipe
         output = str(place.with_stem(f"{place.stem}-{part}-of-{parts}"))
@@ -54,6 +59,23 @@ def main(argv: Sequence[str]) -> int:
             return 0
     if not rows.read and (rows.error or parts == 1):  # a part may be empty
         raise UserError(rows.error or f"{', '.join(argv[1:])}: no image or video in there")
+    return 0
+
+
+def _submit(parts: int) -> int:
+    """This command as tasks, one for each part; sbatch's own variables say on which nodes."""
+    if not pathlib.Path(OUTPUT.value).suffix:
+        raise UserError("--shards: each task writes a file: give --output=FILE.jsonl or FILE.csv")
+    same = shlex.join([sys.executable, "-m", "fer_jax.recognise", *sys.argv[1:], "--shards=0"])
+    task = f"exec {same} --shard=$SLURM_ARRAY_TASK_ID/{parts}"
+    command = ["sbatch", "--job-name=fer_jax", f"--array=1-{parts}", "--requeue", f"--wrap={task}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise UserError("--shards: no sbatch here; start the parts by --shard=K/N") from error
+    if done.returncode:
+        raise UserError(f"SLURM refuses the tasks: {' '.join(done.stderr.split())}")
+    print(f"{done.stdout.strip()}: {parts} tasks; the same command goes on with what is missing")
     return 0
 
 

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import (
     EPOCH_ENDS,
     ROOT,
@@ -243,6 +244,33 @@ def test_stopped_tasks_go_on_and_the_table_is_the_same(slurm, small_csv, tmp_pat
     assert sum("stopped and saved" in log for log in logs) == 3
     assert sum("continuing after step" in log for log in logs) == 3
     assert not answer("squeue", "--noheader")
+
+
+def test_the_parts_of_a_folder_are_tasks(slurm, tmp_path):
+    """Every image is answered once, as without SLURM; a second time nothing is left to do."""
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 48), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"a photo {number}.png")
+    whole = ("--crop=whole", "--detector=none")
+    command = [sys.executable, "-m", "fer_jax.recognise", str(tmp_path), *whole]
+    ours = os.environ | compile_cache() | {"SBATCH_PARTITION": "here"}
+
+    def rows(*more):
+        done = subprocess.run([*command, *more], cwd=ROOT, env=ours, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert within(600, lambda: not answer("squeue", "--noheader"))
+        lines = [line for file in tmp_path.glob("out/x*") for line in file.read_text().splitlines()]
+        found = map(json.loads, lines)  # batches of other sizes round otherwise
+        return sorted((row["file"], row["label"], round(row["confidence"], 3)) for row in found)
+
+    (tmp_path / "out").mkdir()
+    tasks = rows(f"--output={tmp_path}/out/x.jsonl", "--shards=3")
+    assert len(list(tmp_path.glob("out/x-*-of-3.jsonl"))) == 3
+    assert len(tasks) == 12
+    assert rows(f"--output={tmp_path}/out/x.jsonl", "--shards=3") == tasks
+    for file in tmp_path.glob("out/*"):
+        file.unlink()
+    assert rows(f"--output={tmp_path}/out/x.jsonl") == tasks
 
 
 def test_two_tasks_find_each_other_and_are_one_run(slurm, finished_run, small_csv, tmp_path):
