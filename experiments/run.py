@@ -17,6 +17,7 @@ from experiments.jobs import Job
 from fer_jax import cli
 from fer_jax.errors import UserError
 
+__doc__ += f"\nSTUDY is one of {', '.join(STUDIES)}.\n"  # for --help
 DATA = flags.DEFINE_string("data", "", "FER2013 in any known layout.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "One run of each variant per seed.")
 ONLY = flags.DEFINE_list("only", [], "Names of variants, if not all.")
@@ -33,7 +34,8 @@ def main(argv: Sequence[str]) -> None:
     """Run what is not finished yet, then print and write the table."""
     names = argv[1:]
     if len(names) != 1 or names[0] not in STUDIES:
-        raise UserError(f"give one study of {', '.join(STUDIES)}")
+        given = f"no study {' '.join(names)!r}: " if names else ""
+        raise UserError(f"{given}give one of {', '.join(STUDIES)}")
     if (PARTITION.value or SBATCH.value) and CLUSTER.value != "slurm":
         raise UserError("--partition and --sbatch need --cluster=slurm")
     if not DATA.value:

@@ -110,6 +110,10 @@ def _exit(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> N
 
 def _flag_mistake(error: Exception) -> str:
     """What absl or ml_collections raised; for a mistyped key they name the nearest one."""
+    missing = re.findall(r"Flag --(\w+) must have a value other than None", str(error))
+    if missing:
+        said = {name: flags.FLAGS[name].help.splitlines()[0].rstrip(".;") for name in missing}
+        return "; ".join(f"give --{name}: {text}" for name, text in said.items())
     near = re.search(r'Did you mean "(.+)" instead of "(.+)"', str(error))
     if near:
         return f"no config key {near[2]!r}: did you mean {near[1]!r}?"

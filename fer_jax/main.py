@@ -1,4 +1,8 @@
-"""Train, resume, and report: `python -m fer_jax.main --config=configs/b2.py`."""
+"""Train, resume, and report: `python -m fer_jax.main --config=configs/b2.py`.
+
+--config is a Python file with get_config(), or the name of a packaged one, such as b2;
+--config.KEY=VALUE overrides a key of it.
+"""
 
 import shlex
 import sys

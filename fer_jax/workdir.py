@@ -113,6 +113,8 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
         if not all(isinstance(about.get(name), kind) for name, kind in FIELDS.items()):
             raise ValueError("it does not describe a run")
     except FileNotFoundError as error:
+        if not workdir.exists():
+            raise UserError(f"{workdir}: no such file or folder") from error
         raise UserError(f"{workdir} holds no run (no {RUN_FILE}): give a run's workdir") from error
     except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {error}; choose another workdir") from error

@@ -201,8 +201,8 @@ def test_a_checkpoint_of_other_labels(other_labels, small_csv, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], ["checkpoint"]),
-        (["--checkpoint=/no/such/run"], ["/no/such/run"]),
+        ([], ["give --checkpoint: Folder of a run"]),
+        (["--checkpoint=/no/such/run"], ["/no/such/run: no such file or folder"]),
         (["--checkpoint=PLACE"], ["holds no run"]),
         (["--checkpoint=RUN", "--split=exam"], ["split", "exam", "validation"]),
         (["--checkpoint=RUN", "--data=/no/such/data"], ["/no/such/data"]),

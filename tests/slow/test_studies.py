@@ -76,7 +76,7 @@ def test_what_is_not_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["nothing", "--data=x"], "give one study of start"), (["ema"], "no --data")],
+    [(["nothing", "--data=x"], "no study 'nothing': give one of start"), (["ema"], "no --data")],
 )
 def test_the_door_refuses_in_one_line(arguments, words, tmp_path):
     given = [*arguments, f"--output={tmp_path / 'out'}"]
