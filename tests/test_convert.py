@@ -161,7 +161,7 @@ OURS = ("--source=fer_jax", "--input=ours.safetensors")
         (["--source=keras", f"--input={'a' * 300}"], ["no file"]),
         (["--source=keras"], ["no --input", "--download"]),
         (["--source=fer_jax"], ["no --input"]),
-        (["--source=fer_jax", "--input=none"], ["none holds no run"]),
+        (["--source=fer_jax", "--input=none"], ["none: no such file or folder"]),
         (["--source=onnx", "--input=x"], ["onnx", "keras"]),
         (["--source=timm", "--input=keras.weights.h5"], ["keras.weights.h5", "safetensors"]),
         (["--source=keras", "--input=timm.safetensors"], ["timm.safetensors", "Keras"]),
