@@ -24,8 +24,11 @@ PROCESSORS = Path("/proc/cpuinfo")  # where Linux lists what the processor can d
 def folder(name: str) -> Path:
     """Where `name` is kept: in FER_JAX_CACHE, or the platform's cache folder; need not exist."""
     named = os.environ.get(VARIABLE)
-    base = os.path.expanduser(named) if named else platformdirs.user_cache_dir("fer_jax", False)
-    return Path(base, name)
+    try:
+        base = Path(named or platformdirs.user_cache_dir("fer_jax", False)).expanduser()
+    except RuntimeError:
+        raise UserError(f"no home folder: set {VARIABLE} to a folder for caches") from None
+    return base / name
 
 
 def keep_programs() -> None:

@@ -22,6 +22,8 @@ PRELOAD, SWITCH = "LD_PRELOAD", "FER_JAX_MALLOC"
 TCMALLOC = [f"{place}/libtcmalloc_minimal.so.4" for place in ("lib64", "lib/*-linux-gnu")]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+flags.disclaim_key_flags()  # --config belongs to the command, whose --help lists it
+
 
 def define_config(help_string: str) -> flags.FlagHolder:
     """The flag `--config=FILE.py` with its overrides `--config.key=value`, keys locked."""

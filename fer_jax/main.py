@@ -1,8 +1,4 @@
-"""Train, resume, and report: `python -m fer_jax.main --config=configs/b2.py`.
-
---config is a Python file with get_config(), or the name of a packaged one, such as b2;
---config.KEY=VALUE overrides a key of it.
-"""
+"""Train, resume, and report: `python -m fer_jax.main --config=configs/b2.py`."""
 
 import shlex
 import sys
@@ -12,7 +8,9 @@ from absl import flags
 
 from fer_jax import cli
 
-CONFIG = cli.define_config("Python file with get_config(); override with --config.key=value.")
+CONFIG = cli.define_config(
+    "A Python file, or a packaged one by name; --config.KEY=VALUE overrides."
+)
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; runs/<config>-<hash> if empty.")
 STEP = flags.DEFINE_integer("step", None, "Go on from this checkpoint, not from the latest.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Build everything, say what it is, and exit.")

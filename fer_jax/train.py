@@ -332,7 +332,9 @@ class Trainer:
         # The memory of a step on the largest batch.
         state, batch_size = self.template(), self.config.train.batch_size
         batch = jax.eval_shape(dict, self.one_batch(max(self.config.sizes), batch_size))
-        memory: Any = self.train_step.lower(state, batch).compile().memory_analysis()
+        memory = self.train_step.lower(state, batch).compile().memory_analysis()
+        if memory is None:
+            raise UserError(f"{jax.default_backend()} does not tell a program's memory")
         mebibytes = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
 
         # In words.

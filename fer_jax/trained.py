@@ -21,10 +21,8 @@ from fer_jax.training.state import Variables
 ALL = "all"  # the part that is scored of data which nobody divided
 # How data are read for a model file, whose header tells only how its own were divided, or, of a
 # converted model, not even that: nothing is held out then.
-READING = {
-    **{"path": "", "targets": "", "exclude": "", "map": "", "on_corrupt": "stop"},
-    **{"max_pixels": 16_777_216, "cache_mib": 2048, "workers": 0},
-}
+READING = {"max_pixels": 16_777_216, "cache_mib": 2048, "workers": 0, "on_corrupt": "stop"}
+READING |= dict.fromkeys(("path", "targets", "exclude", "map"), "")
 UNDIVIDED = {"label_order": "", "validation_fraction": 0.0, "split_seed": 0}
 
 

@@ -12,6 +12,7 @@ import pytest
 from support import ROOT
 
 from fer_jax import cache
+from fer_jax.errors import UserError
 
 
 def test_the_platforms_folder(monkeypatch):
@@ -23,6 +24,12 @@ def test_the_platforms_folder(monkeypatch):
     assert cache.folder("weights") == Path("/data/weights")
     monkeypatch.setenv("FER_JAX_CACHE", "~/kept")
     assert cache.folder("programs") == Path.home() / "kept/programs"
+
+
+def test_no_home_is_one_line(monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", "~nobody-of-that-name/weights")
+    with pytest.raises(UserError, match="set FER_JAX_CACHE"):
+        cache.folder("weights")
 
 
 def test_processors_of_other_abilities_have_other_names(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from made_data import (
     write_zip,
 )
 
+from fer_jax.data import files
 from fer_jax.data.images import encode_png
 from fer_jax.data.sources import fingerprint, open_dataset, read_dataset
 from fer_jax.errors import UserError
@@ -285,7 +286,7 @@ def test_parquet_without_its_library_or_broken(tmp_path, monkeypatch):
     assert "fer_jax[parquet]" in refused(tmp_path)
 
 
-def test_a_damaged_row_group_is_told(tmp_path):
+def test_a_damaged_row_group_is_named(tmp_path):
     import pyarrow.parquet as pq
 
     parquet(tmp_path / "train.parquet", ROWS)
@@ -294,7 +295,7 @@ def test_a_damaged_row_group_is_told(tmp_path):
     place = column.dictionary_page_offset or column.data_page_offset
     data[place : place + 16] = b"\xff" * 16
     (tmp_path / "train.parquet").write_bytes(bytes(data))
-    assert "cannot read train.parquet: " in refused(tmp_path)
+    assert "cannot read 5 images (train.parquet 1 0: " in refused(tmp_path)
 
 
 def test_parquet_in_an_archive(tmp_path):
@@ -336,6 +337,13 @@ def test_the_challenges_own_archive(tmp_path, truth):
     dataset = opened(write_tar(tmp_path / "fer2013.tar.gz", files, "w:gz"))
     assert summary(dataset) == truth
     assert dataset.layout == "fer2013.csv in a tar"
+
+
+def test_an_archive_that_never_ends_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_UNPACKED", 1000)
+    assert "more than 1000 bytes" in refused(
+        write_tar(tmp_path / "a.tar.gz", seed_files(ROWS), "w:gz")
+    )
 
 
 def test_a_truncated_archive_says_so(tmp_path):

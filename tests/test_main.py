@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from absl import flags
 from support import (
     EPOCH_ENDS,
     REPORT_FILES,
@@ -17,7 +18,7 @@ from support import (
     small_run,
 )
 
-from fer_jax import trained
+from fer_jax import main, trained
 from fer_jax.labels import LABELS
 
 PICTURES = ("learning_curves.png", "class_distribution.png", "augmented.png")
@@ -161,3 +162,8 @@ def test_a_dry_run_says_what_would_be_and_writes_nothing(small_csv, tmp_path):
     assert re.search(r"about [\d,]+ MiB of memory per device", outcome.out)
     assert not contents(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_the_config():
+    """--help shows a command's key flags."""
+    assert "config" in {flag.name for flag in flags.FLAGS.get_key_flags_for_module(main)}

@@ -121,6 +121,7 @@ def write(facts: Facts, pool: Pool, groups: Groups, output: Path) -> list[str]:
             for file, text in texts.items():
                 (new / file).write_text(text, encoding="utf-8")
             if output.exists():
+                check_output(str(output))  # nobody may have put something there meanwhile
                 output.rename(new.with_name("old"))
             new.rename(output)
     except OSError as error:

@@ -70,9 +70,13 @@ def write(records: Mapping[str, Records], directory: Path) -> Path:
     return Path(builder.data_dir)
 
 
-def read(path: Path, max_pixels: int) -> Found:
-    """The entries of a directory that `write` made; UserError where files are missing or broken."""
-    encoded: dict[str, bytes] = {}  # until they are decoded once: no file is read twice for it
+def read(path: Path, max_pixels: int, cache_mib: int) -> Found:
+    """The entries of a directory that `write` made; UserError where files are missing or broken.
+
+    Keeps up to `cache_mib` MiB of PNGs: decoding them once reads no file again.
+    """
+    encoded: dict[str, bytes] = {}
+    room = cache_mib * 2**20
     try:
         _source.cache_clear()  # another directory may have had this path
         info = tfds.builder_from_directory(path).info
@@ -86,7 +90,9 @@ def read(path: Path, max_pixels: int) -> Found:
                 for i, record in zip(block, records.__getitems__(block), strict=True):
                     label, key, row = names[record["label"]], record["key"].decode(), record["row"]
                     entries.append(Entry(f"{role} {i}", role, label, key, int(row)))
-                    encoded[f"{role} {i}"] = record["image"]
+                    room -= len(record["image"])
+                    if room >= 0:
+                        encoded[f"{role} {i}"] = record["image"]
         prints = dict(info.metadata["fingerprints"])
     except UserError:
         raise

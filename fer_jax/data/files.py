@@ -29,6 +29,7 @@ BROKEN = (
 """What reading a damaged, encrypted or oddly packed file raises."""
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MOST_UNPACKED = 64 * 2**30  # bytes
 JUNK_NAMES = (".ds_store", "thumbs.db", "desktop.ini")
 
 Opener = Callable[[], IO[bytes]]
@@ -110,7 +111,7 @@ def unpack(tree: Tree, names: Sequence[str]) -> Path:
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     for name in names:
         with opened(tree, name) as stream, (place / PurePosixPath(name).name).open("wb") as file:
-            shutil.copyfileobj(stream, file)
+            _copy(stream, file)
     return place
 
 
@@ -173,8 +174,7 @@ def _tar_members(tree: Tree) -> Iterator[tuple[str, Opener]]:
         whole: Any = packed.fileobj
         if not isinstance(whole, io.BufferedReader):  # it is compressed
             whole.seek(0)
-            shutil.copyfileobj(whole, unpacked)
-            unpacked.flush()
+            _copy(whole, unpacked)
             whole = unpacked
         data = mmap.mmap(whole.fileno(), 0, access=mmap.ACCESS_READ)  # threads share no position
     with tarfile.open(fileobj=data, mode="r:") as archive:
@@ -190,6 +190,14 @@ def _tar_member(data: mmap.mmap, info: tarfile.TarInfo) -> IO[bytes]:
     if not info.isreg() or info.issparse():
         raise tarfile.TarError("a link, a device or a sparse file")
     return io.BytesIO(data[info.offset_data : info.offset_data + info.size])
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    while chunk := source.read(2**20):
+        target.write(chunk)
+        if target.tell() > MOST_UNPACKED:
+            raise tarfile.TarError(f"it has more than {MOST_UNPACKED} bytes: unpack it yourself")
+    target.flush()
 
 
 def _junk_kind(name: str) -> str:

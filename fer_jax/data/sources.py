@@ -154,7 +154,7 @@ def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> F
     place = tree.path / folder
     if tree.kind != "folder":
         place = files.unpack(tree, [name for name in names if PurePosixPath(name).parent == folder])
-    return fer2013.read(place, options.max_pixels)
+    return fer2013.read(place, options.max_pixels, options.cache_mib)
 
 
 def _synthetic() -> Dataset:
