@@ -22,7 +22,7 @@ LIMITS = (0.6, 0.7, 0.7)  # least scores of the three networks
 BATCH = 8  # always: OpenCV's classic engine crashes when the number of images changes
 YUNET_LIMIT, YUNET_OVERLAP, YUNET_FACE = 0.8, 0.3, 16  # score, overlap, pixels of a small face
 SIDE = 48  # pixels of FER2013: the weights have seen no finer detail
-MARGIN = 1.0  # side of the part recognised, of the longer side of the detector's box
+MARGIN = 0.9  # side of the part recognised, of the longer side of the detector's box
 
 # uint8 RGB [H, W, 3] and a face's least side in pixels -> float [N, 15], the best first: left, top,
 # width, height; (x, y) of eyes, nose and corners of the mouth, left ones first; score 0..1.

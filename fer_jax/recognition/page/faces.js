@@ -6,6 +6,7 @@ const STEP = 0.709; // from one size of the picture to the next: half the area
 const WINDOW = 12; // pixels that the first network sees at a time, every second pixel
 const LIMITS = [0.6, 0.7, 0.7]; // least scores of the three networks
 const BATCH = 32;
+const MARGIN = 0.9; // side of the part recognised, of the longer side of the box
 const SIDE = 48; // pixels of FER2013: the weights have seen no finer detail
 
 /**
@@ -133,15 +134,15 @@ function best(boxes, limit, ofSmaller = false) {
 }
 
 /**
- * What the model takes of each face: RGB, size x size. Squares of the box's longer side, turned so
- * that the eyes are level, grey, averaged down to 48 pixels. Without landmarks the whole picture.
+ * What the model takes of each face: RGB, size x size. Squares around the box, turned so that
+ * the eyes are level, grey, averaged down to 48 pixels. Without landmarks the whole picture.
  */
 export function cutOut(picture, faces, size) {
   const shades = faces.some((face) => face.landmarks) ? grey(picture) : null;
   return faces.map(({ box: [left, top, width, height], landmarks }) => {
     if (!landmarks) return spread(square(picture, size));
     const [[x, y], [u, v]] = landmarks;
-    const side = Math.max(width, height);
+    const side = MARGIN * Math.max(width, height);
     const area = [left + (width - side) / 2, top + (height - side) / 2, side, side];
     const fine = warp(shades, area, Math.atan2(v - y, u - x), Math.max(SIDE, Math.round(side)));
     return spread(square(square(fine, SIDE), size));
