@@ -18,7 +18,7 @@ from fer_jax.data.sources import open_dataset
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 MODEL = flags.DEFINE_string("model", None, "Model file or run; if not given, the shipped weights.")
-OUTPUT = flags.DEFINE_string("output", "experiments/results/abstention", "Folder of the tables.")
+OUTPUT = flags.DEFINE_string("output", "runs/abstention", "Folder of the tables.")
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 

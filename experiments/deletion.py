@@ -23,7 +23,7 @@ from fer_jax.recognition import explain
 from fer_jax.recognition.recognizer import Options
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
-OUTPUT = flags.DEFINE_string("output", "experiments/results/deletion", "Folder of the table.")
+OUTPUT = flags.DEFINE_string("output", "runs/deletion", "Folder of the table.")
 IMAGES, SHARE, BATCH, SEED = 200, 0.2, 20, 0
 
 

@@ -29,7 +29,7 @@ from fer_jax.model_file import About, calibrated
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 MODEL = flags.DEFINE_string("model", "", "A model file; the shipped weights if empty.")
-OUTPUT = flags.DEFINE_string("output", "experiments/results/exports", "Folder of the table.")
+OUTPUT = flags.DEFINE_string("output", "runs/exports", "Folder of the table.")
 COUNT = flags.DEFINE_integer("count", 500, "Real images, spread over PublicTest; as many random.")
 BATCH = 20  # images; it divides --count
 STABLEHLO = """

@@ -22,6 +22,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.jobs import forget_other_code
 from fer_jax import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,9 +30,6 @@ KILLS = flags.DEFINE_integer("kills", 50, "How many, all commands together.", lo
 OUTPUT = flags.DEFINE_string("output", "runs/faults", "Folder for runs and results.")
 SEED = flags.DEFINE_integer("seed", 0, "Of all moments.")
 JOBS = flags.DEFINE_integer("jobs", 2, "Commands at a time.", lower_bound=1)
-TABLE = flags.DEFINE_string(
-    "table", "experiments/results/faults/faults.md", "Where the table goes; empty: nowhere."
-)
 
 RESULTS, PLACE = "results.jsonl", "PLACE"
 TURNS = ("train", "evaluate", "train", "prepare", "train", "convert", "train", "recognise")
@@ -68,15 +66,14 @@ finally:
 def main(argv: Sequence[str]) -> int:
     """Kill what is left of --kills; print and write the table; 1 where anything differed."""
     del argv
-    rows = kill_all(Path(OUTPUT.value).absolute(), KILLS.value, SEED.value, JOBS.value)
+    output = Path(OUTPUT.value).absolute()
+    rows = kill_all(output, KILLS.value, SEED.value, JOBS.value)
     text = table(rows)
     print(text, end="")
     for row in rows:
         if row["why"]:
             print(f"kill {row['number']}, {row['command']}: {row['why']}")
-    if TABLE.value:
-        Path(TABLE.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(TABLE.value).write_text(text)
+    (output / "faults.md").write_text(text)
     return int(any(row["why"] for row in rows))
 
 
@@ -85,7 +82,7 @@ def kill_all(output: Path, kills: int, seed: int = 0, jobs: int = 2) -> list[dic
     from tqdm import tqdm
 
     output.mkdir(parents=True, exist_ok=True)
-    _forget_other_code(output)
+    forget_other_code(output, RESULTS, "calm", "cases")  # its undisturbed runs are no twins
     path = output / RESULTS
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["number"], row["seed"]) for row in rows}
@@ -100,18 +97,6 @@ def kill_all(output: Path, kills: int, seed: int = 0, jobs: int = 2) -> list[dic
                 rows.append(row)
                 print(json.dumps(row), file=file, flush=True)
     return [row for row in rows if row["seed"] == seed and row["number"] < kills]
-
-
-def _forget_other_code(output: Path) -> None:
-    """Remove what another checkout or version left: its undisturbed runs are no twins of ours."""
-    sources = sorted((ROOT / "fer_jax").rglob("*.py"))
-    code = hashlib.sha256(b"".join([str(ROOT).encode(), *map(Path.read_bytes, sources)]))
-    mark = output / "code.txt"
-    if not mark.exists() or mark.read_text() != code.hexdigest():
-        (output / RESULTS).unlink(missing_ok=True)
-        for name in ("calm", "cases"):
-            shutil.rmtree(output / name, ignore_errors=True)
-        mark.write_text(code.hexdigest())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

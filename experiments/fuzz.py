@@ -25,6 +25,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.jobs import forget_other_code
 from fer_jax import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,9 +34,6 @@ OUTPUT = flags.DEFINE_string("output", "runs/fuzz", "Folder for results and find
 SEED = flags.DEFINE_integer("seed", 0, "Of all inputs.")
 ONLY = flags.DEFINE_string("only", "", "A reader whose name holds this text, alone.")
 REPLAY = flags.DEFINE_integer("replay", None, "Try this one input again, and say how it ended.")
-TABLE = flags.DEFINE_string(
-    "table", "experiments/results/fuzz/fuzz.md", "Where the table goes; empty: nowhere."
-)
 
 SECONDS, HANG, MEMORY = 20, 40, 4 * 2**30  # of one input; until it is killed; beyond the idle size
 RESULTS, FINDINGS = "results.jsonl", "findings"
@@ -66,9 +64,7 @@ def main(argv: Sequence[str]) -> int:
     rows = fuzz(output, INPUTS.value, SEED.value, ONLY.value)
     text = table(rows)
     print(text, end="")
-    if TABLE.value:
-        Path(TABLE.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(TABLE.value).write_text(text)
+    (output / "fuzz.md").write_text(text)
     return int(any(row["end"] == "finding" for row in rows))
 
 
@@ -77,6 +73,7 @@ def fuzz(output: Path, inputs: int, seed: int = 0, only: str = "") -> list[dict[
     from tqdm import tqdm
 
     output.mkdir(parents=True, exist_ok=True)
+    forget_other_code(output, RESULTS, FINDINGS)
     path = output / RESULTS
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["number"], row["seed"], row["only"]) for row in rows}

@@ -1,6 +1,8 @@
 """A job: one command that fills one folder, done once; its report tells that it came to its end."""
 
+import hashlib
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,8 @@ from fer_jax.errors import FerError, UserError
 from fer_jax.evaluation.predictions import REPORT_FILE
 from fer_jax.training.logs import read_metrics
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
 COMMAND_FILE = "command.txt"
 
 
@@ -101,3 +104,15 @@ def perform(job: Job) -> None:
     if status:
         raise JobStopped(job, status)
     (job.folder / COMMAND_FILE).write_text(shlex.join(job.command))
+
+
+def forget_other_code(output: Path, *results: str) -> None:
+    """Remove these files and folders in `output` if another checkout or version left them."""
+    sources = sorted((ROOT / "fer_jax").rglob("*.py"))
+    code = hashlib.sha256(b"".join([str(ROOT).encode(), *map(Path.read_bytes, sources)]))
+    mark = output / "code.txt"
+    if mark.exists() and mark.read_text() == code.hexdigest():
+        return
+    for place in (output / name for name in results):
+        place.unlink(missing_ok=True) if place.is_file() else shutil.rmtree(place, True)
+    mark.write_text(code.hexdigest())

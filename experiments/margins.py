@@ -19,7 +19,7 @@ from fer_jax.recognition import faces
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 EACH = flags.DEFINE_integer("each", 2, "Take every so many-th image.", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", "experiments/results/margins", "Folder of the tables.")
+OUTPUT = flags.DEFINE_string("output", "runs/margins", "Folder of the tables.")
 ENLARGED, BORDER, LEAST = 4, 96, 80  # times; pixels around; pixels of the smallest face
 MARGINS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.35)
 

@@ -25,7 +25,7 @@ from fer_jax.data.sources import open_dataset
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 PEER = flags.DEFINE_string("peer", None, "Python of an environment with fer.", required=True)
-OUTPUT = flags.DEFINE_string("output", "experiments/results/versus_fer", "Folder of the table.")
+OUTPUT = flags.DEFINE_string("output", "runs/versus_fer", "Folder of the table.")
 PICTURES, TURNS, FACE = 24, 5, 144
 
 # Each line of input is a turn; the answer is [seconds, faces found].

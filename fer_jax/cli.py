@@ -1,5 +1,6 @@
 """What every command shares: flags in, one call down, and a user's mistake as one line."""
 
+import contextlib
 import errno
 import functools
 import os
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from fer_jax.config import named_config
 from fer_jax.errors import FerError, UserError, one_line, printable
+from fer_jax.outputs import Console
 
 TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 PRELOAD, SWITCH = "LD_PRELOAD", "FER_JAX_MALLOC"
@@ -42,14 +44,6 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     return config
 
 
-def say(text: str) -> None:
-    """Print; a reader that is gone (`| head -1`) costs the words, not the work."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def config_file(flag: flags.FlagHolder) -> pathlib.Path:
     """The file that the flag of `define_config` names."""
     return pathlib.Path(flags.FLAGS[flag.name].config_filename)  # type: ignore[attr-defined]
@@ -62,7 +56,12 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: bool = False) ->
     """
     restart_with_allocator()
     parse = functools.partial(_parse, arguments=arguments)
-    app.run(lambda argv: _exit(main, argv), flags_parser=parse)
+    out, err = Console(sys.stdout), Console(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            app.run(lambda argv: _exit(main, argv), flags_parser=parse)
+        finally:
+            out.flush()
 
 
 def restart_with_allocator() -> None:

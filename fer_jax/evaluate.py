@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from fer_jax import cli
+from fer_jax import cli, reading
 from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation.predictions import TEMPERATURES, VIEWS
 
@@ -94,8 +94,9 @@ def main(argv: Sequence[str]) -> None:
     changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     if SPLIT.value != "train":  # what to exclude is about training images, and may be gone
         changes["exclude"] = ""
-    given = dataclasses.replace(models[0].data, path=DATA.value or models[0].data.path)
-    data = open_dataset(given.path, dataclasses.replace(given, **changes), known)
+    path = DATA.value or models[0].data.path
+    options = reading.as_flags(dataclasses.replace(models[0].data, **changes))
+    data = open_dataset(path, options, known)
     split = trained.ALL if list(data.roles) == [trained.ALL] else SPLIT.value
     mesh.say(data.describe())
     records = data.split(split)
@@ -112,10 +113,10 @@ def main(argv: Sequence[str]) -> None:
         records,
         split,
         output,
-        {**origin, "command": command, "data_path": given.path},
+        {**origin, "command": command, "data_path": path},
         tta=TTA.value,
         temperature=TEMPERATURE.value,
-        copied=leakage.by_path(CLEAN.value, given, data, split)
+        copied=leakage.by_path(CLEAN.value, options, path, data, split)
         if CLEAN.value
         else leakage.by_models(models, records),
         calibration=own or TEMPERATURE.value,

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax.data.hashes import is_copy, looks_like
-from fer_jax.data.pipeline import DataConfig
-from fer_jax.data.records import Dataset, Records
+from fer_jax.data.records import Dataset, ReadOptions, Records
 from fer_jax.data.sidecars import read_keys
 from fer_jax.data.sources import read_dataset
 from fer_jax.errors import UserError, one_line
@@ -39,18 +38,20 @@ def by_models(models: Sequence[Trained], records: Records) -> list[Copied]:
     return [exact, Copied(near, f"exact or near copies of {THEIRS}")]
 
 
-def by_path(path: str, config: DataConfig, data: Dataset, split: str) -> list[Copied]:
+def by_path(
+    path: str, options: ReadOptions, scored: str, data: Dataset, split: str
+) -> list[Copied]:
     """By a list of keys of `split`, an audit (its folder or audit.json), or data to compare with.
 
-    These two tell exact copies, then all. `data` is what `config` reads. UserError where it is
-    none of these or of other images.
+    These two tell exact copies, then all. `data` is what lies at `scored`, read by `options`.
+    UserError where it is none of these or of other images.
     """
     place, records = Path(path).expanduser(), data.split(split)
     audit = place / AUDIT_FILE if place.is_dir() else place
     if audit.name == AUDIT_FILE and audit.is_file():
         return _by_audit(audit, split, records)
     if place.suffix.lower() != ".txt":
-        return _by_data(path, config, data, records)
+        return _by_data(path, options, scored, data, records)
     listed = read_keys(path)
     mask = records.among(listed)
     unknown = len(listed) - int(mask.sum())
@@ -80,12 +81,14 @@ def _by_audit(path: Path, split: str, records: Records) -> list[Copied]:
     return [Copied(mask, f"{kind} {by}") for mask, kind in zip(masks, AUDITED, strict=True)]
 
 
-def _by_data(path: str, config: DataConfig, data: Dataset, records: Records) -> list[Copied]:
+def _by_data(
+    path: str, options: ReadOptions, scored: str, data: Dataset, records: Records
+) -> list[Copied]:
     """As the audit compares: exact, near and mirrored copies of the training images at `path`."""
     from fer_jax.auditing.copies import find_copies, gather, leaking
 
-    if Path(path).expanduser().absolute() != Path(config.path).expanduser().absolute():
-        data = read_dataset(path, dataclasses.replace(config, exclude=""))  # all of train counts
+    if Path(path).expanduser().absolute() != Path(scored).expanduser().absolute():
+        data = read_dataset(path, dataclasses.replace(options, exclude=""))  # all of train counts
     train = data.split(TRAIN)
     pool = gather(Dataset("", {TRAIN: train, "evaluated": records}, {}, (), ()))
     groups, text = find_copies(pool), f"of the {len(train):,} training images in {path}"

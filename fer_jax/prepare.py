@@ -23,12 +23,12 @@ def main(argv: Sequence[str]) -> None:
     del argv
     output = check_output(OUTPUT.value)
     dataset = read_dataset(SOURCE.value, READING())
-    cli.say(dataset.describe())
+    print(dataset.describe(), flush=True)
     for name, reason in dataset.unreadable:
-        cli.say(f"left out: {name}: {reason}")
+        print(f"left out: {name}: {reason}")
     prepare(dataset, output)
     size = sum(file.stat().st_size for file in output.iterdir())
-    cli.say(f"wrote {len(list(output.iterdir()))} files, {size / 2**20:.1f} MiB: {output}")
+    print(f"wrote {len(list(output.iterdir()))} files, {size / 2**20:.1f} MiB: {output}")
 
 
 def check_output(path: str) -> Path:
@@ -37,7 +37,7 @@ def check_output(path: str) -> Path:
         raise UserError("no --output=DIR given")
     output = Path(path).expanduser()
     for leftover in clear_leftovers(output):  # also of one that was killed once it had written
-        cli.say(f"removed {leftover}, which a killed run left")
+        print(f"removed {leftover}, which a killed run left")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"--output={path} is no empty directory: give a new one, or empty it first")
     return output

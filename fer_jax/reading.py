@@ -1,5 +1,6 @@
 """The flags of commands that read a data set as it lies there, without splitting it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,12 @@ class FlagOptions(ReadOptions):
     """The same options, called by their flags in messages."""
 
     prefix = "--"
+
+
+def as_flags(options: ReadOptions) -> ReadOptions:
+    """Options of a configuration, called by the flags that a command has for them."""
+    names = (field.name for field in dataclasses.fields(ReadOptions))
+    return FlagOptions(**{name: getattr(options, name) for name in names})
 
 
 def define(on_corrupt: str | None = None) -> Callable[[], ReadOptions]:

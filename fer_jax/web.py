@@ -47,13 +47,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if OUT.value:
         write(pathlib.Path(OUT.value), MODEL.value, RUNTIME.value)
-        cli.say(f"wrote {OUT.value}: any static host can serve it")
+        print(f"wrote {OUT.value}: any static host can serve it", flush=True)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder goes
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         write(pathlib.Path(folder), MODEL.value, RUNTIME.value)
         with _server(folder, PORT.value) as server:
-            cli.say(f"http://127.0.0.1:{server.server_port}/ until Ctrl-C")
+            print(f"http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
             server.serve_forever()
 
 

@@ -208,12 +208,16 @@ def test_a_checkpoint_of_other_labels(other_labels, small_csv, tmp_path):
         (["--checkpoint=RUN", "--data=/no/such/data"], ["/no/such/data"]),
         (["--checkpoint=RUN", "--data=PLACE/nothing"], ["holds no known layout"]),
         (["--checkpoint=RUN", "--data=PLACE/kaggle", "--split=validation"], ["no split"]),
+        (["--checkpoint=RUN", "--data=PLACE/numbered"], [" --label_order=1:angry"]),
+        (["--checkpoint=RUN", "--data=PLACE/empty"], ["an empty file", "set --on_corrupt=skip"]),
     ],
 )
 def test_evaluate(refused, place, finished_run, flags, words):
     (place / "nothing").mkdir()
     rows = [row for row in make_rows(63) if row[0] == "test"]
     write_folder(place / "kaggle", kaggle_files(rows))
+    write_folder(place / "numbered" / "test", {f"{n}/{n}.png": b"" for n in range(1, 8)})
+    write_folder(place / "empty" / "test", {f"{name}/{name}.png": b"" for name in LABELS})
     flags = [f.replace("PLACE", str(place)).replace("RUN", str(finished_run)) for f in flags]
     before = contents(finished_run)
     line = refused("evaluate", *flags)

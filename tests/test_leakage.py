@@ -54,7 +54,9 @@ def audited(planted, tmp_path_factory):
 
 def copies(path, planted, split="validation"):
     config, data, _ = planted
-    return np.flatnonzero(leakage.by_path(str(path), config, data, split)[-1].mask).tolist()
+    return np.flatnonzero(
+        leakage.by_path(str(path), config, config.path, data, split)[-1].mask
+    ).tolist()
 
 
 def test_data_is_compared_for_exact_near_and_mirrored_copies(planted, tmp_path):
@@ -73,7 +75,7 @@ def test_an_audit_tells_the_same_by_its_folder_or_file(planted, audited):
 def test_both_tell_exact_copies_apart(planted, audited):
     config, data, path = planted
     for told_by in (path, audited):
-        exact, every = leakage.by_path(str(told_by), config, data, "validation")
+        exact, every = leakage.by_path(str(told_by), config, config.path, data, "validation")
         assert np.flatnonzero(exact.mask).tolist() == [EXACT]
         assert exact.against.startswith("exact copies of ")
         assert every.against.startswith("exact, near and mirrored copies of ")
@@ -85,7 +87,7 @@ def test_what_the_audit_lists_to_exclude_leaves_no_copy(planted, audited):
     assert len(data.roles["train"]) == 14 - 3
     assert "3 of 14 training images left out" in data.describe()
     config = small_config(planted[2]).data
-    found = leakage.by_path(str(planted[2]), config, data, "validation")
+    found = leakage.by_path(str(planted[2]), config, config.path, data, "validation")
     assert not any(copied.mask.any() for copied in found)
 
 
@@ -95,7 +97,7 @@ def test_a_list_names_images_of_the_split(planted, tmp_path):
     listed.write_text(f"{keys[4]}\n{keys[2]}\nelsewhere\n")
     assert copies(listed, planted) == [2, 4]
     config, data, _ = planted
-    [found] = leakage.by_path(str(listed), config, data, "validation")
+    [found] = leakage.by_path(str(listed), config, config.path, data, "validation")
     assert found.against == f"listed in {listed}, 1 of whose keys name no image of validation"
 
 

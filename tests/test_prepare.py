@@ -1,7 +1,6 @@
 """The prepared directory holds the same truth, and appears whole or not at all."""
 
 import errno
-import os
 import pickle
 import subprocess
 import sys
@@ -191,20 +190,6 @@ def test_a_prepare_that_still_runs_keeps_its_folder(made, tmp_path):
         assert clear_leftovers(tmp_path / "b") == [dead]
         assert folder.is_dir()
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_a_reader_that_goes_takes_nothing_with_it(tmp_path):
-    """prepare | head -1"""
-    write_folder(tmp_path / "a", seed_files(ROWS))
-    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
-    command = [sys.executable, "-W", "error", "-m", "fer_jax.prepare", *flags]
-    ends, closed = os.pipe()
-    os.close(ends)
-    done = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, timeout=60)
-    os.close(closed)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert len(read_dataset(str(tmp_path / "b"), OPTIONS).roles["train"]) == 14
 
 
 @pytest.mark.slow

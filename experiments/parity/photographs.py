@@ -24,7 +24,7 @@ with torchvision_without_operators():
     import timm
     from timm.data import ImageNetInfo
 
-RESULT = pathlib.Path("experiments/results/imagenet_lite2.md")
+RESULT = pathlib.Path("runs/photographs/imagenet_lite2.md")
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins", "horse", "moon")
 LIMIT, TOP = 1e-4, 3
 
@@ -73,6 +73,7 @@ def main() -> int:
         "",
         f"Logits are {difference:.1e} of the largest from timm's, at most {LIMIT:.0e}.",
     ]
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text("# ImageNet weights of Lite2 on photographs\n\n" + "\n".join(lines) + "\n")
     print("\n".join(lines))
     return int(difference > LIMIT)

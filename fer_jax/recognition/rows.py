@@ -25,9 +25,12 @@ class Rows:
             raise UserError(f"--output={output}: give FILE.jsonl, FILE.csv or -")
         self.error: str | None = None
         self.table = not output and sys.stdout.isatty()
-        self.done, self._stream = set[str](), sys.stdout
+        # Rows that nobody reads are no work to go on with: this stream says so.
+        self._console = getattr(sys.stdout, "stream", sys.stdout)
+        self.done, self._stream = set[str](), self._console
         if kind:
             try:
+                pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
                 self.done = _resume(output, kind)
                 self._stream = open(output, "a", encoding="utf-8", newline="")  # noqa: SIM115
             except Exception as error:  # a file of another kind may raise anything
@@ -53,7 +56,7 @@ class Rows:
 
     def close(self) -> None:
         """Close the file."""
-        if self._stream is not sys.stdout:
+        if self._stream is not self._console:
             self._stream.close()
 
 

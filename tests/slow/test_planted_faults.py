@@ -87,6 +87,7 @@ def flags(finished_run, small_csv, photographs):
                 *(photographs, f"--model={finished_run}", "--crop=whole"),
                 f"--output={place / 'rows.jsonl'}",
             ],
+            "audit": [f"--data={small_csv}", f"--output={place / 'audit'}"],
         }[command]
 
     return of
@@ -121,6 +122,26 @@ def assert_the_same_run(workdir, other, data):
     assert steps == list(range(1, EPOCH_ENDS[-1] + 1))
     predictions = [run / "report" / "predictions.npz" for run in (workdir, other)]
     assert len({path.read_bytes() for path in predictions}) == 1
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "audit"])
+def test_a_reader_that_goes_takes_nothing_with_it(
+    command, flags, finished_run, small_csv, tmp_path
+):
+    """`COMMAND 2>&1 | head -1`, of a head that reads nothing."""
+    process = start(command, flags(command, tmp_path / "unread"))
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(500) == 0
+    if command == "main":
+        assert_the_same_run(tmp_path / "unread" / "run", finished_run, small_csv)
+    else:
+        call(command, flags(command, tmp_path / "read"))
+        unread, read = left(tmp_path / "unread"), left(tmp_path / "read")
+        drawn = dict.fromkeys(
+            (name for name in read if name.endswith(".png")), b""
+        )  # here not drawn
+        assert unread | drawn == read | drawn != drawn
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax' futures

@@ -14,20 +14,22 @@ const SIDE = 48; // pixels of FER2013: the weights have seen no finer detail
  * `networks` are functions { p, r, o }: (Float32Array, dims) -> outputs by name.
  */
 export async function detect(picture, least, networks) {
-  let boxes = [];
+  let [boxes, nearest] = [[], picture];
   const shorter = Math.min(picture.width, picture.height);
   for (let scale = WINDOW / least; shorter * scale >= WINDOW; scale *= STEP) {
-    boxes.push(...(await propose(picture, scale, networks.p)));
+    const [width, height] = [picture.width, picture.height].map((side) => Math.ceil(side * scale));
+    while (nearest.width >= 2 * width && nearest.height >= 2 * height) {
+      nearest = resize(nearest, Math.ceil(nearest.width / 2), Math.ceil(nearest.height / 2));
+    }
+    boxes.push(...(await propose(resize(nearest, width, height), scale, networks.p)));
   }
   boxes = squares(best(boxes, 0.7), picture);
   boxes = squares(await refine(picture, boxes, networks.r), picture);
   return describe(picture, boxes, networks.o);
 }
 
-/** The windows of the picture at `scale` that may hold a face. */
-async function propose(picture, scale, network) {
-  const [width, height] = [picture.width, picture.height].map((side) => Math.ceil(side * scale));
-  const small = resize(picture, width, height);
+/** The windows of the picture, here at `scale`, that may hold a face. */
+async function propose(small, scale, network) {
   const { conv2d_4: shifts, softmax: scores } = await network(...input([small]));
   const [, across, down] = scores.dims;
   const boxes = [];
