@@ -5,7 +5,7 @@ import dataclasses
 import gc
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -127,11 +127,15 @@ class Checkpoints:
         return found["ema"] if averaged else found
 
     def _read(self, step: int, part: Any) -> Any:
-        args = ocp.args.Composite(state=part)
+        args, hook = ocp.args.Composite(state=part), sys.unraisablehook
+        sys.unraisablehook = _but_of_closed_loops(hook)
         try:
-            return self._manager.restore(step, args=args)["state"]
-        except Exception as error:  # Orbax and TensorStore raise what they will
+            found = self._manager.restore(step, args=args)["state"]
+        except Exception as error:  # Orbax and TensorStore raise what they will; other reads go on
             reason = one_line(error).partition(". See")[0]
+        else:
+            sys.unraisablehook = hook
+            return found
 
         hint = "there is no whole one beside it: train anew in another --workdir"
         for other in sorted(set(self._manager.all_steps()) - {step}, reverse=True):
@@ -155,3 +159,13 @@ class Checkpoints:
                 f"cannot write a checkpoint to {self.directory}, {self.last_good}: make room, then "
                 f"the same command goes on ({one_line(error)})"
             ) from error
+
+
+def _but_of_closed_loops(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """`hook`, but silent of reads which end, in TensorStore's threads, when none waits any more."""
+
+    def chosen(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            hook(found)
+
+    return chosen

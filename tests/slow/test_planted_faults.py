@@ -18,6 +18,7 @@ from support import (
     logged,
     make_trainer,
     read_data,
+    run,
     small_run,
     stable_bytes,
     start,
@@ -142,6 +143,16 @@ def test_a_reader_that_goes_takes_nothing_with_it(
             (name for name in read if name.endswith(".png")), b""
         )  # here not drawn
         assert unread | drawn == read | drawn != drawn
+
+
+@pytest.mark.parametrize("attempt", range(3))  # it is a race of threads
+def test_reads_that_nobody_waits_for_any_more_say_nothing(attempt, finished_run, tmp_path):
+    """All data files of a checkpoint cut short: many reads fail at once."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / str(EPOCH_ENDS[-1])).rglob("d/*"):
+        os.truncate(file, min(1000, file.stat().st_size))
+    flags = [f"--checkpoint={tmp_path / 'run'}", f"--step={EPOCH_ENDS[-1]}"]
+    assert "is damaged; that of step" in run("evaluate", flags).refusal()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax' futures
