@@ -124,6 +124,7 @@ def train(
     # The model, its optimizer, and the step.
     trainer = make_trainer(config, records)
     if dry_run:
+        say("compiling a step, which tells its memory")  # minutes, for a large model
         say(trainer.describe())
         return 0
     if step is None and workdir.already_finished(
