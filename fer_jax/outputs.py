@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all; a console that may vanish."""
 
 import contextlib
+import errno
 import glob
 import os
 import pathlib
@@ -15,10 +16,11 @@ from safetensors import SafetensorError
 from fer_jax.errors import UserError, one_line
 
 UNFINISHED, LOCK_FILE = "-unfinished-", ".lock"
+GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the terminal
 
 
 class Console:
-    """A stream whose reader may be gone (`| head -1`), which costs the words, not the work."""
+    """A stream whose reader may go (`| head -1`, a terminal): it costs the words, not the work."""
 
     def __init__(self, stream: Any) -> None:
         """`stream` itself raises."""
@@ -39,7 +41,10 @@ class Console:
     def _lasting(self, act: Callable[..., Any], *given: str) -> None:
         try:
             act(*given)
-        except BrokenPipeError:  # what is still to come, also from libraries, goes nowhere
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            # What is still to come, also from libraries, goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 

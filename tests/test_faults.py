@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 
 import filelock
@@ -9,6 +10,7 @@ import pytest
 from support import EPOCH_ENDS, assert_identical, call, contents, make_trainer, small_run
 
 from fer_jax import train, workdir
+from fer_jax.outputs import Console
 from fer_jax.training import checkpoints
 from fer_jax.training.checkpoints import Checkpoints
 
@@ -87,3 +89,18 @@ def test_a_disk_that_is_full_for_checkpoints(small_csv, tmp_path, monkeypatch):
 def test_a_disk_that_is_full_for_pictures(small_csv, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "describe_start", full)
     assert "the disk is full" in call("main", small_run(small_csv, tmp_path / "run")).refusal()
+
+
+@pytest.mark.parametrize("make", [os.pipe, os.openpty])
+def test_a_reader_or_a_terminal_that_goes_costs_the_words_alone(make):
+    reader, writer = make()
+    with os.fdopen(writer, "w") as stream:
+        console = Console(stream)
+        os.close(reader)
+        for _ in range(3):
+            print("words", file=console, flush=True)
+
+
+def test_a_console_on_a_full_disk_is_an_error():
+    with open("/dev/full", "wb", buffering=0) as stream, pytest.raises(OSError, match="No space"):
+        Console(stream).write(b"words")
