@@ -9,12 +9,13 @@ from pathlib import Path
 from absl import flags
 
 from fer_jax import cli, reading
-from fer_jax.data.sources import Dataset, read_dataset
+from fer_jax.data.records import fingerprint
+from fer_jax.data.sources import INFO_FILE, Dataset, read_dataset
 from fer_jax.errors import UserError, one_line
 from fer_jax.outputs import clear_leftovers, unfinished
 
 SOURCE = flags.DEFINE_string("source", "", "The data, in any known layout.")
-OUTPUT = flags.DEFINE_string("output", "", "directory to write; must not exist or be empty")
+OUTPUT = flags.DEFINE_string("output", "", "Directory to write; new or empty.")
 READING = reading.define()
 
 
@@ -26,18 +27,25 @@ def main(argv: Sequence[str]) -> None:
     print(dataset.describe(), flush=True)
     for name, reason in dataset.unreadable:
         print(f"left out: {name}: {reason}")
+    if (output / INFO_FILE).exists():  # as after a kill at the very end
+        if fingerprint(read_dataset(str(output), READING())) != fingerprint(dataset):
+            raise UserError(f"--output={output} holds other data: give a new one, or empty it")
+        print(f"already prepared: {output}")
+        return
     prepare(dataset, output)
     size = sum(file.stat().st_size for file in output.iterdir())
     print(f"wrote {len(list(output.iterdir()))} files, {size / 2**20:.1f} MiB: {output}")
 
 
 def check_output(path: str) -> Path:
-    """`path` if a directory can be made there; UserError if there is something already."""
+    """`path` if it can be made, or holds prepared data; UserError if there is something else."""
     if not path:
         raise UserError("no --output=DIR given")
     output = Path(path).expanduser()
     for leftover in clear_leftovers(output):  # also of one that was killed once it had written
         print(f"removed {leftover}, which a killed run left")
+    if (output / INFO_FILE).exists():
+        return output
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"--output={path} is no empty directory: give a new one, or empty it first")
     return output

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_data import OPTIONS, csv_text, kaggle_files, make_rows, seed_files, write_folder
-from support import call
+from support import call, contents
 from test_sources import summary
 
 from fer_jax import prepare
@@ -219,3 +219,18 @@ def test_options_are_called_as_the_command_has_them(tmp_path):
     assert "--map=7:none" in call("prepare", flags).refusal()
     done = call("prepare", [*flags, "--map=7:none"])
     assert "1 image of 7 left out" in done.out, done.err
+
+
+def test_the_same_again_is_done_already_and_other_data_are_refused(tmp_path):
+    """A run killed after its last word is started again like any other."""
+    for name, rows in {"a": ROWS, "other": ROWS[:-1]}.items():
+        write_folder(tmp_path / name, seed_files(rows))
+    flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
+    assert "wrote" in call("prepare", flags).out
+    before = contents(tmp_path / "b")
+    again = call("prepare", flags)
+    assert (again.status, again.err) == (0, "")
+    assert "already prepared" in again.out
+    other = call("prepare", [f"--source={tmp_path / 'other'}", f"--output={tmp_path / 'b'}"])
+    assert "holds other data" in other.refusal()
+    assert contents(tmp_path / "b") == before
