@@ -13,7 +13,7 @@ from fer_jax.config import difference
 from fer_jax.data.files import sha256
 from fer_jax.errors import UserError, one_line, writing
 from fer_jax.evaluation.predictions import REPORT_FILE
-from fer_jax.outputs import in_one_step
+from fer_jax.outputs import clear_leftovers, in_one_step
 from fer_jax.training import mesh
 from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.state import InitConfig
@@ -69,6 +69,7 @@ def already_finished(workdir: pathlib.Path, last: int, select_by: str) -> bool:
             return False
         best = checkpoints.best or last
         accuracy = checkpoints.metrics(best)["accuracy"]
+    clear_leftovers(workdir / "report" / REPORT_FILE)  # of a kill after the last write
     mesh.say(
         f"already finished at step {last}: best validation accuracy {accuracy:.2%} "
         f"at step {best}; see {workdir}/report"

@@ -91,6 +91,16 @@ def test_a_disk_that_is_full_for_pictures(small_csv, tmp_path, monkeypatch):
     assert "the disk is full" in call("main", small_run(small_csv, tmp_path / "run")).refusal()
 
 
+def test_what_a_kill_after_the_last_write_left_is_removed(finished_run, small_csv, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    (tmp_path / "run" / "report" / ".report.json-unfinished-dead").mkdir()
+    outcome = call("main", small_run(small_csv, tmp_path / "run"))
+    assert "already finished" in outcome.out
+    assert contents(tmp_path / "run") == before
+    assert not list((tmp_path / "run" / "report").glob(".*"))
+
+
 @pytest.mark.parametrize("make", [os.pipe, os.openpty])
 def test_a_reader_or_a_terminal_that_goes_costs_the_words_alone(make):
     reader, writer = make()
