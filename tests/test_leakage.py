@@ -13,6 +13,7 @@ from support import call, read_data, small_config, small_rows
 from fer_jax import leakage, model_file, trained, workdir
 from fer_jax.auditing.report import AUDIT_FILE
 from fer_jax.data.hashes import is_copy, looks_like
+from fer_jax.data.images import encode_png
 from fer_jax.errors import UserError
 from fer_jax.labels import LABELS
 
@@ -220,3 +221,17 @@ def test_the_door_takes_a_list(finished_run, small_csv, tmp_path):
     clean, _ = clean_of(tmp_path / "a", *flags)
     assert (clean["n"], clean["copies"]) == (30, 5)
     assert clean["against"] == f"listed in {tmp_path / 'seen.txt'}"
+
+
+def test_evaluate_reads_what_it_compares_with_by_the_same_flags(finished_run, tmp_path):
+    """Both have folders 1 to 7, which mean nothing by themselves."""
+    for i, (role, name, pixels) in enumerate(planted_rows()):
+        file = tmp_path / role / role / str(1 + LABELS.index(name)) / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_png(pixels[..., None]))
+    flags = [f"--checkpoint={finished_run}", f"--data={tmp_path / 'validation'}"]
+    flags += [f"--clean_against={tmp_path / 'train'}", f"--output={tmp_path / 'report'}"]
+    assert "--label_order=1:" in call("evaluate", flags).refusal()
+    outcome = call("evaluate", [*flags, f"--label_order=1:{','.join(LABELS)}"])
+    assert outcome.status == 0, outcome.err
+    assert "without 1 exact copies of the 14 training images" in outcome.out
