@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
@@ -17,12 +17,12 @@ from ml_collections import ConfigDict, config_flags
 
 from fer_jax.config import named_config
 from fer_jax.errors import FerError, UserError, one_line, printable
-from fer_jax.outputs import Console
 
 TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 PRELOAD, SWITCH = "LD_PRELOAD", "FER_JAX_MALLOC"
 TCMALLOC = [f"{place}/libtcmalloc_minimal.so.4" for place in ("lib64", "lib/*-linux-gnu")]
 FULL = (errno.ENOSPC, errno.EDQUOT)
+GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the terminal
 
 flags.disclaim_key_flags()  # --config belongs to the command, whose --help lists it
 
@@ -42,6 +42,35 @@ def config_of(flag: flags.FlagHolder) -> ConfigDict:
     except Exception as error:
         raise UserError(f"cannot load the config: {one_line(error.__cause__ or error)}") from error
     return config
+
+
+class Console:
+    """A stream whose reader may go (`| head -1`, a terminal): it costs the words, not the work."""
+
+    def __init__(self, stream: Any) -> None:
+        """`stream` itself raises."""
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """All of `text`, as far as anyone can tell."""
+        self._lasting(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """What was written, likewise."""
+        self._lasting(self.stream.flush)
+
+    def _lasting(self, act: Callable[..., Any], *given: str) -> None:
+        try:
+            act(*given)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            # What is still to come, also from libraries, goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def config_file(flag: flags.FlagHolder) -> pathlib.Path:

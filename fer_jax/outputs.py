@@ -1,14 +1,12 @@
-"""Files and folders that appear whole or not at all; a console that may vanish."""
+"""Files and folders that appear whole or not at all; what killed processes left is removed."""
 
 import contextlib
-import errno
 import glob
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import filelock
 from safetensors import SafetensorError
@@ -16,36 +14,6 @@ from safetensors import SafetensorError
 from fer_jax.errors import UserError, one_line
 
 UNFINISHED, LOCK_FILE = "-unfinished-", ".lock"
-GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the terminal
-
-
-class Console:
-    """A stream whose reader may go (`| head -1`, a terminal): it costs the words, not the work."""
-
-    def __init__(self, stream: Any) -> None:
-        """`stream` itself raises."""
-        self.stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        """All of `text`, as far as anyone can tell."""
-        self._lasting(self.stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        """What was written, likewise."""
-        self._lasting(self.stream.flush)
-
-    def _lasting(self, act: Callable[..., Any], *given: str) -> None:
-        try:
-            act(*given)
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            # What is still to come, also from libraries, goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 @contextlib.contextmanager

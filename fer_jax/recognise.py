@@ -55,7 +55,6 @@ def main(argv: Sequence[str]) -> int:
         try:
             _recognise(argv[1:], rows)
         except BrokenPipeError:  # such as `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
     if not rows.read and (rows.error or parts == 1):  # a part may be empty
         raise UserError(rows.error or f"{', '.join(argv[1:])}: no image or video in there")

@@ -10,7 +10,7 @@ import pytest
 from support import EPOCH_ENDS, assert_identical, call, contents, make_trainer, small_run
 
 from fer_jax import train, workdir
-from fer_jax.outputs import Console
+from fer_jax.cli import Console
 from fer_jax.training import checkpoints
 from fer_jax.training.checkpoints import Checkpoints
 
