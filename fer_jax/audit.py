@@ -5,11 +5,13 @@ that are unreadable or show nothing: as a report with pictures, and as lists of 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
 from fer_jax import cli, reading
 from fer_jax.data.sources import read_dataset
+from fer_jax.errors import writing
 
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string(
@@ -21,12 +23,16 @@ READING = reading.define(on_corrupt="skip")
 def main(argv: Sequence[str]) -> None:
     """Read --data, examine every image, write --output."""
     del argv
-    from fer_jax.auditing import report  # scikit-learn: refusals of flags first
+    from fer_jax.auditing import report  # scikit-learn: --help does without
 
-    output = report.check_output(OUTPUT.value)
-    dataset = read_dataset(DATA.value, READING())
+    output, dataset = Path(OUTPUT.value).expanduser(), read_dataset(DATA.value, READING())
     print(dataset.describe(), flush=True)
-    lines = report.write(*report.examine(dataset, DATA.value), output)
+    refusal = f"cannot write --output={output}", "give a folder that can be written"
+    with writing(*refusal):
+        output.mkdir(parents=True, exist_ok=True)  # before the work
+    found = report.examine(dataset, DATA.value)
+    with writing(*refusal):
+        lines = report.write(*found, output)
     print("\n".join([*lines, f"report {output}/report.md"]))
 
 

@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> None:
     paths = [path for group in groups for path in group]
     if len(paths) < 2:
         raise UserError("give two or more reports' folders or predictions.npz: A/report B/report")
-    if twice := [path for path in paths if paths.count(path) > 1]:
+    files = [file_of(path).resolve() for path in paths]
+    if twice := [path for i, path in enumerate(paths) if files[i] in files[:i]]:
         raise UserError(f"{twice[0]} is given twice: it would count as two runs")
     from fer_jax.evaluation import comparison  # SciPy's statistics: --help does without
 
@@ -61,9 +62,9 @@ def answers_of(group: Sequence[str]) -> str | None:
     """
     found: dict[str, str | None] = dict.fromkeys(group)
     for path in group:
-        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
             text = (file_of(path).parent / REPORT_FILE).read_text(encoding="utf-8")
-            found[path] = json.loads(text).get("answers")
+            found[path] = str(json.loads(text)["answers"])
     if len(set(found.values())) > 1:
         told = ", ".join(f"{path} ({answers or 'no report'})" for path, answers in found.items())
         raise UserError(f"{told} are no runs of one recipe: give them as models of their own")

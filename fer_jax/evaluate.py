@@ -62,7 +62,7 @@ STEP = flags.DEFINE_integer("step", None, "A run's checkpoint, if not its best o
 
 flags.register_validator(
     CHECKPOINT,
-    lambda given: not given or len(set(given)) == len(given),
+    lambda given: not given or len(set(map(os.path.realpath, given))) == len(given),
     "one is given twice: an ensemble has different members",
 )
 flags.register_multi_flags_validator(
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
     from fer_jax.training import mesh
 
     cache.keep_programs()
-    mesh.say(mesh.devices_line())
+    print(mesh.devices_line(), flush=True)
     models = trained.load_all(list(map(pathlib.Path, CHECKPOINT.value)), STEP.value)
     known, about = [model.about.training_data or {} for model in models], models[0].about
 
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     options = reading.as_flags(dataclasses.replace(models[0].data, **changes))
     data = open_dataset(path, options, known)
     split = trained.ALL if list(data.roles) == [trained.ALL] else SPLIT.value
-    mesh.say(data.describe())
+    print(data.describe(), flush=True)
     records = data.split(split)
     prints = records.fingerprint
     columns = groups.read_metadata(GROUPS.value, data, records) if GROUPS.value else None
@@ -123,11 +123,11 @@ def main(argv: Sequence[str]) -> None:
         stressed=STRESS.value,
         columns=columns,
     )
-    mesh.say(f"{report.headline(result)}\nreport {output}/report.md")
+    print(f"{report.headline(result)}\nreport {output}/report.md")
 
 
 def output_folder(split: str, data: str) -> pathlib.Path:
-    """--output, or a folder beside the checkpoint, named by all that makes figures different.
+    """--output, or a folder beside the checkpoint, named by all that makes answers different.
 
     `data` names other data than the model's own, so that no report takes another's place.
     """

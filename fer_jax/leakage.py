@@ -72,6 +72,11 @@ def _by_audit(path: Path, split: str, records: Records) -> list[Copied]:
         masks = [records.among(leaking[kind].get(split, [])) for kind in ("exact", "mirrored")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--clean_against={path} is no audit: {one_line(error)}") from None
+    if audited is None:
+        parts = ", ".join(facts["fingerprints"])
+        raise UserError(
+            f"--clean_against={path} is an audit of {parts}, not of {split}: give the data instead"
+        )
     if audited != records.fingerprint:
         raise UserError(
             f"--clean_against={path} is an audit of other data: its {split} is "
@@ -87,7 +92,7 @@ def _by_data(
     """As the audit compares: exact, near and mirrored copies of the training images at `path`."""
     from fer_jax.auditing.copies import find_copies, gather, leaking
 
-    if Path(path).expanduser().absolute() != Path(scored).expanduser().absolute():
+    if Path(path).expanduser().resolve() != Path(scored).expanduser().resolve():
         data = read_dataset(path, dataclasses.replace(options, exclude=""))  # all of train counts
     train = data.split(TRAIN)
     pool = gather(Dataset("", {TRAIN: train, "evaluated": records}, {}, (), ()))

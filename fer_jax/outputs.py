@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import filelock
 from safetensors import SafetensorError
@@ -33,6 +33,20 @@ def unfinished(output: pathlib.Path) -> Iterator[pathlib.Path]:
             yield around / "new"
     finally:
         shutil.rmtree(around, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def filled(folder: pathlib.Path, last: str, earlier: Sequence[str] = ()) -> Iterator[pathlib.Path]:
+    """An empty folder whose files move into `folder` at the end; where its file `last` is, all are.
+
+    They take the place of files of their names, and of those `earlier` ones; others stay.
+    """
+    with unfinished(folder / last) as new:
+        yield new
+        for name in (last, *earlier):
+            (folder / name).unlink(missing_ok=True)
+        for file in sorted(new.iterdir(), key=lambda path: path.name == last):
+            os.replace(file, folder / file.name)
 
 
 def clear_leftovers(output: pathlib.Path) -> list[pathlib.Path]:

@@ -48,6 +48,8 @@ def check_output(path: str) -> Path:
         return output
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"--output={path} is no empty directory: give a new one, or empty it first")
+    if output.exists() and output.samefile("."):
+        raise UserError(f"--output={path} is where you are, and would be replaced: give a new one")
     return output
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     total = emotions.sum(axis=1)
     known = np.flatnonzero(total)
     if not len(known):
-        raise UserError("no image's row of fer2013.csv is known: FER+'s votes cannot be joined")
+        raise UserError("no image has a known row of fer2013.csv with votes for the seven classes")
     shares = (emotions[known] / total[known, None]).astype(np.float32)
     sidecars.write_targets(OUTPUT.value, tuple(records.keys[i] for i in known), shares)
     print(f"wrote {OUTPUT.value}: {len(known):,} of {len(records):,} images of {SPLIT.value}")

@@ -1,4 +1,4 @@
-"""The audit finds what was planted, lists keys of records, and replaces nothing but audits."""
+"""The audit finds what was planted, lists keys of records, and replaces nothing but its own."""
 
 import json
 from pathlib import Path
@@ -165,6 +165,14 @@ def test_pictures_name_their_files(tmp_path, monkeypatch):
 ROWS = make_rows(42)
 
 
+def test_a_name_that_looks_like_mathematics_is_drawn_as_it_is(tmp_path):
+    face = encode_png(some_faces("train", 2600)[0][0][..., None])
+    files = {"data/sad/a${$.png": face, "data/happy/c.png": face}
+    found = audit(write_folder(tmp_path, files) / "data", tmp_path / "a")
+    assert len(found["exact_copies"]) == 1
+    assert (tmp_path / "a" / "exact_copies.png").exists()
+
+
 @pytest.fixture
 def small(tmp_path) -> Path:
     """A few images: row 40 blank, row 7 (validation) copies row 0, one file is no image."""
@@ -214,9 +222,22 @@ def test_an_earlier_audit_is_replaced_as_a_whole(small, tmp_path):
     (small / "images" / "train").joinpath(ROWS[40][1], "40.png").unlink(missing_ok=True)
     for path in small.rglob("40.png"):
         path.unlink()
+    (tmp_path / "a" / "letter.txt").write_text("dear")
     audit(small, tmp_path / "a")
     assert not (tmp_path / "a" / "blank.png").exists()
+    assert (tmp_path / "a" / "letter.txt").read_text() == "dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "small"]
+
+
+@pytest.mark.parametrize("place", [".", "../new/."])
+def test_the_folder_one_stands_in_takes_an_audit_as_well(small, tmp_path, monkeypatch, place):
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    for _ in range(2):
+        outcome = call("audit", [f"--data={small}", f"--output={place}"])
+        assert outcome.status == 0, outcome.err
+        assert json.loads((tmp_path / "new" / AUDIT_FILE).read_text())["leaks"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "small"]
 
 
 @pytest.mark.parametrize(
@@ -224,16 +245,11 @@ def test_an_earlier_audit_is_replaced_as_a_whole(small, tmp_path):
     [
         (["--data="], "no data path"),
         (["--data={0}/nothing"], "does not exist"),
-        (["--output={0}/small"], "is not an earlier audit (it holds images)"),
-        (["--output={0}/small/images/train/sad/99.png"], "99.png is no directory"),
-        (["--output={0}/small/images/train/sad/99.png/a"], "99.png is no directory"),
-        (["--output={0}/half"], "is not an earlier audit (it has no audit.json)"),
-        (["--output={0}/mixed"], "is not an earlier audit (it holds letter.txt)"),
+        (["--output={0}/small/images/train/sad/99.png"], "99.png (File exists): give a folder"),
+        (["--output={0}/small/images/train/sad/99.png/a"], "a (Not a directory): give a folder"),
     ],
 )
 def test_refusals_are_one_line_and_change_nothing(small, tmp_path, flags, reason):
-    write_folder(tmp_path / "mixed", {"audit.json": b"{}", "letter.txt": b"dear"})
-    write_folder(tmp_path / "half", {"report.md": b"mine"})
     before = contents(tmp_path)
     defaults = [f"--data={small}", f"--output={tmp_path / 'new'}"]
     outcome = call("audit", [*defaults, *(flag.format(tmp_path) for flag in flags)])

@@ -209,12 +209,25 @@ def test_plain_and_augmented_runs_are_told_apart(reports):
     assert "(no report)" in call("compare", [f"{a},{b}", c]).refusal()
 
 
+def test_reports_of_others_may_hold_anything(reports):
+    (reports / "a" / "report.json").write_text('{"answers": ["plain"]}')
+    outcome = call("compare", [reports / "a", reports / "b"])
+    assert outcome.status == 0, outcome.err
+    given = answers(drawn(400, 0.5, 5))
+    named = np.array(given.keys)[:, None]
+    arrays = {"label": given.labels, "probabilities": given.probabilities, "loss": given.losses}
+    np.savez(reports / "b" / "predictions.npz", key=named, **arrays)
+    assert "key is no list of texts" in call("compare", [reports / "a", reports / "b"]).refusal()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], ["two or more"]),
         (["a"], ["two or more"]),
         (["a", "a"], ["a is given twice"]),
+        (["a", "b", "a/"], ["a/ is given twice"]),
+        (["a", "b", "b/../a/predictions.npz"], ["a/predictions.npz is given twice"]),
         (["a", "none.npz"], ["cannot read predictions", "none.npz"]),
         (["a", "b", "--bootstrap_samples=0"], ["bootstrap_samples"]),
         (["a", "b", "--output=a/predictions.npz"], ["cannot write", "predictions.npz"]),

@@ -67,9 +67,9 @@ def test_many_numbers_are_cut_into_quarters():
     values = [f"{number / 10}" for number in range(100)] + [""]
     found = groups.grouped(list(reversed(values)))
     assert [int(inside.sum()) for inside in found.values()] == [25] * 4
-    assert next(iter(found)) == "quarter 1 (0 to 2.475)"
+    assert next(iter(found)) == "quarter 1 (0 to 2.5)"
     assert not sum(found.values())[0]  # the empty one
-    np.testing.assert_array_equal(np.flatnonzero(found["quarter 1 (0 to 2.475)"]), range(76, 101))
+    np.testing.assert_array_equal(np.flatnonzero(found["quarter 1 (0 to 2.5)"]), range(76, 101))
 
 
 @pytest.mark.parametrize("many", [0, 50, 90])
@@ -77,6 +77,13 @@ def test_tied_numbers_are_each_in_one_group(many):
     values = ["0"] * many + [str(number) for number in range(30)]
     found = groups.grouped(values)
     np.testing.assert_array_equal(sum(map(np.ndarray.astype, found.values(), [int] * 9)), 1)
+
+
+def test_a_quarter_between_two_tied_numbers_is_not_empty():
+    """Of ages with many tens the first quarter may end between 4 and 10."""
+    values = [*"01234", *["10"] * 6, *map(str, range(11, 20))]
+    found = groups.measure({"age": values}, planted([True] * 20), 100)["age"]
+    assert sum(row["n"] for row in found["groups"]) == 20
 
 
 def test_few_numbers_and_texts_are_groups_of_their_own():
@@ -149,6 +156,14 @@ def test_what_names_no_images_is_refused(data, tmp_path, lines, words):
     assert "\n" not in text
     assert path in text
     assert all(word.format(*records.keys, **names) in text for word in words), text
+
+
+def test_an_unknown_row_is_no_lines(data, tmp_path):
+    records = data.split("validation").take(range(3))
+    records.rows[1] = -1
+    lines = ["row,age", f"{records.rows[0]},1", "-1,2"]
+    with pytest.raises(UserError, match="1 of its 2 lines, first row '-1'"):
+        groups.read_metadata(table(tmp_path, lines), data, records)
 
 
 @pytest.mark.parametrize("content", [None, b"key,age\n\xff\xfe,1\n", b'key,age\n"\x00'])

@@ -68,6 +68,15 @@ def test_data_is_compared_for_exact_near_and_mirrored_copies(planted, tmp_path):
     assert copies(elsewhere, planted) == [EXACT, JPEG, MIRRORED]
 
 
+def test_one_place_may_be_spelled_in_several_ways(planted, tmp_path, monkeypatch):
+    """It is not read again, as other data would be, whose training part was not divided."""
+    monkeypatch.setattr(leakage, "read_dataset", lambda *_: pytest.fail("read again"))
+    (tmp_path / "link.csv").symlink_to(planted[2])
+    around = planted[2].parent / ".." / planted[2].parent.name / planted[2].name
+    for path in (tmp_path / "link.csv", around):
+        assert copies(path, planted) == [EXACT, JPEG, MIRRORED]
+
+
 def test_an_audit_tells_the_same_by_its_folder_or_file(planted, audited):
     assert copies(audited, planted) == [EXACT, JPEG, MIRRORED]
     assert copies(audited / AUDIT_FILE, planted) == [EXACT, JPEG, MIRRORED]
@@ -112,6 +121,8 @@ def test_other_lists_and_audits_are_refused(planted, audited, tmp_path):
     (tmp_path / AUDIT_FILE).write_text(json.dumps(facts))
     with pytest.raises(UserError, match="an audit of other data: its validation is abab"):
         copies(tmp_path, planted)
+    with pytest.raises(UserError, match="audit of train, validation, not of all: give the data"):
+        copies(audited, planted, "all")
     (tmp_path / AUDIT_FILE).write_text("{}")
     with pytest.raises(UserError, match=r"audit\.json is no audit"):
         copies(tmp_path, planted)

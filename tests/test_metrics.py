@@ -155,12 +155,6 @@ def test_collapse_is_called_a_collapse():
     assert not metrics.collapse_warnings(np.where(np.arange(100) < 90, 1, 0))
 
 
-def test_nothing_to_measure_is_a_user_error():
-    empty = Predictions((), np.zeros(0, np.int32), np.zeros((0, 7), np.float32), np.zeros(0))
-    with pytest.raises(UserError, match="at least 1 image"):
-        metrics.summary(empty)
-
-
 @pytest.mark.parametrize("where", ["probabilities", "losses"])
 def test_diverged_model_is_a_user_error(where):
     given = predictions(TRUE, PREDICTED, 3)

@@ -210,6 +210,15 @@ def test_a_file_that_cannot_grow_is_one_line(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_the_folder_one_stands_in_is_refused_before_the_work(tmp_path, monkeypatch):
+    """It would be replaced by another of its name."""
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    for place in (".", "../new"):
+        line = call("prepare", ["--source=nothing", f"--output={place}"]).refusal()
+        assert f"--output={place} is where you are" in line
+
+
 def test_options_are_called_as_the_command_has_them(tmp_path):
     rows = [(role, str(LABELS.index(name)), pixels) for role, name, pixels in ROWS]
     write_folder(tmp_path / "a", seed_files(rows) | {"images/train/7/9.png": b""})

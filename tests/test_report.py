@@ -9,10 +9,12 @@ from made_data import recompressed, some_faces
 from PIL import Image
 from support import REPORT_FILES, unpadded
 
+from fer_jax import outputs
 from fer_jax.errors import UserError
 from fer_jax.evaluation import plots, report
 from fer_jax.evaluation.metrics import Copied
 from fer_jax.evaluation.predictions import Predictions
+from fer_jax.evaluation.tables import table
 from fer_jax.labels import LABELS
 
 FILES = set(REPORT_FILES)
@@ -250,6 +252,18 @@ def test_mistakes_are_the_most_confident_ones(tmp_path, monkeypatch):
     assert titles == [f"a → b\n{sure:.1f}% sure" for sure in (99, 80, 70)]
 
 
+def test_no_name_breaks_a_table(tmp_path):
+    members = [{"checkpoint": "m.safetensors", "checkpoint_step": None, "label_smoothing": 0.0}]
+    given = context(members=members, data_path="a|b\nc.csv", command="x '|'")
+    report.write_report(tmp_path, some_predictions(), image, given)
+    text = unpadded((tmp_path / "report.md").read_text())
+    assert "| data | `a\\|b c.csv` |\n" in text
+    assert "| command | `x '\\|'` |" in text
+    assert "| step |" not in text  # a converted file has none
+    lines = table(("a", "b"), [("x|y", "p\nq")]).splitlines()
+    assert lines[2] == "| x\\|y | p q |"
+
+
 def test_perfect_predictions_have_a_report_too(tmp_path):
     written = report.write_report(tmp_path, some_predictions(skill=50), image, context())
     assert written["accuracy"] == 1.0
@@ -268,10 +282,17 @@ def test_confusions_are_listed_by_count(tmp_path):
     assert first < text.index("- sad taken for fear: 2 (50.0% of sad)")
 
 
+def test_nothing_of_an_earlier_report_stays(tmp_path):
+    (tmp_path / "stress.png").write_bytes(b"of an earlier one")
+    (tmp_path / "notes.txt").write_text("of its owner")
+    report.write_report(tmp_path, some_predictions(), image, context())
+    assert names(tmp_path) == FILES | {"notes.txt"}
+
+
 def test_interrupted_report_does_not_pass_for_a_finished_one(tmp_path, monkeypatch):
     """Killed while files are moved into place: the old report.json is gone, the new not there."""
     report.write_report(tmp_path, some_predictions(), image, context())
-    real, moved = report.os.replace, []
+    real, moved = outputs.os.replace, []
 
     def replace(source, target):
         if len(moved) == 3:
@@ -279,7 +300,7 @@ def test_interrupted_report_does_not_pass_for_a_finished_one(tmp_path, monkeypat
         moved.append(target.name)
         real(source, target)
 
-    monkeypatch.setattr(report.os, "replace", replace)
+    monkeypatch.setattr(outputs.os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         report.write_report(tmp_path, some_predictions(seed=1), image, context())
     assert "report.json" not in moved
@@ -288,8 +309,8 @@ def test_interrupted_report_does_not_pass_for_a_finished_one(tmp_path, monkeypat
 
 def test_report_json_comes_last(tmp_path, monkeypatch):
     order = []
-    real = report.os.replace
-    monkeypatch.setattr(report.os, "replace", lambda a, b: (order.append(b.name), real(a, b)))
+    real = outputs.os.replace
+    monkeypatch.setattr(outputs.os, "replace", lambda a, b: (order.append(b.name), real(a, b)))
     report.write_report(tmp_path, some_predictions(), image, context())
     assert set(order) == FILES
     assert order[-1] == "report.json"

@@ -10,9 +10,10 @@ import pytest
 from made_data import Memory
 from made_models import trained_variables
 from scipy.special import softmax
-from support import call, small_evaluator
+from support import call, read_data, small_evaluator
 
 from fer_jax import trained
+from fer_jax.errors import UserError
 from fer_jax.evaluation import calibration, inference
 from fer_jax.evaluation.predictions import VIEWS, Predictions
 from fer_jax.evaluation.report import describe_answers
@@ -200,6 +201,12 @@ def test_temperature_one_changes_nothing(two_models, small_csv, tmp_path):
     assert advice in (tmp_path / "one" / "report.md").read_text()
 
 
+def test_where_no_image_is_left_that_is_said(two_models, small_csv):
+    model, records = trained.load(two_models[1]), read_data(small_csv).split("test").take([])
+    with pytest.raises(UserError, match="no image is left to answer"):
+        model.evaluator.predict(model.variables, records, progress=False)
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "0.001", "101"])
 def test_what_is_no_temperature_is_refused(value):
     line = call("evaluate", ["--checkpoint=a", f"--temperature={value}"]).refusal()
@@ -225,6 +232,7 @@ def test_another_way_of_answering_does_not_replace_the_plain_report(
     ("flags", "words"),
     [
         (["--checkpoint=a", "--checkpoint=a"], ["given twice"]),
+        (["--checkpoint=a", "--checkpoint=b/../a/"], ["given twice"]),
         (["--checkpoint=a", "--checkpoint=b"], ["--output=DIR"]),
         (["--checkpoint=a", "--tta=ten"], ["tta", "flip_crops"]),
     ],

@@ -1,7 +1,6 @@
 """Examines a data set and writes what was found: report.md and pictures, audit.json, key lists."""
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -13,10 +12,9 @@ import numpy as np
 from fer_jax.auditing import conventions
 from fer_jax.auditing.copies import NEAR, TRAIN, Pool, find_copies, gather, leaking
 from fer_jax.data.records import Dataset, fingerprint
-from fer_jax.errors import UserError, one_line
 from fer_jax.evaluation import plots
 from fer_jax.labels import LABELS
-from fer_jax.outputs import unfinished
+from fer_jax.outputs import filled
 
 AUDIT_FILE = "audit.json"
 PICTURES = {
@@ -26,7 +24,6 @@ PICTURES = {
     "conflicts": "One photograph, two labels, in pairs",
     "blank": "Blank images",
 }
-OWN = re.compile(rf"audit\.json|report\.md|exclude_\w+\.txt|({'|'.join(PICTURES)})\.png")
 SHOWN = 24  # images of a picture
 LONG = re.compile(".+(?=.{20}$)")  # what there is no room for of a name
 SEQUENCES = 0.25  # share with a near copy from which on they are frames of films; FER2013: 0.11
@@ -83,25 +80,8 @@ def examine(dataset: Dataset, data: str) -> tuple[Facts, Pool, Groups]:
     return facts, pool, groups
 
 
-def check_output(path: str) -> Path:
-    """`path` if an audit may be written there; UserError where something else lies there."""
-    output = Path(path).expanduser()
-    place = next(part for part in (output.absolute(), *output.absolute().parents) if part.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise UserError(f"--output={path}: {place} is no directory that can be written to")
-    found = {file.name for file in output.iterdir()} if output.is_dir() else set()
-    others = [name for name in found if not OWN.fullmatch(name)]
-    if others or (found and AUDIT_FILE not in found):
-        what = f"it holds {min(others)}" if others else f"it has no {AUDIT_FILE}"
-        raise UserError(f"--output={path} is not an earlier audit ({what}): give a new directory")
-    return output
-
-
 def write(facts: Facts, pool: Pool, groups: Groups, output: Path) -> list[str]:
-    """Writes all files, in place of an earlier audit's or not at all -> what to know, in lines.
-
-    UserError where it cannot be written.
-    """
+    """Writes all files, in place of an earlier audit's -> what to know, in lines."""
     lines, shown = _verdicts(facts), [name for name in PICTURES if groups.get(name)]
     parts = [
         f"# Audit of `{facts['data']}`",
@@ -114,18 +94,11 @@ def write(facts: Facts, pool: Pool, groups: Groups, output: Path) -> list[str]:
     texts = {name: "".join(f"{k}\n" for k in keys) for name, keys in facts["lists"].items()}
     texts["report.md"] = "\n\n".join(parts) + "\n"
     texts[AUDIT_FILE] = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-    try:
-        with unfinished(output) as new:
-            for picture in shown:
-                _draw(pool, groups[picture], PICTURES[picture], new / f"{picture}.png")
-            for file, text in texts.items():
-                (new / file).write_text(text, encoding="utf-8")
-            if output.exists():
-                check_output(str(output))  # nobody may have put something there meanwhile
-                output.rename(new.with_name("old"))
-            new.rename(output)
-    except OSError as error:
-        raise UserError(f"cannot write --output={output}: {one_line(error)}") from None
+    with filled(output, AUDIT_FILE, [f"{name}.png" for name in PICTURES]) as new:
+        for picture in shown:
+            _draw(pool, groups[picture], PICTURES[picture], new / f"{picture}.png")
+        for file, text in texts.items():
+            (new / file).write_text(text, encoding="utf-8")
     return lines
 
 

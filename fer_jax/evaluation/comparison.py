@@ -140,7 +140,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         notes.append(
             "p is of each pair alone: nothing is subtracted for there being several pairs."
         )
-    tables = [table(MODELS_HEAD, map(_model_cells, result["models"]))]
+    tables = [table(MODELS_HEAD, map(_model_cells, result["models"]), texts=2)]
     tables += [table(PAIRS_HEAD, map(_pair_cells, pairs))] if pairs else []
     return "\n\n".join([*tables, "\n".join(notes)]) + "\n"
 

@@ -50,6 +50,7 @@ def read_metadata(path: str, data: Dataset, records: Records) -> Columns:
 
     given, ours = [_name(by, line[by]) for line in lines], _names(by, records)
     known = set(ours).union(*(_names(by, part) for part in data.roles.values()))
+    known -= {"-1"} if by == "row" else set()  # as those are called whose row is not known
     used, wrong = set(ours) & set(given), [name for name in given if name not in known]
     if wrong or not used:
         raise UserError(
@@ -64,7 +65,6 @@ def read_metadata(path: str, data: Dataset, records: Records) -> Columns:
 
 
 def _names(by: str, records: Records) -> list[str]:
-    """Of images; row -1, where it is not known, is no line's."""
     return [_name(by, str(one)) for one in (records.rows if by == "row" else records.keys)]
 
 
@@ -98,7 +98,8 @@ def grouped(values: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: texts == name for name in names}
     if len(names) <= MOST or not np.isfinite(amounts[texts != ""]).all():
         return {name: texts == name for name in sorted(names, key=float)}
-    edges = np.unique(np.nanquantile(amounts, (0, 0.25, 0.5, 0.75, 1)))
+    # Edges that are amounts: between two of them a quarter could be empty.
+    edges = np.unique(np.nanquantile(amounts, (0, 0.25, 0.5, 0.75, 1), method="higher"))
     part = np.searchsorted(edges[1:-1], amounts, side="right")
     return {
         f"quarter {i + 1} ({low:.4g} to {high:.4g})": (texts != "") & (part == i)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fer_jax.data.pipeline import eval_batches
 from fer_jax.data.records import Records
+from fer_jax.errors import UserError
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.models import folded
 from fer_jax.models.classifier import Classifier, variable_shapes
@@ -54,6 +55,8 @@ class Evaluator:
 
         With `tta`, one of VIEWS, means over the views of each image.
         """
+        if not len(records):
+            raise UserError("no image is left to answer: choose a split that has images")
         batches = eval_batches(
             records,
             image_size=self.image_size,

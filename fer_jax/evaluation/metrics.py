@@ -100,8 +100,6 @@ def collapse_warnings(predicted: np.ndarray, label_names: Sequence[str] = LABELS
 
 
 def _check(predictions: Predictions) -> None:
-    if not len(predictions):
-        raise UserError("0 predictions: at least 1 image is needed; choose a split that has images")
     finite = np.isfinite(predictions.probabilities).all(axis=1) & np.isfinite(predictions.losses)
     if not finite.all():
         raise UserError(

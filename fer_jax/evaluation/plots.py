@@ -119,7 +119,7 @@ def contact_sheet(
         axes.set_axis_off()
     for axes, (image, title) in zip(grid, zip(images, titles, strict=True), strict=False):
         axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
-        axes.set_title(title, fontsize=8, color=INK, pad=3)
+        axes.set_title(title, fontsize=8, color=INK, pad=3, parse_math=False)
     figure.suptitle(heading, y=1 - MARGIN / height, va="top", fontsize=11, color=INK)
     _save(figure, path)
 

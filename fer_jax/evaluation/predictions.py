@@ -59,6 +59,8 @@ class Predictions:
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 keys, labels, probabilities, losses = (file[name] for name in ARRAYS)
+            if keys.ndim != 1 or keys.dtype.kind != "U":
+                raise ValueError("key is no list of texts")
             return cls(tuple(keys.tolist()), labels, probabilities, losses)
         except Exception as error:  # whatever NumPy and zip make of a broken file
             raise UserError(f"cannot read predictions from {path}: {one_line(error)}") from error

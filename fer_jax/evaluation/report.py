@@ -1,7 +1,6 @@
 """Writes the report of one evaluation: report.json, report.md, predictions.npz and pictures."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,14 +22,15 @@ from fer_jax.evaluation.calibration import (
 from fer_jax.evaluation.inference import Evaluator, ensemble
 from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, Copied, summary, without_copies
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, VIEWS, Predictions
-from fer_jax.evaluation.tables import interval, share, table
+from fer_jax.evaluation.tables import cell, interval, share, table
 from fer_jax.labels import LABELS
-from fer_jax.outputs import unfinished
+from fer_jax.outputs import filled
 from fer_jax.training.mesh import is_first
 from fer_jax.training.state import Variables
 
 SEED, MISTAKES_SHOWN, CONFUSIONS_SHOWN = 0, 24, 5
 ALIKE = 0.9  # correlation of low frequencies from which on two mistakes may be one photograph
+STRESS_FILE = "stress.png"
 MANY_COPIES = 0.5  # share of the images from which on a warning comes first
 CLASSES_HEAD = ("class", "precision", "recall", "F1", "images", "predicted")
 
@@ -122,18 +122,14 @@ def write_report(
     worst = most_confident_mistakes(predictions, images_of)
     pictures = [images_of(i) for i in worst.tolist()]
 
-    # Whole beside its place, then moved into it: no report.json stands beside another's files.
     hint = "choose an output folder that can be written"
     refusal = writing(f"cannot write the report to {folder}", hint)
-    with refusal, unfinished(folder / REPORT_FILE) as new:
+    with refusal, filled(folder, REPORT_FILE, [STRESS_FILE]) as new:
         _draw(new, predictions, report, worst, pictures)
         predictions.save(new / PREDICTIONS_FILE)
         (new / "report.md").write_text(_markdown(report), encoding="utf-8")
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         (new / REPORT_FILE).write_text(text, encoding="utf-8")
-        (folder / REPORT_FILE).unlink(missing_ok=True)
-        for file in sorted(new.iterdir(), key=lambda path: path.name == REPORT_FILE):
-            os.replace(file, folder / file.name)
     return report
 
 
@@ -267,7 +263,7 @@ def _draw(
     plots.contact_sheet(pictures, titles, folder / "mistakes.png", columns=6, heading=heading)
     if found := report.get("stress"):
         units = {kind: unit for kind, (unit, _) in stress.CORRUPTIONS.items()}
-        plots.stress_curves(found["plain"], found["corruptions"], units, folder / "stress.png")
+        plots.stress_curves(found["plain"], found["corruptions"], units, folder / STRESS_FILE)
 
 
 # ---- report.md -----------------------------------------------------------------------------------
@@ -389,18 +385,17 @@ other{taken_off * (smoothing > 0)} (T = {first:.3f} and {second:.3f}). On other 
 
 
 def _origin(report: Mapping[str, Any]) -> str:
-    members = "".join(
-        f"| checkpoint | `{one['checkpoint']}` |\n| step | {one['checkpoint_step']} |\n"
-        for one in report["members"]
-    )
-    boot = report["bootstrap"]
-    return f"""\
-|  |  |
-| --- | --- |
-{members}| answers | {report["answers"]} |
-| chosen on | {report["selected_on"] or "unknown"} |
-| evaluated on | {report["split"]} |
-| data | `{report["data_path"]}` |
-| data fingerprint | `{report["data_fingerprint"]}` |
-| bootstrap | {boot["samples"]:,} samples of the images, seed {boot["seed"]} |
-| command | `{report["command"]}` |"""
+    boot, rows = report["bootstrap"], [("", ""), ("---", "---")]
+    for one in report["members"]:
+        rows += [("checkpoint", f"`{one['checkpoint']}`")]
+        rows += [("step", f"{one['checkpoint_step']}")] * (one["checkpoint_step"] is not None)
+    rows += [
+        ("answers", report["answers"]),
+        ("chosen on", report["selected_on"] or "unknown"),
+        ("evaluated on", report["split"]),
+        ("data", f"`{report['data_path']}`"),
+        ("data fingerprint", f"`{report['data_fingerprint']}`"),
+        ("bootstrap", f"{boot['samples']:,} samples of the images, seed {boot['seed']}"),
+        ("command", f"`{report['command']}`"),
+    ]
+    return "\n".join(f"| {name} | {cell(text)} |" for name, text in rows)

@@ -7,14 +7,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) ->
     """A table whose columns are as wide as their widest cell; all but the first `texts` of them
     hold numbers, which stand to the right.
     """
-    lines = [head, *rows]
+    lines = [list(map(cell, line)) for line in (head, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if i < texts else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     aligned = [
-        [cell.ljust(w) if i < texts else cell.rjust(w) for i, (cell, w) in enumerate(pairs)]
+        [text.ljust(w) if i < texts else text.rjust(w) for i, (text, w) in enumerate(pairs)]
         for pairs in (zip(line, widths, strict=True) for line in lines)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]])
+
+
+def cell(text: str) -> str:
+    """What would end a cell is escaped, line breaks are spaces."""
+    return " ".join(text.splitlines()).replace("|", "\\|")
 
 
 def share(value: float | None) -> str:
