@@ -17,7 +17,7 @@ DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string(
     "output", "audit", "The report's folder; an earlier audit is replaced."
 )
-READING = reading.define(on_corrupt="skip")
+READING = reading.define()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,7 +25,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from fer_jax.auditing import report  # scikit-learn: --help does without
 
-    output, dataset = Path(OUTPUT.value).expanduser(), read_dataset(DATA.value, READING())
+    output, dataset = (
+        Path(OUTPUT.value).expanduser(),
+        read_dataset(DATA.value, READING(on_corrupt="skip")),
+    )
     print(dataset.describe(), flush=True)
     refusal = f"cannot write --output={output}", "give a folder that can be written"
     with writing(*refusal):

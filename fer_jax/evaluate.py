@@ -4,13 +4,11 @@ Several --checkpoint are one ensemble; --tta averages over views of each image; 
 the mean. Reports say so, and what they fit themselves comes on top.
 """
 
-import dataclasses
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -28,13 +26,7 @@ DATA = flags.DEFINE_string("data", "", "The data, in any known layout; the run's
 SPLIT = flags.DEFINE_enum(
     "split", "validation", ["train", "validation", "test", "all"], "What to score."
 )
-LABEL_ORDER = flags.DEFINE_string(
-    "label_order", None, "What numbers mean, if not what they meant in training: 1:angry,..."
-)
-MAP = flags.DEFINE_string("map", None, "Other classes: contempt:none,joy:happy leaves one out.")
-ON_CORRUPT = flags.DEFINE_enum(
-    "on_corrupt", None, ["stop", "skip"], "What to do about images that cannot be read."
-)
+READING = reading.define()
 TTA = flags.DEFINE_enum("tta", "none", list(VIEWS), "Views of each image to average over.")
 TEMPERATURE = flags.DEFINE_float(
     "temperature",
@@ -90,12 +82,9 @@ def main(argv: Sequence[str]) -> None:
     known, about = [model.about.training_data or {} for model in models], models[0].about
 
     # The images to score: what the models' runs held out, all of data that nobody divided.
-    told = {"label_order": LABEL_ORDER.value, "map": MAP.value, "on_corrupt": ON_CORRUPT.value}
-    changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    if SPLIT.value != "train":  # what to exclude is about training images, and may be gone
-        changes["exclude"] = ""
     path = DATA.value or models[0].data.path
-    options = reading.as_flags(dataclasses.replace(models[0].data, **changes))
+    # What to exclude is about training images, and may be gone.
+    options = READING(models[0].data, **({} if SPLIT.value == "train" else {"exclude": ""}))
     data = open_dataset(path, options, known)
     split = trained.ALL if list(data.roles) == [trained.ALL] else SPLIT.value
     print(data.describe(), flush=True)

@@ -1,4 +1,4 @@
-"""The flags of commands that read a data set as it lies there, without splitting it."""
+"""The flags of commands that read a data set."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,27 +17,40 @@ class FlagOptions(ReadOptions):
     prefix = "--"
 
 
-def as_flags(options: ReadOptions) -> ReadOptions:
-    """Options of a configuration, called by the flags that a command has for them."""
-    names = (field.name for field in dataclasses.fields(ReadOptions))
-    return FlagOptions(**{name: getattr(options, name) for name in names})
+AS_THEY_LIE = ReadOptions(
+    label_order="",
+    on_corrupt="stop",
+    validation_fraction=0.0,
+    split_seed=0,
+    max_pixels=2**24,
+    cache_mib=1024,
+    exclude="",
+    map="",
+)
 
 
-def define(on_corrupt: str | None = None) -> Callable[[], ReadOptions]:
-    """Define them in the calling module; -> a function that says what they were set to.
+def define() -> Callable[..., ReadOptions]:
+    """Define them in the calling module -> a function that lays what they say over `base`.
 
-    Without `on_corrupt`, the user chooses that too.
+    `changes` are the command's own, which flags precede.
     """
     order = "What numbers mean: angry,disgust,... from 0, 1:angry,... from 1."
     mapped = "Other classes: contempt:none,joy:happy leaves one out, renames one."
-    corrupt = "What to do about images that cannot be read."
+    corrupt = (
+        "What to do about images that cannot be read; by default the audit skips, others stop."
+    )
     given: dict[str, flags.FlagHolder] = {
-        "label_order": flags.DEFINE_string("label_order", "", order),
-        "map": flags.DEFINE_string("map", "", mapped),
-        "max_pixels": flags.DEFINE_integer("max_pixels", 2**24, "Larger images are unreadable."),
+        "label_order": flags.DEFINE_string("label_order", None, order),
+        "map": flags.DEFINE_string("map", None, mapped),
+        "max_pixels": flags.DEFINE_integer(
+            "max_pixels", None, "Larger ones are unreadable; 2**24 by default."
+        ),
+        "on_corrupt": flags.DEFINE_enum("on_corrupt", None, ["stop", "skip"], corrupt),
     }
-    if on_corrupt is None:
-        given["on_corrupt"] = flags.DEFINE_enum("on_corrupt", "stop", ["stop", "skip"], corrupt)
-    fixed: dict[str, Any] = {"validation_fraction": 0.0, "split_seed": 0, "exclude": ""}
-    fixed |= {"on_corrupt": on_corrupt, "cache_mib": 1024}
-    return lambda: FlagOptions(**fixed | {name: flag.value for name, flag in given.items()})
+
+    def said(base: ReadOptions = AS_THEY_LIE, **changes: Any) -> ReadOptions:
+        kept = {field.name: getattr(base, field.name) for field in dataclasses.fields(ReadOptions)}
+        told = {name: flag.value for name, flag in given.items() if flag.value is not None}
+        return FlagOptions(**kept | changes | told)
+
+    return said

@@ -126,14 +126,22 @@ def test_the_fitted_temperature_is_the_minimum_of_the_loss():
 
 def test_scaling_keeps_the_answers_and_mends_the_error():
     probabilities, labels = answers_at(2.5)
-    scaled = cross_fitted(probabilities, labels, np.arange(len(labels)), seed=0)
-    np.testing.assert_array_equal(scaled.probabilities.argmax(1), probabilities.argmax(1))
-    np.testing.assert_allclose(scaled.probabilities.sum(1), 1)
+    scaled, facts = cross_fitted(probabilities, labels, np.arange(len(labels)), seed=0)
+    np.testing.assert_array_equal(scaled.argmax(1), probabilities.argmax(1))
+    np.testing.assert_allclose(scaled.sum(1), 1)
     before = expected_calibration_error(probabilities, labels)
-    after = expected_calibration_error(scaled.probabilities, labels)
+    after = expected_calibration_error(scaled, labels)
     assert before > 0.15
     assert after < 0.03
-    assert np.bincount(scaled.fold).tolist() == [2000, 2000]
+    assert facts["images"] == [2000, 2000]
+
+
+def first_half(probabilities, scaled, facts):
+    """Bool [N]: whose answers were scaled by the other half's temperature."""
+    first, second = (scale(probabilities, t) for t in facts["temperatures"])
+    found = np.isclose(scaled, second).all(axis=1)
+    assert (found != np.isclose(scaled, first).all(axis=1)).all()
+    return found
 
 
 def answered(probabilities, labels) -> Predictions:
@@ -172,25 +180,24 @@ def test_neighbouring_probabilities_stay_in_their_order():
 def test_no_image_is_scored_by_what_was_fitted_on_it():
     """Each half's temperature changes with the other half's labels, and not with its own."""
     probabilities, labels = answers_at(2.0, n=400)
-    given = cross_fitted(probabilities, labels, np.arange(400), seed=1)
-    own = given.fold == 0
+    given, facts = cross_fitted(probabilities, labels, np.arange(400), seed=1)
+    own = first_half(probabilities, given, facts)
+    assert own.sum() == 200
     turned = np.where(own, (labels + 1) % 7, labels)
-    other = cross_fitted(probabilities, turned, np.arange(400), seed=1)
-    np.testing.assert_array_equal(other.fold, given.fold)
-    np.testing.assert_array_equal(other.probabilities[own], given.probabilities[own])
-    assert (other.probabilities[~own] != given.probabilities[~own]).any()
-    np.testing.assert_allclose(
-        given.probabilities[own], scale(probabilities[own], given.temperatures[1])
-    )
-    assert given.temperatures[1] == fit_temperature(probabilities[~own], labels[~own])
+    other, others_facts = cross_fitted(probabilities, turned, np.arange(400), seed=1)
+    np.testing.assert_array_equal(first_half(probabilities, other, others_facts), own)
+    np.testing.assert_array_equal(other[own], given[own])
+    assert (other[~own] != given[~own]).any()
+    assert facts["temperatures"][1] == fit_temperature(probabilities[~own], labels[~own])
 
 
 def test_copies_lie_in_one_half():
     probabilities, labels = answers_at(1.0, n=90)
     copies = np.arange(90) // 3
-    fold = cross_fitted(probabilities, labels, copies, seed=0).fold.reshape(-1, 3)
-    assert (fold == fold[:, :1]).all()
-    assert fold[:, 0].sum() == 15
+    half = first_half(probabilities, *cross_fitted(probabilities, labels, copies, seed=0))
+    half = half.reshape(-1, 3)
+    assert (half == half[:, :1]).all()
+    assert half[:, 0].sum() == 15
 
 
 def test_too_few_images_have_no_halves():
@@ -218,11 +225,11 @@ def test_what_smoothed_labels_taught_is_taken_off_again():
     assert unsmoothed(honest, 0.0) is honest
 
     copies = np.arange(len(labels))
-    with_it = cross_fitted(taught, labels, copies, seed=0, smoothing=0.1)
-    without = cross_fitted(taught, labels, copies, seed=0)
-    assert with_it.temperature == pytest.approx(1.0, rel=0.06)
-    assert mean_loss(with_it.probabilities, labels) < mean_loss(without.probabilities, labels)
-    best = np.argmax(with_it.probabilities, axis=1)
+    with_it, facts = cross_fitted(taught, labels, copies, seed=0, smoothing=0.1)
+    without, _ = cross_fitted(taught, labels, copies, seed=0)
+    assert facts["temperature"] == pytest.approx(1.0, rel=0.06)
+    assert mean_loss(with_it, labels) < mean_loss(without, labels)
+    best = np.argmax(with_it, axis=1)
     np.testing.assert_array_equal(best, np.argmax(taught, axis=1))
 
 

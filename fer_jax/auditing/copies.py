@@ -9,16 +9,15 @@ judged by the correlation of the pixels that overlap.
 import os
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from fer_jax.data.hashes import BLANK, FREQUENCIES, small, spectra
 from fer_jax.data.records import Dataset, copy_groups
@@ -88,14 +87,6 @@ class Pool:
         return sorted(self.keys[i] for i in places)
 
 
-class Pairs(NamedTuple):
-    """Near copies, nearest first: one photograph, or frames of one scene."""
-
-    members: np.ndarray  # int [P, 2], the smaller index first
-    distances: np.ndarray  # float [P]: 1 - correlation after alignment, 0 for the same pixels
-    changes: np.ndarray  # float [P]: the largest mean squared difference, see UNCHANGED
-
-
 def gather(dataset: Dataset) -> Pool:
     """Every readable image of every split."""
     roles = dataset.roles
@@ -119,8 +110,9 @@ def find_copies(pool: Pool) -> dict[str, list[np.ndarray]]:
     exact = np.stack([firsts[numbers], np.arange(len(pool))], axis=1)
     distinct = np.sort(firsts)
     chosen = distinct[~blank[distinct]]
-    near, mirrored = (find_pairs(pool.images, chosen, turned) for turned in (False, True))
-    unchanged, named = near.members[near.changes <= UNCHANGED], pairs_by_name(pool)
+    near, changes = find_pairs(pool.images, chosen, mirrored=False)
+    mirrored, _ = find_pairs(pool.images, chosen, mirrored=True)
+    unchanged, named = near[changes <= UNCHANGED], pairs_by_name(pool)
 
     def joined(*links: np.ndarray) -> np.ndarray:
         """int [N]: equal numbers for what the links, each int [P, 2], join, directly or not."""
@@ -130,16 +122,16 @@ def find_copies(pool: Pool) -> dict[str, list[np.ndarray]]:
 
     # Frames that hardly differ from the next ones may lead from one face to another.
     part = joined(exact, unchanged)
-    first, last = part[near.members[near.changes > MOVED]].T
+    first, last = part[near[changes > MOVED]].T
     still = unchanged[~np.isin(part[unchanged[:, 0]], first[first == last])]
     same_face = groups(joined(exact, still))
     return {
         "exact_copies": groups(pool.copies),
-        "near_copies": [*near.members],
-        "mirrored_copies": [*mirrored.members],
+        "near_copies": [*near],
+        "mirrored_copies": [*mirrored],
         "copies_by_name": [*named],
-        "photographs": groups(joined(exact, near.members, named)),
-        "with_mirrored": groups(joined(exact, near.members, named, mirrored.members)),
+        "photographs": groups(joined(exact, near, named)),
+        "with_mirrored": groups(joined(exact, near, named, mirrored)),
         "conflicts": [found for found in same_face if len(set(pool.labels[found])) > 1],
         "blank": [*np.flatnonzero(blank)[:, None]],
     }
@@ -177,9 +169,12 @@ def leaking(pool: Pool, found: Iterable[np.ndarray]) -> np.ndarray:
     return leaks
 
 
-def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
+def find_pairs(
+    images: np.ndarray, chosen: np.ndarray, mirrored: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """All near copies among `images` uint8 [N, 48, 48] at `chosen` int [M], not exact copies.
 
+    -> int [P, 2], nearest first, the smaller index first; float [P], what changed, see UNCHANGED.
     With `mirrored` the second of each pair is compared left for right. Blank images correlate with
     nothing: leave them out.
     """
@@ -187,12 +182,11 @@ def find_pairs(images: np.ndarray, chosen: np.ndarray, mirrored: bool) -> Pairs:
     partners = images[:, :, ::-1] if mirrored else images
     pairs = (images[i] for i in members[:, 0]), (partners[j] for j in members[:, 1])
     shown = {"desc": "comparing images", "total": len(members), "disable": None, "leave": False}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(pool.map(aligned_distance, *pairs), **shown)
-        measured = np.array(list(results), float).reshape(-1, 2)
+    results = thread_map(aligned_distance, *pairs, max_workers=os.cpu_count(), **shown)
+    measured = np.array(results, float).reshape(-1, 2)
     order = np.lexsort((members[:, 1], members[:, 0], measured[:, 0]))
     order = order[measured[order, 0] <= NEAR]
-    return Pairs(members[order], *measured[order].T)
+    return members[order], measured[order, 1]
 
 
 def candidates(features: np.ndarray, mirrored: bool) -> np.ndarray:
@@ -214,7 +208,7 @@ def candidates(features: np.ndarray, mirrored: bool) -> np.ndarray:
 
 
 def aligned_distance(image: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """uint8 [S, S] twice -> distance 0 (one photograph) .. 2 and largest change, see `Pairs`.
+    """uint8 [S, S] twice -> distance 0 (one photograph) .. 2 and largest change, see UNCHANGED.
 
     After the best affine map of one to the other; where no map is found, or one that leaves too
     little overlap, as they lie.

@@ -1,7 +1,7 @@
 """How far confidence can be believed: reliability table, calibration error, and its mending."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
@@ -84,25 +84,18 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-class Scaled(NamedTuple):
-    """Two-fold cross-fitted temperature scaling: no image is scored by what was fitted on it."""
-
-    probabilities: np.ndarray  # float64 [N, K], each row by the temperature of the other fold
-    fold: np.ndarray  # int [N]: 0 or 1
-    temperatures: tuple[float, float]  # fitted on fold 0 and on fold 1; each scales the other
-    temperature: float  # fitted on all, for other images
-
-
 def cross_fitted(
     probabilities: np.ndarray,
     labels: np.ndarray,
     copies: np.ndarray,
     seed: int,
     smoothing: float = 0.0,
-) -> Scaled | None:
+) -> tuple[np.ndarray, dict[str, Any]] | None:
     """Temperature scaling of [N, K], unsmoothed, by two random halves; None where there are no two.
 
-    `copies` int [N] is equal for exact copies, which go into one fold: a copy is the same image.
+    -> float64 [N, K], no image by what was fitted on it; how that was done, as report.json says it:
+    `temperatures` are of each half, for the other, `temperature` is of all, for other images.
+    `copies` int [N] is equal for exact copies, which go into one half: a copy is the same image.
     """
     groups, group = np.unique(copies, return_inverse=True)
     if len(groups) < 2:
@@ -110,8 +103,14 @@ def cross_fitted(
     fold = (np.random.default_rng(seed).permutation(len(groups)) % 2)[group]
     shares = unsmoothed(probabilities.astype(np.float64), smoothing)
     first, second = (fit_temperature(shares[fold == half], labels[fold == half]) for half in (0, 1))
-    others = np.where(fold == 0, second, first)[:, None]
-    return Scaled(scale(shares, others), fold, (first, second), fit_temperature(shares, labels))
+    return scale(shares, np.where(fold == 0, second, first)[:, None]), {
+        "method": "two halves, each scaled by the temperature fitted on the other",
+        "images": np.bincount(fold, minlength=2).tolist(),
+        "seed": seed,
+        "temperatures": [first, second],
+        "temperature": fit_temperature(shares, labels),
+        "label_smoothing": smoothing,
+    }
 
 
 def mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

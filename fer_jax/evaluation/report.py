@@ -113,12 +113,29 @@ def write_report(
 ) -> dict[str, Any]:
     """Writes all files of the report into `folder` and returns what report.json holds.
 
-    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]; the rest is as in `make_report`.
-    report.json comes last: where it exists, the report is whole. UserError where nothing can be
-    measured or written.
+    `images_of(i)` is image i of `predictions`, uint8 [H, W, C]. `context` is what `evaluate` makes
+    of its arguments; its `temperature` already scales `predictions`, so that the report's own comes
+    on top of it. `copies` int [N] is equal for images with the same pixels, None if there are none;
+    `copied` is empty if nobody knows. report.json comes last: where it exists, the report is whole.
+    UserError where nothing can be measured or written.
     """
     # All that can fail for other reasons than the folder comes first.
-    report = make_report(predictions, context, copies, copied, samples)
+    names, split, chosen = (context[key] for key in ("label_names", "split", "selected_on"))
+    cleans = [without_copies(predictions, one, samples, SEED) for one in copied]
+    figures = summary(predictions, label_names=names, bootstrap_samples=samples, seed=SEED)
+    answers = describe_answers(len(context["members"]), context["tta"], context["temperature"])
+    report = {
+        **context,
+        "answers": answers,
+        "note": selection_note(split, chosen),
+        "split_chose_checkpoint": None if chosen is None else split == chosen,
+        **figures,
+        "warnings": _seen(cleans) + figures["warnings"],
+        "clean": cleans[0] if cleans else None,
+        "clean_of_near": cleans[1] if cleans[1:] else None,
+        "reliability": reliability(predictions.probabilities, predictions.labels),
+        "temperature_scaling": _scaling(predictions, context, copies),
+    }
     worst = most_confident_mistakes(predictions, images_of)
     pictures = [images_of(i) for i in worst.tolist()]
 
@@ -131,37 +148,6 @@ def write_report(
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         (new / REPORT_FILE).write_text(text, encoding="utf-8")
     return report
-
-
-def make_report(
-    predictions: Predictions,
-    context: Mapping[str, Any],
-    copies: np.ndarray | None = None,
-    copied: Sequence[Copied] = (),
-    samples: int = BOOTSTRAP_SAMPLES,
-) -> dict[str, Any]:
-    """What report.json holds: `context`, the summary, reliability and its mending, and a note.
-
-    `context` is what `evaluate` makes of its arguments; its `temperature` already scales
-    `predictions`, so that the report's own comes on top of it. `copies` int [N] is equal for images
-    with the same pixels, None if there are none; `copied` is empty if nobody knows.
-    """
-    names, split, chosen = (context[key] for key in ("label_names", "split", "selected_on"))
-    cleans = [without_copies(predictions, one, samples, SEED) for one in copied]
-    figures = summary(predictions, label_names=names, bootstrap_samples=samples, seed=SEED)
-    answers = describe_answers(len(context["members"]), context["tta"], context["temperature"])
-    return {
-        **context,
-        "answers": answers,
-        "note": selection_note(split, chosen),
-        "split_chose_checkpoint": None if chosen is None else split == chosen,
-        **figures,
-        "warnings": _seen(cleans) + figures["warnings"],
-        "clean": cleans[0] if cleans else None,
-        "clean_of_near": cleans[1] if cleans[1:] else None,
-        "reliability": reliability(predictions.probabilities, predictions.labels),
-        "temperature_scaling": _scaling(predictions, context, copies),
-    }
 
 
 def _seen(cleans: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -211,15 +197,10 @@ def _scaling(
     scaled = cross_fitted(plain, labels, alike, SEED, smoothing)
     if scaled is None:
         return None
-    states = {"before": plain, "after": scaled.probabilities}
+    states = {"before": plain, "after": scaled[0]}
     tables = {state: reliability(answers, labels) for state, answers in states.items()}
     return {
-        "method": "two halves, each scaled by the temperature fitted on the other",
-        "images": np.bincount(scaled.fold, minlength=2).tolist(),
-        "seed": SEED,
-        "temperatures": list(scaled.temperatures),
-        "temperature": scaled.temperature,
-        "label_smoothing": smoothing,
+        **scaled[1],
         "expected_calibration_error": {s: calibration_error(table) for s, table in tables.items()},
         "loss": {state: mean_loss(answers, labels) for state, answers in states.items()},
         "reliability": tables["after"],
