@@ -9,7 +9,7 @@ import numpy as np
 
 from fer_jax.data.hashes import is_copy, looks_like
 from fer_jax.data.records import Dataset, ReadOptions, Records
-from fer_jax.data.sidecars import read_keys
+from fer_jax.data.sidecars import listed
 from fer_jax.data.sources import read_dataset
 from fer_jax.errors import UserError, one_line
 from fer_jax.evaluation.metrics import Copied
@@ -52,16 +52,8 @@ def by_path(
         return _by_audit(audit, split, records)
     if place.suffix.lower() != ".txt":
         return _by_data(path, options, scored, data, records)
-    listed = read_keys(path)
-    mask = records.among(listed)
-    unknown = len(listed) - int(mask.sum())
-    if listed and not mask.any():
-        raise UserError(
-            f"--clean_against={path}: none of its {len(listed)} keys, first {listed[0]!r}, is of "
-            f"{split} (such as {records.keys[0]!r}): list images of the split that is evaluated"
-        )
-    of_others = f", {unknown} of whose keys name no image of {split}" if unknown else ""
-    return [Copied(mask, f"listed in {path}{of_others}")]
+    mask, named = listed(records, path, "--clean_against", split)
+    return [Copied(mask, f"listed in {named}")]
 
 
 def _by_audit(path: Path, split: str, records: Records) -> list[Copied]:

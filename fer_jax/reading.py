@@ -36,15 +36,12 @@ def define() -> Callable[..., ReadOptions]:
     """
     order = "What numbers mean: angry,disgust,... from 0, 1:angry,... from 1."
     mapped = "Other classes: contempt:none,joy:happy leaves one out, renames one."
-    corrupt = (
-        "What to do about images that cannot be read; by default the audit skips, others stop."
-    )
+    pixels = "Larger images are unreadable; 2**24 by default."
+    corrupt = "Where images cannot be read; by default the audit skips, others stop."
     given: dict[str, flags.FlagHolder] = {
         "label_order": flags.DEFINE_string("label_order", None, order),
         "map": flags.DEFINE_string("map", None, mapped),
-        "max_pixels": flags.DEFINE_integer(
-            "max_pixels", None, "Larger ones are unreadable; 2**24 by default."
-        ),
+        "max_pixels": flags.DEFINE_integer("max_pixels", None, pixels),
         "on_corrupt": flags.DEFINE_enum("on_corrupt", None, ["stop", "skip"], corrupt),
     }
 

@@ -109,7 +109,7 @@ def test_keys_that_name_no_training_image_are_counted(tmp_path):
     validation = opened(folder).roles["validation"].keys[0]
     part = without(folder, "keys.txt", f"00001\n{validation}\n99999\n")
     assert "1 of 14 training images left out" in part.describe()
-    assert "2 of its keys name no training image" in part.describe()
+    assert "2 of whose keys name no image of train" in part.describe()
     assert validation in part.roles["validation"].keys
 
 
@@ -127,7 +127,7 @@ def test_a_made_validation_part_is_the_same_with_and_without(tmp_path):
     part = without(folder, "keys.txt", "\n".join(listed))
     assert part.roles["validation"].fingerprint == whole["validation"].fingerprint
     assert part.roles["train"].keys == whole["train"].keys[3:]
-    assert "1 of its keys name no training image" in part.describe()
+    assert "1 of whose keys name no image of train" in part.describe()
 
 
 @pytest.mark.parametrize(

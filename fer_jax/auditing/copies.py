@@ -62,7 +62,7 @@ class Pool:
     """N images over all splits, ordered by split, then key."""
 
     images: np.ndarray  # uint8 [N, 48, 48]: grey, resized where the original is of another size
-    splits: tuple[str, ...]
+    splits: np.ndarray  # str [N]
     keys: tuple[str, ...]
     labels: np.ndarray  # int32 [N]
     copies: np.ndarray  # int32 [N]: equal numbers for exact copies, by the original pixels
@@ -70,14 +70,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def within(self, split: str) -> np.ndarray:
-        """Bool [N]: the images of one split."""
-        return np.array([name == split for name in self.splits], bool)
-
     def names(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """{"split", "key", "label"} of each image, as audit.json has it."""
         return [
-            {"split": self.splits[i], "key": self.keys[i], "label": LABELS[self.labels[i]]}
+            {"split": str(self.splits[i]), "key": self.keys[i], "label": LABELS[self.labels[i]]}
             for i in indices
         ]
 
@@ -93,7 +89,7 @@ def gather(dataset: Dataset) -> Pool:
     images = [small(part.image(i)) for part in roles.values() for i in range(len(part))]
     return Pool(
         images=np.stack(images),
-        splits=tuple(role for role, part in roles.items() for _ in range(len(part))),
+        splits=np.repeat(list(roles), list(map(len, roles.values()))),
         keys=tuple(key for part in roles.values() for key in part.keys),
         labels=np.concatenate([part.labels for part in roles.values()]),
         copies=copy_groups(np.concatenate([part.digests for part in roles.values()])),
@@ -163,7 +159,7 @@ def groups(numbers: np.ndarray) -> list[np.ndarray]:
 
 def leaking(pool: Pool, found: Iterable[np.ndarray]) -> np.ndarray:
     """Bool [N]: members of groups that lie both in train and elsewhere."""
-    train, leaks = pool.within(TRAIN), np.zeros(len(pool), bool)
+    train, leaks = pool.splits == TRAIN, np.zeros(len(pool), bool)
     for members in found:
         leaks[members] = train[members].any() and not train[members].all()
     return leaks

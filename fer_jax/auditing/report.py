@@ -56,9 +56,9 @@ def examine(dataset: Dataset, data: str) -> tuple[Facts, Pool, Groups]:
         "blank": groups["blank"],
     }
     shown = ~np.isin(np.arange(len(pool)), groups["blank"])
-    parts = {split: pool.within(split) & shown for split in dataset.roles}
+    parts = {split: (pool.splits == split) & shown for split in dataset.roles}
     leaked = {kind: {s: pool.keys_in(s, found) for s in parts} for kind, found in leaks.items()}
-    train = pool.within(TRAIN) & shown
+    train = (pool.splits == TRAIN) & shown
     facts: Facts = {
         "data": data,
         "described": dataset.describe(),

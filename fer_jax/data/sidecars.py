@@ -22,6 +22,23 @@ def read_keys(path: str) -> list[str]:
     return list(dict.fromkeys(filter(None, (line.rstrip("\r") for line in text.split("\n")))))
 
 
+def listed(records: Records, path: str, option: str, what: str) -> tuple[np.ndarray, str]:
+    """Bool [N]: whose key the file lists; the path, and how many keys are of no image of `what`.
+
+    UserError where all are: it is a list of other data or of another split.
+    """
+    keys = read_keys(path)
+    mask = records.among(keys)
+    if keys and not mask.any():
+        raise UserError(
+            f"{option}={path}: none of its {len(keys)} keys, first {keys[0]!r}, is of {what} (such "
+            f"as {records.keys[0]!r}): give a list that was made of this data"
+        )
+    others = len(keys) - int(mask.sum())
+    unknown = f", {others} of whose keys name no image of {what}" if others else ""
+    return mask, path + unknown
+
+
 # ---- soft targets: each image's class probabilities, beside its label ----------------------------
 
 ARRAYS = ("key", "probabilities")

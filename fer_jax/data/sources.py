@@ -22,7 +22,7 @@ from fer_jax.data.records import (
     load,
     offenders,
 )
-from fer_jax.data.sidecars import read_keys
+from fer_jax.data.sidecars import listed
 from fer_jax.errors import UserError, printable
 from fer_jax.labels import LABELS
 
@@ -203,23 +203,11 @@ def _with_validation(dataset: Dataset, options: ReadOptions) -> Dataset:
 
 
 def _without_excluded(dataset: Dataset, path: str) -> Dataset:
-    """Train without the keys that the file lists.
-
-    UserError where it names no such image: it is a list of other data or of another split.
-    """
-    listed, train = read_keys(path), dataset.roles["train"]
-    kept = np.flatnonzero(~train.among(listed))
-    left_out = len(train) - len(kept)
-    if listed and not left_out:
-        raise UserError(
-            f"data.exclude={path}: none of its {len(listed)} keys, first {listed[0]!r}, is of a "
-            f"training image (such as {train.keys[0]!r}): give a list that the audit made of this "
-            "data"
-        )
-    note = f"data.exclude: {left_out} of {len(train)} training images left out, by {path}"
-    if len(listed) > left_out:
-        note += f"; {len(listed) - left_out} of its keys name no training image"
-    roles = {**dataset.roles, "train": train.take(kept)}
+    """Train without the keys that the file lists."""
+    train = dataset.roles["train"]
+    mask, named = listed(train, path, "data.exclude", "train")
+    note = f"data.exclude: {mask.sum()} of {len(train)} training images left out, by {named}"
+    roles = {**dataset.roles, "train": train.take(np.flatnonzero(~mask))}
     return replace(dataset, roles=roles, notes=(*dataset.notes, note))
 
 

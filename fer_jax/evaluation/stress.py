@@ -34,25 +34,24 @@ CORRUPTIONS: dict[str, tuple[str, tuple[float, ...]]] = {  # unit, and five stre
 class Corrupted(Records):
     """Records whose images are corrupted as they are read, at their own size.
 
-    Draws follow from an image's pixels: the same at all levels, in any split and layout.
+    Draws follow from an image's pixels: the same at all strengths, in any split and layout.
     """
 
-    def __init__(self, records: Records, kind: str, level: int) -> None:
-        """`kind` of CORRUPTIONS; `level` from 0, which changes nothing, to 5."""
+    def __init__(self, records: Records, kind: str, strength: float) -> None:
+        """Both as in CORRUPTIONS."""
         self.__dict__.update(vars(records))
-        self.kind, self.level = kind, level
+        self.kind, self.strength = kind, strength
 
     def image(self, index: int) -> np.ndarray:
         """uint8 [H, W, C]."""
         draws = np.random.default_rng([SEED, *self.digests[index].tolist()])
-        return corrupt(super().image(index), self.kind, self.level, draws)
+        return corrupt(super().image(index), self.kind, self.strength, draws)
 
 
-def corrupt(image: np.ndarray, kind: str, level: int, draws: np.random.Generator) -> np.ndarray:
-    """uint8 [H, W, C] -> the same, by the strength of `level`, 0 to 5."""
-    if not level:
-        return image
-    strength = CORRUPTIONS[kind][1][level - 1]
+def corrupt(
+    image: np.ndarray, kind: str, strength: float, draws: np.random.Generator
+) -> np.ndarray:
+    """uint8 [H, W, C] -> the same."""
     side = min(image.shape[:2])
     match kind:
         case "blur":
@@ -106,8 +105,9 @@ def measure(
     bar = tqdm(CORRUPTIONS.items(), "stress", unit="kind", leave=False, disable=None)
     corruptions = {
         kind: [
-            {"strength": strength} | figures(answer(Corrupted(records, kind, level)), samples, SEED)
-            for level, strength in enumerate(strengths, 1)
+            {"strength": strength}
+            | figures(answer(Corrupted(records, kind, strength)), samples, SEED)
+            for strength in strengths
         ]
         for kind, (_, strengths) in bar
     }

@@ -25,7 +25,7 @@ def test_training_and_public_test(fer2013, tmp_path):
 
 def test_exchanged_folders(fer2013):
     pool = gather(opened(fer2013, replace(SKIP, cache_mib=256)))
-    train, validation = (np.flatnonzero(pool.within(split)) for split in ("train", "validation"))
+    train, validation = (np.flatnonzero(pool.splits == split) for split in ("train", "validation"))
     learned = pool.images[train[::3]], pool.labels[train[::3]]
     for cycle in ((), (0, 1), (0, 5), (4, 5, 6)):
         names = np.arange(7)
