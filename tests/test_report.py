@@ -246,10 +246,10 @@ def test_mistakes_are_the_most_confident_ones(tmp_path, monkeypatch):
     assert shown.tolist() == [2, 1]
     drawn = {}
     monkeypatch.setattr(plots, "contact_sheet", lambda *given, **_: drawn.update(given=given))
-    report.write_report(tmp_path, given, image, context(label_names=("a", "b")))
+    report.write_report(tmp_path, given, image, context())
     images, titles, _ = drawn["given"]
     assert [int(picture[0, 0, 0]) for picture in images] == [2, 3, 1]
-    assert titles == [f"a → b\n{sure:.1f}% sure" for sure in (99, 80, 70)]
+    assert titles == [f"angry → disgust\n{sure:.1f}% sure" for sure in (99, 80, 70)]
 
 
 def test_no_name_breaks_a_table(tmp_path):

@@ -11,11 +11,10 @@ import numpy as np
 
 from fer_jax.data.records import Dataset, Records
 from fer_jax.errors import UserError, one_line
-from fer_jax.evaluation.metrics import figures
+from fer_jax.evaluation.metrics import SEED, figures
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.evaluation.tables import table
 
-SEED = 0
 NAMES = ("key", "row", "file")  # the columns that say which image a line is of
 SMALLEST = 30  # images; smaller groups take no part in the gap
 HEAD = ("images", "accuracy", "95 % interval", "calibration error")
@@ -78,7 +77,7 @@ def measure(columns: Columns, answers: Predictions, samples: int) -> dict[str, A
     found = {}
     for column, values in columns.items():
         rows = [
-            {"group": name} | figures(answers, samples, SEED, inside)
+            {"group": name} | figures(answers, samples, inside)
             for name, inside in grouped(values).items()
         ]
         gap = largest_gap([row for row in rows if row["n"] >= SMALLEST], samples)

@@ -1,7 +1,6 @@
 """Figures of merit of a set of predictions, on all of its images and on those without a copy."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,16 +11,11 @@ from fer_jax.evaluation.predictions import Predictions
 from fer_jax.labels import LABELS
 
 BOOTSTRAP_SAMPLES = 10_000
+SEED = 0  # of all that reports draw
 COLLAPSE_SHARE = 0.9
 
 
-def summary(
-    predictions: Predictions,
-    *,
-    label_names: Sequence[str] = LABELS,
-    bootstrap_samples: int = BOOTSTRAP_SAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
+def summary(predictions: Predictions, bootstrap_samples: int = BOOTSTRAP_SAMPLES) -> dict[str, Any]:
     """Every figure of the report as plain Python numbers, ready for strict JSON.
 
     Accuracy is a count divided by a count, the loss an exact sum: neither depends on the order of
@@ -30,43 +24,41 @@ def summary(
     rows of true and columns of predicted classes. UserError if there is nothing to measure.
     """
     _check(predictions)
-    matrix = np.zeros((len(label_names), len(label_names)), int)
+    matrix = np.zeros((len(LABELS), len(LABELS)), int)
     np.add.at(matrix, (predictions.labels, predictions.predicted), 1)
-    per_class = _per_class(matrix, label_names)
+    per_class = _per_class(matrix)
     present = [row for row in per_class.values() if row["support"]]
     return {
-        **figures(predictions, bootstrap_samples, seed),
+        **figures(predictions, bootstrap_samples),
         "loss": math.fsum(predictions.losses.tolist()) / len(predictions),
         "macro_f1": math.fsum(row["f1"] for row in present) / len(present),
         "balanced_accuracy": math.fsum(row["recall"] for row in present) / len(present),
         "per_class": per_class,
         "confusion_matrix": matrix.tolist(),
         "absent_classes": [name for name, row in per_class.items() if not row["support"]],
-        "warnings": collapse_warnings(predictions.predicted, label_names),
-        "bootstrap": {"samples": bootstrap_samples, "seed": seed},
+        "warnings": collapse_warnings(predictions.predicted),
+        "bootstrap": {"samples": bootstrap_samples, "seed": SEED},
     }
 
 
-def figures(
-    predictions: Predictions, samples: int, seed: int, inside: Any = slice(None)
-) -> dict[str, Any]:
+def figures(predictions: Predictions, samples: int, inside: Any = slice(None)) -> dict[str, Any]:
     """What is told of all images or of those `inside`, bool [N], at least one."""
     probabilities, labels = predictions.probabilities[inside], predictions.labels[inside]
     n, correct = len(labels), int(np.sum(predictions.predicted[inside] == labels))
     return {
         "n": n,
         "accuracy": correct / n,
-        "accuracy_95_interval": bootstrap_interval(correct, n, samples, seed),
+        "accuracy_95_interval": bootstrap_interval(correct, n, samples),
         "expected_calibration_error": calibration_error(reliability(probabilities, labels)),
         "confidence": float(np.mean(predictions.confidence[inside])),
     }
 
 
-def _per_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Of counts [K, K]; precision, recall and F1 are None for a class without an image."""
+def _per_class(matrix: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Of counts [7, 7]; precision, recall and F1 are None for a class without an image."""
     found: dict[str, dict[str, Any]] = {}
     counts = (part.tolist() for part in (matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)))
-    for name, right, support, answers in zip(names, *counts, strict=True):
+    for name, right, support, answers in zip(LABELS, *counts, strict=True):
         shares = {
             "precision": right / max(answers, 1),
             "recall": right / max(support, 1),
@@ -76,7 +68,7 @@ def _per_class(matrix: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, 
     return found
 
 
-def bootstrap_interval(correct: int, n: int, samples: int, seed: int) -> list[float]:
+def bootstrap_interval(correct: int, n: int, samples: int, seed: int = SEED) -> list[float]:
     """The 2.5 % and 97.5 % quantiles of accuracy over bootstrap samples of the n images.
 
     Drawing n images with replacement makes the number of correct ones binomial (n, correct / n),
@@ -90,10 +82,10 @@ def interval_95(draws: np.ndarray) -> list[float]:
     return [float(edge) for edge in np.quantile(draws, (0.025, 0.975))]
 
 
-def collapse_warnings(predicted: np.ndarray, label_names: Sequence[str] = LABELS) -> list[str]:
+def collapse_warnings(predicted: np.ndarray) -> list[str]:
     """A sentence if one class takes over 90 % of predicted int [N], the mark of a collapse."""
     counts = np.bincount(predicted)
-    name, share = label_names[int(counts.argmax())], counts.max() / len(predicted)
+    name, share = LABELS[int(counts.argmax())], counts.max() / len(predicted)
     if share <= COLLAPSE_SHARE:
         return []
     return [f"{share:.1%} of all predictions are {name!r}: the model has collapsed to one answer"]
@@ -116,9 +108,7 @@ class Copied(NamedTuple):
     against: str  # what counts as a copy, of which training images: "exact copies of ..."
 
 
-def without_copies(
-    predictions: Predictions, copied: Copied, samples: int, seed: int
-) -> dict[str, Any]:
+def without_copies(predictions: Predictions, copied: Copied, samples: int) -> dict[str, Any]:
     """The `clean` of report.json; accuracies are None where no image is left to measure them on."""
     right = predictions.predicted == predictions.labels
     clean, copies = right[~copied.mask], right[copied.mask]
@@ -126,7 +116,7 @@ def without_copies(
     return {
         "n": n,
         "accuracy": correct / n if n else None,
-        "accuracy_interval": bootstrap_interval(correct, n, samples, seed) if n else None,
+        "accuracy_interval": bootstrap_interval(correct, n, samples) if n else None,
         "copies": len(copies),
         "copies_accuracy": int(np.sum(copies)) / len(copies) if len(copies) else None,
         "against": copied.against,

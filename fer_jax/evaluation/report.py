@@ -20,7 +20,7 @@ from fer_jax.evaluation.calibration import (
     reliability,
 )
 from fer_jax.evaluation.inference import Evaluator, ensemble
-from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, Copied, summary, without_copies
+from fer_jax.evaluation.metrics import BOOTSTRAP_SAMPLES, SEED, Copied, summary, without_copies
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, VIEWS, Predictions
 from fer_jax.evaluation.tables import cell, interval, share, table
 from fer_jax.labels import LABELS
@@ -28,7 +28,7 @@ from fer_jax.outputs import filled
 from fer_jax.training.mesh import is_first
 from fer_jax.training.state import Variables
 
-SEED, MISTAKES_SHOWN, CONFUSIONS_SHOWN = 0, 24, 5
+MISTAKES_SHOWN, CONFUSIONS_SHOWN = 24, 5
 ALIKE = 0.9  # correlation of low frequencies from which on two mistakes may be one photograph
 STRESS_FILE = "stress.png"
 MANY_COPIES = 0.5  # share of the images from which on a warning comes first
@@ -120,9 +120,9 @@ def write_report(
     UserError where nothing can be measured or written.
     """
     # All that can fail for other reasons than the folder comes first.
-    names, split, chosen = (context[key] for key in ("label_names", "split", "selected_on"))
-    cleans = [without_copies(predictions, one, samples, SEED) for one in copied]
-    figures = summary(predictions, label_names=names, bootstrap_samples=samples, seed=SEED)
+    split, chosen = context["split"], context["selected_on"]
+    figures = summary(predictions, samples)
+    cleans = [without_copies(predictions, one, samples) for one in copied]
     answers = describe_answers(len(context["members"]), context["tta"], context["temperature"])
     report = {
         **context,
@@ -144,9 +144,10 @@ def write_report(
     with refusal, filled(folder, REPORT_FILE, [STRESS_FILE]) as new:
         _draw(new, predictions, report, worst, pictures)
         predictions.save(new / PREDICTIONS_FILE)
-        (new / "report.md").write_text(_markdown(report), encoding="utf-8")
-        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-        (new / REPORT_FILE).write_text(text, encoding="utf-8")
+        (new / "report.md").write_text(_markdown(report), "utf-8")
+        (new / REPORT_FILE).write_text(
+            json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8"
+        )
     return report
 
 

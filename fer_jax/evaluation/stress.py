@@ -9,11 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from fer_jax.data.records import Records
-from fer_jax.evaluation.metrics import figures
+from fer_jax.evaluation.metrics import SEED, figures
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.evaluation.tables import table
 
-SEED = 0
 SIDE = 48  # pixels of FER2013's images, to which lengths in pixels are relative
 TOLERATED = 0.05  # of accuracy: what the report's sentence calls borne
 CORRUPTIONS: dict[str, tuple[str, tuple[float, ...]]] = {  # unit, and five strengths
@@ -105,13 +104,12 @@ def measure(
     bar = tqdm(CORRUPTIONS.items(), "stress", unit="kind", leave=False, disable=None)
     corruptions = {
         kind: [
-            {"strength": strength}
-            | figures(answer(Corrupted(records, kind, strength)), samples, SEED)
+            {"strength": strength} | figures(answer(Corrupted(records, kind, strength)), samples)
             for strength in strengths
         ]
         for kind, (_, strengths) in bar
     }
-    found = {"seed": SEED, "plain": figures(plain, samples, SEED), "corruptions": corruptions}
+    found = {"seed": SEED, "plain": figures(plain, samples), "corruptions": corruptions}
     return {**found, "sentence": sentence(found)}
 
 
