@@ -247,7 +247,7 @@ def test_mistakes_are_the_most_confident_ones(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(plots, "contact_sheet", lambda *given, **_: drawn.update(given=given))
     report.write_report(tmp_path, given, image, context())
-    images, titles, _ = drawn["given"]
+    images, titles, *_ = drawn["given"]
     assert [int(picture[0, 0, 0]) for picture in images] == [2, 3, 1]
     assert titles == [f"angry → disgust\n{sure:.1f}% sure" for sure in (99, 80, 70)]
 

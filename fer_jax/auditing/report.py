@@ -114,7 +114,7 @@ def _draw(pool: Pool, groups: list[np.ndarray], heading: str, path: Path) -> Non
         f"{pool.splits[i]} {LABELS[pool.labels[i]]}\n{LONG.sub('…', pool.keys[i].rsplit('/')[-1])}"
         for i in indices
     ]
-    plots.contact_sheet(pool.images[indices][..., None], titles, path, columns=6, heading=heading)
+    plots.contact_sheet(pool.images[indices][..., None], titles, path, heading)
 
 
 def _verdicts(facts: Facts) -> list[str]:

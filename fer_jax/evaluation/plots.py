@@ -25,7 +25,7 @@ CURVES = {
     "loss": (MINIMISED, "validation: plain cross-entropy"),
     "accuracy": ("train batches, augmented", "validation"),
 }
-CELL, MARGIN = 1.45, 0.05  # inches of a contact sheet
+CELL, MARGIN, COLUMNS = 1.45, 0.05, 8  # of a contact sheet; inches
 Path = str | os.PathLike[str]
 
 
@@ -92,24 +92,20 @@ def contact_sheet(
     images: Sequence[np.ndarray] | np.ndarray,
     titles: Sequence[str],
     path: Path,
-    *,
-    columns: int | None = None,
     heading: str = "",
 ) -> None:
-    """Draws uint8 images [N, H, W, C] (C 1 or 3) in a grid, each under its title."""
-    columns = columns or max(1, math.ceil(math.sqrt(1.4 * len(images))))
-    rows = max(1, math.ceil(len(images) / columns))
+    """Draws uint8 images [N, H, W, C] (C 1 or 3) in rows of COLUMNS, each under its title."""
+    rows = max(1, math.ceil(len(images) / COLUMNS))
     above = 0.07 + 0.15 * max((title.count("\n") + 1 for title in titles), default=1)
     top = 0.3 if heading else MARGIN
 
     # Inches, not the automatic layout, which takes seconds for a few dozen images.
-    width, height = max(CELL * columns, 0.09 * len(heading)), top + rows * (CELL + above)
+    width, height = CELL * COLUMNS, top + rows * (CELL + above)
     figure = Figure(figsize=(width, height))
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    side = (width - CELL * columns) / 2 + MARGIN
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     figure.subplots_adjust(
-        left=side / width,
-        right=1 - side / width,
+        left=MARGIN / width,
+        right=1 - MARGIN / width,
         bottom=MARGIN / height,
         top=1 - (top + above) / height,
         wspace=2 * MARGIN / (CELL - 2 * MARGIN),

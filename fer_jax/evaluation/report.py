@@ -242,7 +242,7 @@ def _draw(
         for true, answer, sure in zip(*(column[worst] for column in columns), strict=True)
     ]
     heading = "Most confident mistakes (true → predicted)" if titles else "No mistakes"
-    plots.contact_sheet(pictures, titles, folder / "mistakes.png", columns=6, heading=heading)
+    plots.contact_sheet(pictures, titles, folder / "mistakes.png", heading)
     if found := report.get("stress"):
         units = {kind: unit for kind, (unit, _) in stress.CORRUPTIONS.items()}
         plots.stress_curves(found["plain"], found["corruptions"], units, folder / STRESS_FILE)
