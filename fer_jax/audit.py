@@ -11,7 +11,8 @@ from absl import flags
 
 from fer_jax import cli, reading
 from fer_jax.data.sources import read_dataset
-from fer_jax.errors import writing
+from fer_jax.errors import UserError, writing
+from fer_jax.evaluation.predictions import REPORT_FILE
 
 DATA = flags.DEFINE_string("data", "", "The data, in any known layout.")
 OUTPUT = flags.DEFINE_string(
@@ -25,10 +26,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from fer_jax.auditing import report  # scikit-learn: --help does without
 
-    output, dataset = (
-        Path(OUTPUT.value).expanduser(),
-        read_dataset(DATA.value, READING(on_corrupt="skip")),
-    )
+    output = Path(OUTPUT.value).expanduser()
+    if (output / REPORT_FILE).exists():
+        raise UserError(f"--output={output} holds an evaluation's report: give another folder")
+    dataset = read_dataset(DATA.value, READING(on_corrupt="skip"))
     print(dataset.describe(), flush=True)
     refusal = f"cannot write --output={output}", "give a folder that can be written"
     with writing(*refusal):

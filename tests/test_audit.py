@@ -258,6 +258,13 @@ def test_refusals_are_one_line_and_change_nothing(small, tmp_path, flags, reason
     assert not (tmp_path / "new").exists()
 
 
+def test_an_evaluations_folder_is_not_written_into(small, tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    outcome = call("audit", [f"--data={small}", f"--output={tmp_path}"])
+    assert "holds an evaluation's report" in outcome.refusal()
+    assert not (tmp_path / "report.md").exists()
+
+
 @pytest.mark.slow
 def test_as_a_process_it_is_quiet_where_there_is_no_terminal(small, tmp_path):
     outcome = run("audit", [f"--data={small}", f"--output={tmp_path / 'a'}"])
