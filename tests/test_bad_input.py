@@ -122,7 +122,7 @@ def test_a_truncated_image(place, refused):
     image = sorted((place / "faces" / "train" / "sad").iterdir())[0]
     image.write_bytes(image.read_bytes()[:-30])
     line = refused("main", *flags_of(place))
-    for words in (f"train/sad/{image.name}", "truncated PNG", "1 image", "data.on_corrupt=skip"):
+    for words in (f"train/sad/{image.name}", "Truncated File Read", "1 image", "data.on_corrupt=skip"):
         assert words in line
 
 
@@ -136,9 +136,9 @@ def test_what_is_skipped_on_request_is_listed_in_the_workdir(place, monkeypatch)
     monkeypatch.setattr(train, "fit", no_training)
     outcome = call("main", flags_of(place, data__on_corrupt="skip"))
     assert outcome.status == 130
-    assert f"left out: 1 image (train/sad/{image.name}: truncated PNG)" in outcome.out
+    assert f"left out: 1 image (train/sad/{image.name}: Truncated File Read)" in outcome.out
     (line,) = (place / "run" / "quarantine.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"name": f"train/sad/{image.name}", "reason": "truncated PNG"}
+    assert json.loads(line) == {"name": f"train/sad/{image.name}", "reason": "Truncated File Read"}
 
 
 def test_a_row_with_a_pixel_too_few(place, refused, small_csv):

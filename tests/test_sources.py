@@ -70,7 +70,7 @@ def test_what_cannot_be_read_stops_the_run(tmp_path):
     first = next(iter(images))
     images[first] = images[first][:-30]
     message = refused(write_folder(tmp_path, images))
-    assert f"cannot read 1 image ({first}: truncated PNG)" in message
+    assert f"cannot read 1 image ({first}: Truncated File Read)" in message
     assert "data.on_corrupt=skip" in message
 
 
