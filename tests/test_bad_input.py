@@ -118,11 +118,31 @@ def test_an_empty_class_in_training(place, refused):
     assert "no training image of fear" in line
 
 
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("audit", ["--data={}"]),
+        ("prepare", ["--source=faces", "--output={}"]),
+        ("evaluate", ["--checkpoint={}"]),
+        ("targets", ["--data=faces", "--ferplus={}", "--output=a.npz"]),
+    ],
+)
+def test_a_name_that_is_too_long(place, refused, monkeypatch, command, flags):
+    monkeypatch.chdir(place)
+    line = refused(command, *(flag.format("a" * 300) for flag in flags))
+    assert "a" * 300 in line
+
+
 def test_a_truncated_image(place, refused):
     image = sorted((place / "faces" / "train" / "sad").iterdir())[0]
     image.write_bytes(image.read_bytes()[:-30])
     line = refused("main", *flags_of(place))
-    for words in (f"train/sad/{image.name}", "Truncated File Read", "1 image", "data.on_corrupt=skip"):
+    for words in (
+        f"train/sad/{image.name}",
+        "Truncated File Read",
+        "1 image",
+        "data.on_corrupt=skip",
+    ):
         assert words in line
 
 

@@ -91,6 +91,15 @@ def test_eight_numbers_of_a_csv(tmp_path, truth):
     assert "1 image of 7 left out" in dataset.describe()
 
 
+def test_numbers_that_a_map_takes_out_still_say_where_numbers_start(tmp_path):
+    text = csv_text(ROWS) + "7," + " ".join(["9"] * 2304) + ",Training\n"
+    (tmp_path / "a.csv").write_text(text)
+    options = replace(OPTIONS, map="0:none,7:none")
+    notes = read_dataset(str(tmp_path / "a.csv"), options).notes
+    assert notes == ("6 images of 0 left out, as map says", "1 image of 7 left out, as map says")
+    assert "class 7 is outside 0..6" in refused(tmp_path, replace(OPTIONS, map="0:none"))
+
+
 @pytest.mark.parametrize("given", ["contempt", "contempt:nobody", ":none", "a:none,a:happy"])
 def test_a_map_that_cannot_be_meant(tmp_path, given):
     folder = write_folder(tmp_path, seed_files(ROWS))
@@ -240,6 +249,13 @@ def test_rafdb_with_images_that_are_not_there(tmp_path):
     line = refused(write_folder(tmp_path, files))
     assert "cannot read 3 images" in line
     assert "train_09999.jpg: not there" in line
+
+
+def test_an_image_twice_in_a_list_is_refused(tmp_path):
+    files, lines = rafdb(make_rows(28, ("train", "test")))
+    name = lines[0].split()[0]
+    files["basic/EmoLabel/list_patition_label.txt"] = "\n".join([*lines, f"{name} 3"]).encode()
+    assert f"2 images are {name}" in refused(write_folder(tmp_path, files))
 
 
 def parquet(path, rows, names=LABELS, kind="dictionary"):

@@ -104,11 +104,11 @@ def test_a_missing_or_damaged_file_is_refused(made, tmp_path):
     parts = {f.name: f.read_bytes() for f in made.iterdir()}
     train = next(name for name in parts if "train" in name)
     without = {name: data for name, data in parts.items() if name != train}
-    assert "no whole prepared directory" in refused(write_folder(tmp_path / "a", without))
+    assert "no whole prepared data" in refused(write_folder(tmp_path / "a", without))
     cut = parts | {train: parts[train][:1000]}
-    assert "no whole prepared directory" in refused(write_folder(tmp_path / "b", cut))
+    assert "no whole prepared data" in refused(write_folder(tmp_path / "b", cut))
     swapped = parts | {train: parts[train.replace("train", "test")]}
-    assert "prepare it anew" in refused(write_folder(tmp_path / "c", swapped))
+    assert "remove them, prepare anew" in refused(write_folder(tmp_path / "c", swapped))
 
 
 def test_labels_are_mapped_by_name(made, tmp_path):

@@ -55,11 +55,11 @@ class Classes:
 
         Or where nobody said what they mean.
         """
-        names = set(map(_plain, set(given))) - self.mapped.keys()
-        used = sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+        names = {name for name in map(_plain, set(given)) if _NUMBER.fullmatch(name)}
+        used = sorted(map(int, names - self.mapped.keys()))
         if used and not self.order:
             self._numbered(used[0])
-        if self.first or not used or used[0] != 1:
+        if self.first or not used or min(map(int, names)) != 1:
             return ()
         said = f"{self.prefix}label_order=1:{','.join(self.order) or 'angry,disgust,...'}"
         if used[-1] == len(LABELS):

@@ -1,6 +1,7 @@
 """One path -> the data set that lies there, in whatever layout; with a validation part to train."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -80,7 +81,7 @@ def read_dataset(path: str, options: ReadOptions) -> Dataset:
     if path == "synthetic":
         return _synthetic()
     place = Path(path).expanduser()
-    if not place.exists():
+    if not os.path.exists(place):  # unlike Path's, also where the name is too long
         raise UserError(f"data path {path!r} does not exist; {UNDERSTOOD}")
     tree: files.Tree | None
     if place.suffix.lower() in (".csv", ".parquet") and place.is_file():
@@ -123,7 +124,7 @@ def _read_tree(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> 
         )
     prints = {role: records.fingerprint for role, records in roles.items()}
     if listing.fingerprints not in (None, prints) and not unreadable:
-        raise UserError("this is not what was prepared (fingerprints differ): prepare it anew")
+        raise UserError("not what was prepared (fingerprints differ): remove them, prepare anew")
     if not roles:
         raise UserError("it holds no readable image")
     layout = listing.layout if tree.kind == "folder" else f"{listing.layout} in a {tree.kind}"
