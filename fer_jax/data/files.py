@@ -1,13 +1,11 @@
 """A folder or an archive as named files, each opened as a stream; what is junk among them."""
 
-import atexit
 import functools
 import hashlib
 import io
 import lzma
 import mmap
 import os
-import shutil
 import tarfile
 import tempfile
 import weakref
@@ -103,16 +101,6 @@ def opened(tree: Tree, name: str) -> Iterator[IO[bytes]]:
             yield stream
     except BROKEN as error:
         raise UserError(f"cannot read {printable(name)}: {one_line(error)}") from None
-
-
-def unpack(tree: Tree, names: Sequence[str]) -> Path:
-    """These files in a new temporary folder, which lasts as long as the process."""
-    place = Path(tempfile.mkdtemp(prefix="fer_jax-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    for name in names:
-        with opened(tree, name) as stream, (place / PurePosixPath(name).name).open("wb") as file:
-            _copy(stream, file)
-    return place
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -109,9 +109,8 @@ def read_dataset(path: str, options: ReadOptions) -> Dataset:
 
 def _read_tree(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Dataset | None:
     """The first layout that fits, decoded; UserError where it cannot be and on_corrupt is stop."""
-    layouts = (_folders, tables.find_csv, tables.find_parquet, _prepared)
-    finders = (_prepared,) if INFO_FILE in names else layouts
-    found = next(filter(None, (find(tree, names, options) for find in finders)), None)
+    layouts = (_prepared, _folders, tables.find_csv, tables.find_parquet)
+    found = next(filter(None, (find(tree, names, options) for find in layouts)), None)
     if found is None:
         return None
     listing, loader = found
@@ -145,17 +144,12 @@ def _image(tree: files.Tree, max_pixels: int, ref: str) -> np.ndarray:
 
 
 def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
-    """What fer_jax.prepare wrote, at the top or in the only folder that has such a thing."""
-    infos = [name for name in names if PurePosixPath(name).name == INFO_FILE]
-    if len(infos) != 1:
+    """What fer_jax.prepare wrote, where it lies unpacked."""
+    if tree.kind != "folder" or INFO_FILE not in names:
         return None
     from fer_jax.data import fer2013  # TFDS takes a second to import: only where it is needed
 
-    folder = PurePosixPath(infos[0]).parent
-    place = tree.path / folder
-    if tree.kind != "folder":
-        place = files.unpack(tree, [name for name in names if PurePosixPath(name).parent == folder])
-    return fer2013.read(place, options.max_pixels, options.cache_mib)
+    return fer2013.read(tree.path, options.max_pixels, options.cache_mib)
 
 
 def _synthetic() -> Dataset:
