@@ -125,7 +125,7 @@ def test_the_front_door(tmp_path):
     result = call("prepare", flags)
     assert (result.status, result.err) == (0, "")
     assert "split folders" in result.out
-    assert "ignored: 1 .DS_Store" in result.out
+    assert "ignored: 1 hidden and system files" in result.out
     assert result.out.splitlines()[-1].startswith("wrote ")
     written = read_dataset(str(tmp_path / "new" / "b"), OPTIONS)
     source = read_dataset(str(tmp_path / "a"), OPTIONS)
@@ -144,7 +144,7 @@ def test_what_was_left_out_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--source={0}/a"], "no --output=DIR given"),
+        (["--source={0}/a"], "give --output: Directory to write"),
         (["--output={0}/b"], "Kaggle"),
         (["--source={0}/nothing", "--output={0}/b"], "does not exist"),
         (["--source={0}/a", "--output={0}/a"], "is no empty directory"),
