@@ -141,7 +141,7 @@ def test_a_truncated_image(place, refused):
         f"train/sad/{image.name}",
         "Truncated File Read",
         "1 image",
-        "data.on_corrupt=skip",
+        "set on_corrupt=skip",
     ):
         assert words in line
 
@@ -228,8 +228,8 @@ def test_a_checkpoint_of_other_labels(other_labels, small_csv, tmp_path):
         (["--checkpoint=RUN", "--data=/no/such/data"], ["/no/such/data"]),
         (["--checkpoint=RUN", "--data=PLACE/nothing"], ["holds no known layout"]),
         (["--checkpoint=RUN", "--data=PLACE/kaggle", "--split=validation"], ["no split"]),
-        (["--checkpoint=RUN", "--data=PLACE/numbered"], [" --label_order=1:angry"]),
-        (["--checkpoint=RUN", "--data=PLACE/empty"], ["an empty file", "set --on_corrupt=skip"]),
+        (["--checkpoint=RUN", "--data=PLACE/numbered"], [" label_order=1:angry"]),
+        (["--checkpoint=RUN", "--data=PLACE/empty"], ["an empty file", "set on_corrupt=skip"]),
     ],
 )
 def test_evaluate(refused, place, finished_run, flags, words):

@@ -92,7 +92,7 @@ def test_numbers_that_a_map_takes_out_still_say_where_numbers_start(tmp_path):
 @pytest.mark.parametrize("given", ["contempt", "contempt:nobody", ":none", "a:none,a:happy"])
 def test_a_map_that_cannot_be_meant(tmp_path, given):
     folder = write_folder(tmp_path, seed_files(ROWS))
-    assert "data.map" in refused(folder, replace(OPTIONS, map=given))
+    assert f"map={given}: " in refused(folder, replace(OPTIONS, map=given))
 
 
 def test_five_classes_are_for_all_but_training(tmp_path):

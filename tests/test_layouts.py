@@ -143,7 +143,7 @@ def test_aliases_and_case_of_folders(tmp_path):
 def test_numeric_folders_need_an_order(tmp_path):
     numbered = [(role, str(FER2013_CSV_ORDER.index(name)), pixels) for role, name, pixels in ROWS]
     folder = write_folder(tmp_path / "a", seed_files(numbered))
-    assert "data.label_order" in refused(folder)
+    assert "label_order" in refused(folder)
     dataset = opened(folder, replace(OPTIONS, label_order=",".join(FER2013_CSV_ORDER)))
     named = opened(write_folder(tmp_path / "b", seed_files(ROWS)))
     assert summary(dataset) == summary(named)

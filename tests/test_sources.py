@@ -67,7 +67,7 @@ def test_what_cannot_be_read_stops_the_run(tmp_path):
     images[first] = images[first][:-30]
     message = refused(write_folder(tmp_path, images))
     assert f"cannot read 1 image ({first}: Truncated File Read)" in message
-    assert "data.on_corrupt=skip" in message
+    assert "set on_corrupt=skip" in message
 
 
 @pytest.mark.parametrize("zipped", [False, True])

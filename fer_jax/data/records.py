@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -43,11 +43,9 @@ class ReadOptions(Section):
     map: str = key(neutral=True)  # "contempt:none,joy:happy": names of classes, or to leave out
     # what the last two leave of train counts, as its fingerprint
 
-    prefix: ClassVar[str] = "data."  # of these options in messages; "--" in a command
-
     def classes(self, default: Sequence[str] = ()) -> Classes:
         """How to read class names; numbers mean `default` unless `label_order` says otherwise."""
-        return Classes(self.label_order, self.map, self.prefix, default)
+        return Classes(self.label_order, self.map, default)
 
 
 @dataclass(frozen=True)

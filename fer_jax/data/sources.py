@@ -119,7 +119,7 @@ def _read_tree(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> 
     if unreadable and options.on_corrupt == "stop":
         raise UserError(
             f"cannot read {offenders(unreadable)}; mend or remove them, or set "
-            f"{options.prefix}on_corrupt=skip to go on without them"
+            "on_corrupt=skip to go on without them"
         )
     prints = {role: records.fingerprint for role, records in roles.items()}
     if listing.fingerprints not in (None, prints) and not unreadable:
