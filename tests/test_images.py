@@ -1,6 +1,7 @@
 """Every kind of file gives the pixels that a viewer shows, or a reason."""
 
 import contextlib
+import dataclasses
 import io
 import struct
 import time
@@ -14,6 +15,7 @@ from hypothesis.extra import numpy as nps
 from PIL import Image
 
 from fer_jax.data.images import UnreadableImage, decode, encode_png
+from fer_jax.data.records import ReadOptions
 
 LIMIT = 10_000
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -205,6 +207,11 @@ def test_beyond_what_pillow_considers_safe():
     data = png(2**16, 2**16, 8, 3, b"", b"PLTE\0\0\0")
     with pytest.raises(UnreadableImage, match="pixels"):
         decode(data, 2**40)
+
+
+def test_no_limit_is_beyond_what_pillow_opens():
+    limits = {field.name: field.metadata for field in dataclasses.fields(ReadOptions)}
+    assert limits["max_pixels"]["high"] <= Image.MAX_IMAGE_PIXELS
 
 
 def test_nothing_at_all():
