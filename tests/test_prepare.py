@@ -210,7 +210,7 @@ def test_a_file_that_cannot_grow_is_one_line(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_options_that_are_needed_are_told(tmp_path):
+def test_options_are_called_as_the_command_has_them(tmp_path):
     rows = [(role, str(LABELS.index(name)), pixels) for role, name, pixels in ROWS]
     write_folder(tmp_path / "a", seed_files(rows) | {"images/train/7/9.png": b""})
     flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
