@@ -22,6 +22,7 @@ TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 PRELOAD, SWITCH = "LD_PRELOAD", "FER_JAX_MALLOC"
 TCMALLOC = [f"{place}/libtcmalloc_minimal.so.4" for place in ("lib64", "lib/*-linux-gnu")]
 FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)  # paths as somebody gave them
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the terminal
 
 flags.disclaim_key_flags()  # --config belongs to the command, whose --help lists it
@@ -113,8 +114,9 @@ def tcmalloc() -> dict[str, str]:
 
 
 def _parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
+    home = os.path.expanduser("~")  # which shells leave alone behind =
     try:
-        rest = flags.FLAGS(list(map(named_config, argv)))
+        rest = flags.FLAGS([named_config(given.replace("=~/", f"={home}/", 1)) for given in argv])
     except Exception as error:  # a config file is the user's code: it may raise anything
         _fail(_flag_mistake(error))
     if len(rest) > 1 and not arguments:
@@ -130,6 +132,8 @@ def _exit(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> N
     except FerError as error:
         _fail(str(error), error.status)
     except OSError as error:
+        if error.errno in REFUSED:
+            _fail(f"cannot use {error.filename}: {error.strerror}")
         if error.errno not in FULL:
             raise
         _fail(f"no room to write {error.filename or 'a file'}: the disk is full")

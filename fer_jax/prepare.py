@@ -15,7 +15,7 @@ from fer_jax.errors import UserError, one_line
 from fer_jax.outputs import clear_leftovers, unfinished
 
 SOURCE = flags.DEFINE_string("source", "", "The data, in any known layout.")
-OUTPUT = flags.DEFINE_string("output", "", "Directory to write; new or empty.")
+OUTPUT = flags.DEFINE_string("output", None, "Directory to write; new or empty.", required=True)
 READING = reading.define()
 
 
@@ -39,8 +39,6 @@ def main(argv: Sequence[str]) -> None:
 
 def check_output(path: str) -> Path:
     """`path` if it can be made, or holds prepared data; UserError if there is something else."""
-    if not path:
-        raise UserError("no --output=DIR given")
     output = Path(path).expanduser()
     for leftover in clear_leftovers(output):  # also of one that was killed once it had written
         print(f"removed {leftover}, which a killed run left")

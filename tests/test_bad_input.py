@@ -118,11 +118,31 @@ def test_an_empty_class_in_training(place, refused):
     assert "no training image of fear" in line
 
 
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("audit", ["--data={}"]),
+        ("prepare", ["--source=faces", "--output={}"]),
+        ("evaluate", ["--checkpoint={}"]),
+        ("targets", ["--data=faces", "--ferplus={}", "--output=a.npz"]),
+    ],
+)
+def test_a_name_that_is_too_long(place, refused, monkeypatch, command, flags):
+    monkeypatch.chdir(place)
+    line = refused(command, *(flag.format("a" * 300) for flag in flags))
+    assert "a" * 300 in line
+
+
 def test_a_truncated_image(place, refused):
     image = sorted((place / "faces" / "train" / "sad").iterdir())[0]
     image.write_bytes(image.read_bytes()[:-30])
     line = refused("main", *flags_of(place))
-    for words in (f"train/sad/{image.name}", "truncated PNG", "1 image", "data.on_corrupt=skip"):
+    for words in (
+        f"train/sad/{image.name}",
+        "Truncated File Read",
+        "1 image",
+        "set on_corrupt=skip",
+    ):
         assert words in line
 
 
@@ -136,9 +156,9 @@ def test_what_is_skipped_on_request_is_listed_in_the_workdir(place, monkeypatch)
     monkeypatch.setattr(train, "fit", no_training)
     outcome = call("main", flags_of(place, data__on_corrupt="skip"))
     assert outcome.status == 130
-    assert f"left out: 1 image (train/sad/{image.name}: truncated PNG)" in outcome.out
+    assert f"left out: 1 image (train/sad/{image.name}: Truncated File Read)" in outcome.out
     (line,) = (place / "run" / "quarantine.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"name": f"train/sad/{image.name}", "reason": "truncated PNG"}
+    assert json.loads(line) == {"name": f"train/sad/{image.name}", "reason": "Truncated File Read"}
 
 
 def test_a_row_with_a_pixel_too_few(place, refused, small_csv):
@@ -208,8 +228,8 @@ def test_a_checkpoint_of_other_labels(other_labels, small_csv, tmp_path):
         (["--checkpoint=RUN", "--data=/no/such/data"], ["/no/such/data"]),
         (["--checkpoint=RUN", "--data=PLACE/nothing"], ["holds no known layout"]),
         (["--checkpoint=RUN", "--data=PLACE/kaggle", "--split=validation"], ["no split"]),
-        (["--checkpoint=RUN", "--data=PLACE/numbered"], [" --label_order=1:angry"]),
-        (["--checkpoint=RUN", "--data=PLACE/empty"], ["an empty file", "set --on_corrupt=skip"]),
+        (["--checkpoint=RUN", "--data=PLACE/numbered"], [" label_order=1:angry"]),
+        (["--checkpoint=RUN", "--data=PLACE/empty"], ["an empty file", "set on_corrupt=skip"]),
     ],
 )
 def test_evaluate(refused, place, finished_run, flags, words):

@@ -7,7 +7,6 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from fer_jax.data.images import encode_png
 from fer_jax.data.sources import fingerprint, open_dataset, read_dataset
 from fer_jax.errors import UserError
 from fer_jax.labels import FER2013_CSV_ORDER, LABELS
-from fer_jax.prepare import prepare
 
 ROWS = make_rows()
 RAFDB = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral")
@@ -57,15 +55,6 @@ def truth(tmp_path_factory):
     return summary(opened(write_folder(tmp_path_factory.mktemp("truth"), seed_files(ROWS))))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A prepared directory of ROWS."""
-    root = tmp_path_factory.mktemp("made")
-    source = write_folder(root / "seed", seed_files(ROWS))
-    prepare(read_dataset(str(source), OPTIONS), root / "prepared")
-    return root / "prepared"
-
-
 # Classes
 
 
@@ -91,10 +80,19 @@ def test_eight_numbers_of_a_csv(tmp_path, truth):
     assert "1 image of 7 left out" in dataset.describe()
 
 
+def test_numbers_that_a_map_takes_out_still_say_where_numbers_start(tmp_path):
+    text = csv_text(ROWS) + "7," + " ".join(["9"] * 2304) + ",Training\n"
+    (tmp_path / "a.csv").write_text(text)
+    options = replace(OPTIONS, map="0:none,7:none")
+    notes = read_dataset(str(tmp_path / "a.csv"), options).notes
+    assert notes == ("6 images of 0 left out, as map says", "1 image of 7 left out, as map says")
+    assert "class 7 is outside 0..6" in refused(tmp_path, replace(OPTIONS, map="0:none"))
+
+
 @pytest.mark.parametrize("given", ["contempt", "contempt:nobody", ":none", "a:none,a:happy"])
 def test_a_map_that_cannot_be_meant(tmp_path, given):
     folder = write_folder(tmp_path, seed_files(ROWS))
-    assert "data.map" in refused(folder, replace(OPTIONS, map=given))
+    assert f"map={given}: " in refused(folder, replace(OPTIONS, map=given))
 
 
 def test_five_classes_are_for_all_but_training(tmp_path):
@@ -242,6 +240,13 @@ def test_rafdb_with_images_that_are_not_there(tmp_path):
     assert "train_09999.jpg: not there" in line
 
 
+def test_an_image_twice_in_a_list_is_refused(tmp_path):
+    files, lines = rafdb(make_rows(28, ("train", "test")))
+    name = lines[0].split()[0]
+    files["basic/EmoLabel/list_patition_label.txt"] = "\n".join([*lines, f"{name} 3"]).encode()
+    assert f"2 images are {name}" in refused(write_folder(tmp_path, files))
+
+
 def parquet(path, rows, names=LABELS, kind="dictionary"):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -271,6 +276,23 @@ def test_parquet(tmp_path, cache_mib):
     assert one.roles["test"].fingerprint == plain.roles["test"].fingerprint
 
 
+def test_parquet_written_anew_is_read_anew(tmp_path):
+    for rows in (ROWS[:14], make_rows(84)[-14:]):
+        parquet(tmp_path / "train.parquet", rows)
+        train = opened(tmp_path, replace(OPTIONS, validation_fraction=0.0)).roles["train"]
+        np.testing.assert_array_equal(train[3]["image"][..., 0], rows[3][2])
+
+
+def test_rows_of_parquet_without_an_image_are_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cells = [{"bytes": PNG}, {"bytes": None}, None]
+    pq.write_table(pa.table({"image": cells, "label": ["sad"] * 3}), tmp_path / "train.parquet")
+    line = refused(tmp_path)
+    assert "cannot read 2 images (train.parquet/00001: the row holds no image's bytes" in line
+
+
 def test_parquet_of_nameless_numbers(tmp_path):
     parquet(tmp_path / "train.parquet", ROWS, FER2013_CSV_ORDER, kind="plain")
     assert "label_order=" in refused(tmp_path)
@@ -284,18 +306,6 @@ def test_parquet_without_its_library_or_broken(tmp_path, monkeypatch):
     assert "train.parquet" in refused(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert "fer_jax[parquet]" in refused(tmp_path)
-
-
-def test_a_damaged_row_group_is_named(tmp_path):
-    import pyarrow.parquet as pq
-
-    parquet(tmp_path / "train.parquet", ROWS)
-    column = pq.ParquetFile(tmp_path / "train.parquet").metadata.row_group(1).column(0)
-    data = bytearray((tmp_path / "train.parquet").read_bytes())
-    place = column.dictionary_page_offset or column.data_page_offset
-    data[place : place + 16] = b"\xff" * 16
-    (tmp_path / "train.parquet").write_bytes(bytes(data))
-    assert "cannot read 5 images (train.parquet 1 0: " in refused(tmp_path)
 
 
 def test_parquet_in_an_archive(tmp_path):
@@ -369,34 +379,10 @@ def test_links_in_a_tar_are_not_followed(tmp_path):
     assert "images/train/sad/900.png: a link" in refused(archive)
 
 
-@pytest.mark.parametrize("wrapped", ["", "faces/"])
-def test_a_prepared_directory_in_an_archive(tmp_path, made, truth, wrapped):
-    parts = {f"{wrapped}{file.name}": file.read_bytes() for file in made.iterdir()}
-    for archive in (
-        write_zip(tmp_path / "a.zip", parts),
-        write_tar(tmp_path / "a.tgz", parts, "w:gz"),
-    ):
-        for cache_mib in (0, 64):
-            dataset = opened(archive, replace(OPTIONS, cache_mib=cache_mib))
-            assert summary(dataset) == truth
-            assert dataset.layout.startswith("prepared in a ")
-
-
-def test_a_prepared_directory_in_a_folder(tmp_path, made, truth):
-    write_folder(tmp_path / "up" / "p", {file.name: file.read_bytes() for file in made.iterdir()})
-    assert summary(opened(tmp_path)) == truth
-
-
-def test_no_unpacked_file_stays_behind(tmp_path, made, monkeypatch):
+def test_no_unpacked_file_stays_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    at_exit = []
-    monkeypatch.setattr("atexit.register", lambda *args, **kw: at_exit.append(partial(*args, **kw)))
-    parts = {file.name: file.read_bytes() for file in made.iterdir()}
-    opened(write_zip(tmp_path / "a.zip", parts), replace(OPTIONS, cache_mib=0))
     opened(write_tar(tmp_path / "a.tgz", seed_files(ROWS), "w:gz"))
-    for call in at_exit:
-        call()
     assert not list((tmp_path / "temporary").iterdir())
 
 

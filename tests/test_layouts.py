@@ -143,7 +143,7 @@ def test_aliases_and_case_of_folders(tmp_path):
 def test_numeric_folders_need_an_order(tmp_path):
     numbered = [(role, str(FER2013_CSV_ORDER.index(name)), pixels) for role, name, pixels in ROWS]
     folder = write_folder(tmp_path / "a", seed_files(numbered))
-    assert "data.label_order" in refused(folder)
+    assert "label_order" in refused(folder)
     dataset = opened(folder, replace(OPTIONS, label_order=",".join(FER2013_CSV_ORDER)))
     named = opened(write_folder(tmp_path / "b", seed_files(ROWS)))
     assert summary(dataset) == summary(named)
@@ -225,7 +225,21 @@ def test_composed_and_decomposed_names_are_one_key(tmp_path):
 
 def test_names_that_differ_only_in_their_unicode_form_are_refused(tmp_path):
     images = {f"train/angry/{form}.png": b"" for form in ("Zo\u00eb", "Zoe\u0308")}
-    assert "are one name" in refused(write_zip(tmp_path / "a.zip", images))
+    assert "2 images are train/angry/Zoë.png" in refused(write_zip(tmp_path / "a.zip", images))
+
+
+def test_an_unreadable_name_is_no_other_file_too(tmp_path):
+    images = seed_files(ROWS) | {"images/train/Zoe\u0308.png": b"x"}
+    dataset = opened(write_zip(tmp_path / "a.zip", images), replace(OPTIONS, on_corrupt="skip"))
+    assert dataset.unreadable == (("images/train/Zoë.png", "lies in no class folder"),)
+    assert dataset.ignored == {}
+
+
+@pytest.mark.parametrize("around", ["train/", "test/", "a/test/"])
+def test_what_is_packed_may_be_called_like_a_split(tmp_path, around):
+    images = seed_files(ROWS, root="")
+    wrapped = write_zip(tmp_path / "b.zip", {f"{around}{name}": d for name, d in images.items()})
+    assert summary(opened(wrapped)) == summary(opened(write_zip(tmp_path / "a.zip", images)))
 
 
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path):

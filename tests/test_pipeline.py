@@ -203,20 +203,6 @@ def test_evaluation_covers_every_image_once_in_order(count):
     assert {k: v.dtype.name for k, v in whole.items()} == {"image": "uint8", "label": "int32"}
 
 
-def test_a_batch_size_that_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="batch size 8 does not divide among 3 processes"):
-        train(shard=Shard(0, 3))
-    with pytest.raises(UserError, match="multiple of 3"):
-        evaluate(9, shard=Shard(0, 3))
-
-
-def test_nothing_to_train_on_and_an_impossible_seed_are_refused():
-    with pytest.raises(UserError, match="no records"):
-        train(count=0)
-    with pytest.raises(UserError, match="seed -1 must lie between"):
-        train(seed=-1)
-
-
 def test_dropping_the_iterator_ends_its_thread():
     before = set(threading.enumerate())
     batches = train_batches(

@@ -104,11 +104,11 @@ def test_a_missing_or_damaged_file_is_refused(made, tmp_path):
     parts = {f.name: f.read_bytes() for f in made.iterdir()}
     train = next(name for name in parts if "train" in name)
     without = {name: data for name, data in parts.items() if name != train}
-    assert "no whole prepared directory" in refused(write_folder(tmp_path / "a", without))
+    assert "no whole prepared data" in refused(write_folder(tmp_path / "a", without))
     cut = parts | {train: parts[train][:1000]}
-    assert "no whole prepared directory" in refused(write_folder(tmp_path / "b", cut))
+    assert "no whole prepared data" in refused(write_folder(tmp_path / "b", cut))
     swapped = parts | {train: parts[train.replace("train", "test")]}
-    assert "prepare it anew" in refused(write_folder(tmp_path / "c", swapped))
+    assert "remove them, prepare anew" in refused(write_folder(tmp_path / "c", swapped))
 
 
 def test_labels_are_mapped_by_name(made, tmp_path):
@@ -125,7 +125,7 @@ def test_the_front_door(tmp_path):
     result = call("prepare", flags)
     assert (result.status, result.err) == (0, "")
     assert "split folders" in result.out
-    assert "ignored: 1 .DS_Store" in result.out
+    assert "ignored: 1 hidden and system files" in result.out
     assert result.out.splitlines()[-1].startswith("wrote ")
     written = read_dataset(str(tmp_path / "new" / "b"), OPTIONS)
     source = read_dataset(str(tmp_path / "a"), OPTIONS)
@@ -144,7 +144,7 @@ def test_what_was_left_out_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--source={0}/a"], "no --output=DIR given"),
+        (["--source={0}/a"], "give --output: Directory to write"),
         (["--output={0}/b"], "Kaggle"),
         (["--source={0}/nothing", "--output={0}/b"], "does not exist"),
         (["--source={0}/a", "--output={0}/a"], "is no empty directory"),
@@ -223,9 +223,9 @@ def test_options_are_called_as_the_command_has_them(tmp_path):
     rows = [(role, str(LABELS.index(name)), pixels) for role, name, pixels in ROWS]
     write_folder(tmp_path / "a", seed_files(rows) | {"images/train/7/9.png": b""})
     flags = [f"--source={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
-    assert "--label_order=1:" in call("prepare", flags).refusal()
+    assert "label_order=1:" in call("prepare", flags).refusal()
     flags += ["--label_order=" + ",".join(LABELS)]
-    assert "--map=7:none" in call("prepare", flags).refusal()
+    assert "map=7:none" in call("prepare", flags).refusal()
     done = call("prepare", [*flags, "--map=7:none"])
     assert "1 image of 7 left out" in done.out, done.err
 

@@ -239,6 +239,18 @@ def test_a_run_is_of_its_targets_content_wherever_the_file_lies(half, small_csv,
     assert f"cannot read {gone}" in call("main", flags_of(small_csv, workdir, gone)).refusal()
 
 
+def test_home_is_understood_behind_a_flag(small_csv, tmp_path, monkeypatch):
+    """As shells leave `~` alone behind `=`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    head, line = f"a,{','.join(sidecars.COLUMNS)}\n", "x" + ",1" * len(sidecars.COLUMNS) + "\n"
+    (tmp_path / "fer2013new.csv").write_text(head + line * 200)
+    flags = [f"--data={small_csv}", "--ferplus=~/fer2013new.csv", "--output=~/made/votes.npz"]
+    outcome = call("targets", flags)
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "made" / "votes.npz").exists()
+
+
 def test_soft_targets_do_not_change_what_the_data_is(records, half, small_csv):
     read = read_data(small_csv, data__targets=str(half))
     assert fingerprint(read)["train"] == records.fingerprint

@@ -53,7 +53,7 @@ def test_refusals(tmp_path):
         sidecars.join_votes(votes, np.arange(84))
     with pytest.raises(UserError, match="lacks the column 'NF'"):
         sidecars.read_votes(write(tmp_path / "cut.csv", [line[:-1] for line in lines], HEAD[:-1]))
-    for vote in ("many", "9" * 30):
+    for vote in ("many", "9" * 30, "-3"):
         lines[2][3] = vote
         with pytest.raises(UserError, match="row 2: "):
             sidecars.read_votes(write(tmp_path / "words.csv", lines))

@@ -13,19 +13,18 @@ _NUMBER = re.compile(r"(\d{1,3})(\.0*)?", re.ASCII)  # tables of floats write 3.
 class Classes:
     """How names and numbers of classes are to be read."""
 
-    def __init__(self, order: str, mapped: str, prefix: str, default: Sequence[str] = ()) -> None:
+    def __init__(self, order: str, mapped: str, default: Sequence[str] = ()) -> None:
         """From `"1:surprise,fear,..."` (without `1:` numbers start at 0) and `"contempt:none,..."`.
 
-        `default` is what the numbers 0, 1, ... of the layout mean where `order` is ""; `prefix`
-        stands before options in messages: "data." or "--".
+        `default` is what the numbers 0, 1, ... of the layout mean where `order` is "".
         """
         first, colon, names = order.rpartition(":")
         if colon and not _NUMBER.fullmatch(first):
-            raise UserError(f"{prefix}label_order={order}: a first number stands before the colon")
-        self.first, self.prefix = int(_plain(first) or 0), prefix
+            raise UserError(f"label_order={order}: a first number stands before the colon")
+        self.first = int(_plain(first) or 0)
         self.order = parse_order(names) if order else tuple(default)  # () if nobody said it
 
-        option = f"{prefix}map={mapped}"
+        option = f"map={mapped}"
         self.mapped: dict[str, str] = {}  # name or number -> one of LABELS, or NONE to leave out
         for pair in filter(None, map(str.strip, mapped.lower().split(","))):
             name, _, meant = (part.strip() for part in pair.partition(":"))
@@ -47,36 +46,35 @@ class Classes:
         try:
             return LABELS.index(canonical(given[:40]))
         except UserError as error:
-            hint = f"{self.prefix}map={name[:40]}:{NONE} leaves it out"
-            raise UserError(f"{error}; {hint}") from None
+            raise UserError(f"{error}; map={name[:40]}:{NONE} leaves it out") from None
 
     def check_numbers(self, given: Iterable[str]) -> tuple[str, ...]:
         """A note where the numbers among `given` may start at 1; UserError where they surely do.
 
         Or where nobody said what they mean.
         """
-        names = set(map(_plain, set(given))) - self.mapped.keys()
-        used = sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+        names = {name for name in map(_plain, set(given)) if _NUMBER.fullmatch(name)}
+        used = sorted(map(int, names - self.mapped.keys()))
         if used and not self.order:
             self._numbered(used[0])
-        if self.first or not used or used[0] != 1:
+        if self.first or not used or min(map(int, names)) != 1:
             return ()
-        said = f"{self.prefix}label_order=1:{','.join(self.order) or 'angry,disgust,...'}"
+        said = f"label_order=1:{','.join(self.order) or 'angry,disgust,...'}"
         if used[-1] == len(LABELS):
             raise UserError(f"classes are numbered from 1 to 7: say what they mean, as in {said}")
         return (f"no class is numbered 0: if numbers start at 1, say so by {said}",)
 
     def _numbered(self, number: int) -> int:
-        option, last = f"{self.prefix}label_order", self.first + len(LABELS) - 1
+        last = self.first + len(LABELS) - 1
         if not self.order:
             raise UserError(
-                f"class {number} is a number: say by {option}=angry,disgust,... what 0, 1, ... "
-                f"mean, or by {option}=1:angry,disgust,... what 1, 2, ... do"
+                f"class {number} is a number: say by label_order=angry,disgust,... what 0, 1, ... "
+                "mean, or by label_order=1:angry,disgust,... what 1, 2, ... do"
             )
         if not self.first <= number <= last:
             raise UserError(
-                f"class {number} is outside {self.first}..{last} of {option}: {option}=1:... "
-                f"starts at 1, {self.prefix}map={number}:{NONE} leaves it out"
+                f"class {number} is outside {self.first}..{last} of label_order: label_order=1:... "
+                f"starts at 1, map={number}:{NONE} leaves it out"
             )
         return LABELS.index(self.order[number - self.first])
 

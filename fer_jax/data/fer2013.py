@@ -98,7 +98,7 @@ def read(path: Path, max_pixels: int, cache_mib: int) -> Found:
         raise
     except Exception as error:  # protobuf, array_record and TFDS each raise their own kinds
         reason = printable(one_line(error))
-        raise UserError(f"no whole prepared directory ({reason}); prepare it anew") from None
+        raise UserError(f"no whole prepared data ({reason}): remove them, prepare anew") from None
     listing = Listing("prepared", entries, fingerprints=prints)
     return listing, functools.partial(_image, encoded, path, max_pixels)
 

@@ -1,13 +1,12 @@
 """A folder or an archive as named files, each opened as a stream; what is junk among them."""
 
-import atexit
 import functools
 import hashlib
 import io
 import lzma
 import mmap
 import os
-import shutil
+import re
 import tarfile
 import tempfile
 import weakref
@@ -30,7 +29,8 @@ BROKEN = (
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_UNPACKED = 64 * 2**30  # bytes
-JUNK_NAMES = (".ds_store", "thumbs.db", "desktop.ini")
+JUNK = re.compile(r"(^|[/\\])(\.[^/\\]|__MACOSX[/\\]|(thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
+"""Hidden files, among them paths that climb out by `..`, and what systems leave in folders."""
 
 Opener = Callable[[], IO[bytes]]
 
@@ -105,16 +105,6 @@ def opened(tree: Tree, name: str) -> Iterator[IO[bytes]]:
         raise UserError(f"cannot read {printable(name)}: {one_line(error)}") from None
 
 
-def unpack(tree: Tree, names: Sequence[str]) -> Path:
-    """These files in a new temporary folder, which lasts as long as the process."""
-    place = Path(tempfile.mkdtemp(prefix="fer_jax-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    for name in names:
-        with opened(tree, name) as stream, (place / PurePosixPath(name).name).open("wb") as file:
-            _copy(stream, file)
-    return place
-
-
 def sha256(path: Path) -> str:
     """A file's SHA-256, hexadecimal; UserError where it cannot be read."""
     try:
@@ -125,9 +115,9 @@ def sha256(path: Path) -> str:
 
 
 def split_junk(names: Sequence[str]) -> tuple[list[str], Counter[str]]:
-    """Names -> (those that may matter, how many of each kind of junk)."""
-    junk = {name: _junk_kind(name) for name in names}
-    return [name for name in names if not junk[name]], Counter(filter(None, junk.values()))
+    """Names -> (those that may matter, how many others)."""
+    kept = [name for name in names if not JUNK.search(name)]
+    return kept, Counter({"hidden and system files": len(names) - len(kept)})
 
 
 def kinds(names: Iterable[str]) -> Counter[str]:
@@ -198,15 +188,3 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
         if target.tell() > MOST_UNPACKED:
             raise tarfile.TarError(f"it has more than {MOST_UNPACKED} bytes: unpack it yourself")
     target.flush()
-
-
-def _junk_kind(name: str) -> str:
-    """What kind of junk a file of this name is, "" if it may matter."""
-    parts = name.replace("\\", "/").split("/")
-    if parts[-1].lower() in JUNK_NAMES:
-        return parts[-1]
-    if "__MACOSX" in parts:
-        return "__MACOSX/"
-    if ".." in parts or parts[-1] in ("", "."):
-        return "paths with .."
-    return "hidden files" if any(part[:1] == "." and part != "." for part in parts) else ""

@@ -60,7 +60,13 @@ def labelled(
     ignored: Iterable[str] = (),
     notes: Sequence[str] = (),
 ) -> Listing:
-    """Entries, their class as the source writes it, with labels; stray where it means none."""
+    """Entries, their class as the source writes it, with labels; stray where it means none.
+
+    UserError where two have one key.
+    """
+    for key, count in Counter(entry.key for entry, _ in found).most_common(1):
+        if count > 1:
+            raise UserError(f"{count} images are {key}, once written alike: rename or list it once")
     notes = (*notes, *classes.check_numbers(given for _, given in found))
     entries, bad, skipped = [], list(stray), Counter[str]()
     for entry, given in found:
@@ -77,6 +83,7 @@ def labelled(
         f"{count} image{'s' if count > 1 else ''} of {printable(name)} left out, as map says"
         for name, count in sorted(skipped.items())
     )
+    bad = [(printable(name), reason) for name, reason in bad]
     return Listing(layout, entries, kinds(ignored), bad, notes)
 
 
@@ -138,7 +145,10 @@ def _in_role_folders(
     """
     places, stray, others = [], [], []
     for name, path in parts.items():
-        depth = next((i for i, part in enumerate(path[:-1]) if part.lower() in ROLE_NAMES), None)
+        is_role = [part.lower() in ROLE_NAMES for part in path]
+        # of `train/train/angry/1.png` the folder that is next to the class
+        depths = (i for i in range(len(path) - 1) if is_role[i] and not is_role[i + 1])
+        depth = next(depths, None)
         if depth is not None and len(path) > depth + 2:
             role = ROLE_NAMES[path[depth].lower()]
             places.append(_Place(name, path[:depth], path[depth:], role, path[depth + 1]))
@@ -146,7 +156,7 @@ def _in_role_folders(
             if depth is None:
                 others.append(path)
             else:
-                stray.append((printable(name), "lies in no class folder"))
+                stray.append((name, "lies in no class folder"))
     roots = {place.root for place in places}
     for path in others:
         if len(path) > 2 and path[:-3] in roots and _is_class(path[-2], classes):
@@ -201,9 +211,6 @@ def _entries(places: Sequence[_Place]) -> list[Entry]:
         keys = [row_key(row, largest) for row in rows]
     else:
         rows, keys = [-1] * len(rows), [printable("/".join(place.inside)) for place in places]
-    for key, count in Counter(keys).most_common(1):
-        if count > 1:
-            raise UserError(f"{count} files are one name once written alike, {key}: rename them")
     return [
         Entry(place.name, place.role, -1, key, row)
         for place, key, row in zip(places, keys, rows, strict=True)
@@ -230,7 +237,7 @@ def find_rafdb(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> 
         if parts and place:
             found.append((Entry(place, parts[2], -1, parts[1] + parts[3], -1), parts[4]))
         else:
-            stray.append((printable(line.split()[0]), "not there, though it is listed"))
+            stray.append((line.split()[0], "not there, though it is listed"))
 
     unused = {*names} - {entry.ref for entry, _ in found} - {*lists}
     classes = replace(options, label_order=options.label_order or RAFDB_ORDER).classes()

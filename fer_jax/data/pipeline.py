@@ -70,11 +70,7 @@ def train_batches(
     whatever the start, the workers and the processes (process p has rows p * b to (p + 1) * b of
     it), and each len(records) positions from a multiple of it hold every record once.
     """
-    rows = _rows_per_process(batch_size, shard)
-    if not len(records):
-        raise UserError("there are no records to train on: check data.path")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed {seed} must lie between 0 and {2**32 - 1}")
+    rows = batch_size // shard.count
     maker = _TrainBatch(records, image_size, rows, augmentation, seed)
     batches = _dealt(maker, _ENDLESS, shard)[start_step:]
     if not workers:
@@ -89,19 +85,9 @@ def eval_batches(
 
     image uint8 [b, S, S, C], label int32 [b]; b = batch_size / processes.
     """
-    maker = _EvalBatch(records, image_size, _rows_per_process(batch_size, shard))
+    maker = _EvalBatch(records, image_size, batch_size // shard.count)
     steps = -(-len(records) // batch_size)
     return _ahead(_dealt(maker, steps, shard))
-
-
-def _rows_per_process(batch_size: int, shard: Shard) -> int:
-    """b = batch_size / processes."""
-    if batch_size < 1 or batch_size % shard.count:
-        raise UserError(
-            f"batch size {batch_size} does not divide among {shard.count} processes: "
-            f"use a multiple of {shard.count}"
-        )
-    return batch_size // shard.count
 
 
 def _dealt(maker: Callable[[int], Batch], steps: int, shard: Shard) -> "grain.MapDataset[Batch]":

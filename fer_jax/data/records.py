@@ -1,4 +1,4 @@
-"""Images in memory as a random-access source of {image, label, key, row}; the data set of them."""
+"""Images with label, key and row by number, decoded or in memory; the data set of them."""
 
 import copy
 import hashlib
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -37,17 +37,15 @@ class ReadOptions(Section):
     on_corrupt: str = key(choices=("stop", "skip"))  # skip: go on without what cannot be read
     validation_fraction: float = key(0, 0.99)  # of train, held out where there is no such part
     split_seed: int = key()
-    max_pixels: int = key(1, 10**9, neutral=True)  # larger images are refused undecoded
+    max_pixels: int = key(1, 89_000_000, neutral=True)  # larger images are refused, as by Pillow
     cache_mib: int = key(0, 10**7, neutral=True)  # of pixels kept; others are decoded each time
     exclude: str = key(neutral=True)  # a file of keys to leave out of train; "" for none
     map: str = key(neutral=True)  # "contempt:none,joy:happy": names of classes, or to leave out
     # what the last two leave of train counts, as its fingerprint
 
-    prefix: ClassVar[str] = "data."  # of these options in messages; "--" in a command
-
     def classes(self, default: Sequence[str] = ()) -> Classes:
         """How to read class names; numbers mean `default` unless `label_order` says otherwise."""
-        return Classes(self.label_order, self.map, self.prefix, default)
+        return Classes(self.label_order, self.map, default)
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ Found = tuple[Listing, Loader]
 
 
 class Records:
-    """One role: a random-access source for Grain, picklable, ordered by key."""
+    """One role, ordered by key; picklable. `records[i]` is {image, label, key, row}."""
 
     def __init__(
         self,

@@ -102,11 +102,11 @@ CLASSES = tuple([canonical(name) for name in EMOTIONS].index(label) for label in
 
 def read_votes(path: str) -> np.ndarray:
     """fer2013new.csv -> votes int [rows, 10], columns as COLUMNS; UserError for another file."""
-    found: list[list[np.int64]] = []
+    found: list[list[np.uint8]] = []
     try:
         with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as stream:
             for row in csv.DictReader(stream):
-                found.append([np.int64(row[name]) for name in COLUMNS])
+                found.append([np.uint8(row[name]) for name in COLUMNS])
     except KeyError as error:
         raise UserError(
             f"--ferplus={path} lacks the column {error}: give FER+'s fer2013new.csv"

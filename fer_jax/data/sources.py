@@ -1,11 +1,12 @@
 """One path -> the data set that lies there, in whatever layout; with a validation part to train."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def read_dataset(path: str, options: ReadOptions) -> Dataset:
     if path == "synthetic":
         return _synthetic()
     place = Path(path).expanduser()
-    if not place.exists():
+    if not os.path.exists(place):  # unlike Path's, also where the name is too long
         raise UserError(f"data path {path!r} does not exist; {UNDERSTOOD}")
     tree: files.Tree | None
     if place.suffix.lower() in (".csv", ".parquet") and place.is_file():
@@ -108,9 +109,8 @@ def read_dataset(path: str, options: ReadOptions) -> Dataset:
 
 def _read_tree(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Dataset | None:
     """The first layout that fits, decoded; UserError where it cannot be and on_corrupt is stop."""
-    layouts = (_folders, tables.find_csv, tables.find_parquet, _prepared)
-    finders = (_prepared,) if INFO_FILE in names else layouts
-    found = next(filter(None, (find(tree, names, options) for find in finders)), None)
+    layouts = (_prepared, _folders, tables.find_csv, tables.find_parquet)
+    found = next(filter(None, (find(tree, names, options) for find in layouts)), None)
     if found is None:
         return None
     listing, loader = found
@@ -119,11 +119,11 @@ def _read_tree(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> 
     if unreadable and options.on_corrupt == "stop":
         raise UserError(
             f"cannot read {offenders(unreadable)}; mend or remove them, or set "
-            f"{options.prefix}on_corrupt=skip to go on without them"
+            "on_corrupt=skip to go on without them"
         )
     prints = {role: records.fingerprint for role, records in roles.items()}
     if listing.fingerprints not in (None, prints) and not unreadable:
-        raise UserError("this is not what was prepared (fingerprints differ): prepare it anew")
+        raise UserError("not what was prepared (fingerprints differ): remove them, prepare anew")
     if not roles:
         raise UserError("it holds no readable image")
     layout = listing.layout if tree.kind == "folder" else f"{listing.layout} in a {tree.kind}"
@@ -144,17 +144,12 @@ def _image(tree: files.Tree, max_pixels: int, ref: str) -> np.ndarray:
 
 
 def _prepared(tree: files.Tree, names: Sequence[str], options: ReadOptions) -> Found | None:
-    """What fer_jax.prepare wrote, at the top or in the only folder that has such a thing."""
-    infos = [name for name in names if PurePosixPath(name).name == INFO_FILE]
-    if len(infos) != 1:
+    """What fer_jax.prepare wrote, where it lies unpacked."""
+    if tree.kind != "folder" or INFO_FILE not in names:
         return None
     from fer_jax.data import fer2013  # TFDS takes a second to import: only where it is needed
 
-    folder = PurePosixPath(infos[0]).parent
-    place = tree.path / folder
-    if tree.kind != "folder":
-        place = files.unpack(tree, [name for name in names if PurePosixPath(name).parent == folder])
-    return fer2013.read(place, options.max_pixels, options.cache_mib)
+    return fer2013.read(tree.path, options.max_pixels, options.cache_mib)
 
 
 def _synthetic() -> Dataset:

@@ -7,8 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
-from pathlib import Path, PurePosixPath
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -28,6 +27,7 @@ SEPARATORS = ",;\t|"
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")  # read alone, whatever else lies there
 LABEL_NAMES, USAGE_NAMES = ("emotion", "label"), ("usage", "split")
 PARQUET_LABELS = ("label", "labels", "emotion", "expression")
+BATCH = 1000  # rows of Parquet read at a time
 PUNCTUATION = str.maketrans("[](),;", "      ")  # of lists, within a value
 
 Row = tuple[str, str, bytes]
@@ -197,63 +197,47 @@ def find_parquet(tree: files.Tree, names: Sequence[str], options: ReadOptions) -
     tables = [name for name in names if name.lower().endswith(".parquet")]
     if not tables:
         return None
-    found, places = [], dict[str, Path]()
+    found, cells = [], dict[str, Any]()
     for name in tables:
-        places[name] = tree.path / name
-        if tree.kind != "folder":
-            places[name] = files.unpack(tree, [name]) / PurePosixPath(name).name
-        role, rows = role_of(name) or "train", _parquet_labels(places[name], name)
-        for i, (place, label) in enumerate(rows):
+        role, rows = role_of(name) or "train", _parquet_rows(tree, name)
+        for i, (given, cell) in enumerate(rows):
             key = f"{name}/{row_key(i, len(rows) - 1)}"
-            found.append((Entry(f"{name} {place}", role, -1, key, -1), label))
+            cells[key] = cell.get("bytes") if isinstance(cell, dict) else cell
+            found.append((Entry(key, role, -1, key, -1), given))
     listing = labelled("Parquet", found, options.classes(), ignored={*names} - {*tables})
-    return listing, partial(_parquet_image, places, options.max_pixels)
+    return listing, partial(_parquet_image, cells, options.max_pixels)
 
 
-def _parquet_labels(path: Path, name: str) -> list[tuple[str, str]]:
-    """("GROUP ROW", label) of each row; numbers by their name where the file tells it."""
-    try:
-        file = _open_parquet(path, name)
-        columns, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
-        column = next((name for name in PARQUET_LABELS if name in columns), None)
-        if column is None or "image" not in columns:
-            raise UserError(f"{name} needs columns image and label, it has {', '.join(columns)}")
-        known: Sequence[str] = ()
-        # as `datasets` writes them
-        with contextlib.suppress(KeyError, ValueError, TypeError, RecursionError):
-            known = json.loads(metadata[b"huggingface"])["info"]["features"][column]["names"]
-        return [
-            (f"{group} {row}", str(known[label] if label in range(len(known)) else label))
-            for group in range(file.num_row_groups)
-            for row, label in enumerate(file.read_row_group(group, [column])[column].to_pylist())
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's own derive from these
-        raise UserError(f"cannot read {name}: {one_line(error)}") from None
-
-
-def _parquet_image(places: Mapping[str, Path], max_pixels: int, ref: str) -> np.ndarray:
-    """Ref `"data/train.parquet 3 17"` (row group, row in it) -> uint8 [H, W, C]."""
-    name, group, row = ref.rsplit(" ", 2)
-    try:
-        cell = _encoded(places[name], int(group))[int(row)]
-    except (OSError, ValueError) as error:
-        raise UnreadableImage(one_line(error)) from error
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(data, bytes):
-        raise UnreadableImage("the row holds no image's bytes")
-    return images.decode(data, max_pixels)
-
-
-@lru_cache(4)
-def _encoded(path: Path, group: int) -> list[Any]:
-    """The encoded images of one row group: some hundred, as a rule."""
-    file = _open_parquet(path, str(path))
-    return file.read_row_group(group, ["image"])["image"].to_pylist()
-
-
-def _open_parquet(path: Path, name: str) -> Any:
+def _parquet_rows(tree: files.Tree, name: str) -> list[tuple[str, Any]]:
+    """(label, encoded image) of each row; numbers by their name where the file tells it."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
         raise UserError(f"{name} needs pyarrow: pip install 'fer_jax[parquet]'") from None
-    return parquet.ParquetFile(path)
+    try:
+        with files.opened(tree, name) as stream, parquet.ParquetFile(stream) as file:
+            columns, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
+            column = next((name for name in PARQUET_LABELS if name in columns), None)
+            if column is None or "image" not in columns:
+                has = ", ".join(columns)
+                raise UserError(f"{name} needs columns image and label, it has {has}")
+            # In batches: Arrow cannot hold more than 2 GiB of such cells together.
+            batches = file.iter_batches(BATCH, columns=[column, "image"])
+            rows = [(row[column], row["image"]) for batch in batches for row in batch.to_pylist()]
+    except (KeyError, TypeError) as error:  # Arrow's own derive from these, or from files.BROKEN
+        raise UserError(f"cannot read {name}: {one_line(error)}") from None
+
+    known: Sequence[str] = ()
+    # as `datasets` writes them
+    with contextlib.suppress(KeyError, ValueError, TypeError, RecursionError):
+        known = json.loads(metadata[b"huggingface"])["info"]["features"][column]["names"]
+    return [
+        (str(known[label] if label in range(len(known)) else label), cell) for label, cell in rows
+    ]
+
+
+def _parquet_image(cells: Mapping[str, Any], max_pixels: int, ref: str) -> np.ndarray:
+    """Ref `"data/train.parquet/00017"` -> uint8 [H, W, C]."""
+    if not isinstance(cells[ref], bytes):
+        raise UnreadableImage("the row holds no image's bytes")
+    return images.decode(cells[ref], max_pixels)
