@@ -10,13 +10,6 @@ from fer_jax.data.records import ReadOptions
 
 flags.disclaim_key_flags()  # they belong to the command, whose --help lists them
 
-
-class FlagOptions(ReadOptions):
-    """The same options, called by their flags in messages."""
-
-    prefix = "--"
-
-
 AS_THEY_LIE = ReadOptions(
     label_order="",
     on_corrupt="stop",
@@ -48,6 +41,6 @@ def define() -> Callable[..., ReadOptions]:
     def said(base: ReadOptions = AS_THEY_LIE, **changes: Any) -> ReadOptions:
         kept = {field.name: getattr(base, field.name) for field in dataclasses.fields(ReadOptions)}
         told = {name: flag.value for name, flag in given.items() if flag.value is not None}
-        return FlagOptions(**kept | changes | told)
+        return ReadOptions(**kept | changes | told)
 
     return said
