@@ -133,7 +133,7 @@ def _exit(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> N
         _fail(str(error), error.status)
     except OSError as error:
         if error.errno in REFUSED:
-            _fail(f"cannot use {error.filename}: {error.strerror}")
+            _fail(f"cannot use {error.filename or 'a path'}: {error.strerror}")
         if error.errno not in FULL:
             raise
         _fail(f"no room to write {error.filename or 'a file'}: the disk is full")
