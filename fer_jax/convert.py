@@ -128,12 +128,12 @@ def _own(path: pathlib.Path) -> "ModelFile":
     file = model_file.load(path) if os.path.isfile(path) else trained.load(path).file()
     file = in_our_order(without_head(file) if HEAD.value == "drop" else file)
     changes: dict[str, Any] = {"licence": LICENCE.value or file.about.licence}
-    changes |= _calibration(pathlib.Path(REPORT.value)) if REPORT.value else {}
+    changes |= _calibration(pathlib.Path(REPORT.value), path) if REPORT.value else {}
     return dataclasses.replace(file, about=dataclasses.replace(file.about, **changes))
 
 
-def _calibration(folder: pathlib.Path) -> dict[str, Any]:
-    """What a report fitted, and on what; UserError where it is none of one model's.
+def _calibration(folder: pathlib.Path, model: pathlib.Path) -> dict[str, Any]:
+    """What a report fitted, and on what; UserError where it is none of `model` alone.
 
     Answers of an ensemble, of several views or already scaled need another temperature.
     """
@@ -142,13 +142,16 @@ def _calibration(folder: pathlib.Path) -> dict[str, Any]:
         plain = report["tta"] == "none" and report["temperature"] == 1
         scaling, split = report["temperature_scaling"], report["split"]
         found = {name: scaling[name] for name in ("temperature", "label_smoothing")}
-        alone = len(report["members"]) == 1
+        names = [pathlib.Path(one["checkpoint"]).resolve().name for one in report["members"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"--report={folder} holds no report of this version ({one_line(error)}): evaluate again"
         ) from error
-    if not (plain and alone):
-        raise UserError(f"--report={folder} is not of one model's plain answers: evaluate it alone")
+    if not plain or names != [model.resolve().name]:
+        raise UserError(
+            f"--report={folder} is not of the plain answers of {model} alone, but of "
+            f"{', '.join(names)}: evaluate it"
+        )
     return {**found, "temperature_split": split}
 
 

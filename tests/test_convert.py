@@ -1,5 +1,7 @@
 """The converter's front door: what it makes and says, and its one line where it will not."""
 
+import json
+
 import h5py
 import jax
 import numpy as np
@@ -133,6 +135,26 @@ def test_ours_in_half_the_bytes(place):
         ),
     )
     assert target.stat().st_size < 0.6 * source.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [(["ours.safetensors"], ""), (["b.safetensors"], "b.safetensors"), ([], "")]
+)
+def test_a_report_calibrates_the_model_that_it_is_of(named, said, place):
+    fitted = {"temperature": 1.5, "label_smoothing": 0.1}
+    report = {"tta": "none", "temperature": 1, "split": "validation", "temperature_scaling": fitted}
+    report["members"] = [{"checkpoint": str(place / name)} for name in named]
+    (place / "report.json").write_text(json.dumps(report))
+    flags = ["--source=fer_jax", f"--input={place / 'ours.safetensors'}", f"--report={place}"]
+    outcome = call("convert", [*flags, f"--output={place / 'm.safetensors'}"])
+    if named == ["ours.safetensors"]:
+        assert outcome.status == 0, outcome.err
+        about = model_file.load(place / "m.safetensors").about
+        assert (about.temperature, about.temperature_split) == (1.5, "validation")
+    else:
+        line = outcome.refusal()
+        assert "ours.safetensors alone" in line
+        assert said in line
 
 
 def test_given_scaling_and_labels(place):

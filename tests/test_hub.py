@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -100,6 +101,12 @@ def test_the_hub_s_library_reads_the_card(folder):
     assert "calibrated: softmax(logits / 2.5)" in card.text
     name, results = model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])
     assert (name, len(results)) == ("my-model", 1)
+
+
+def test_a_folder_is_called_by_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_hub(Path(), file_of("imagenet"))
+    assert f"\n# {tmp_path.name}\n" in (tmp_path / "README.md").read_text()
 
 
 def test_other_classes_and_no_metrics(tmp_path):

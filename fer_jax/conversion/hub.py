@@ -47,7 +47,7 @@ def export_hub(folder: pathlib.Path, file: ModelFile) -> None:
     for precision, name in ONNX_NAMES.items():
         export_onnx(folder / "onnx" / f"{name}.onnx", file, precision)
     model_file.save(folder / HUB_NAME, file)
-    config, card = json.dumps(config_of(file), indent=2), card_of(folder.name, file)
+    config, card = json.dumps(config_of(file), indent=2), card_of(folder.resolve().name, file)
     in_one_step(folder / "config.json", lambda path: path.write_text(config))
     in_one_step(folder / "README.md", lambda path: path.write_text(card, "utf-8"))
 
