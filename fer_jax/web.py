@@ -72,9 +72,7 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     file, path = trained.file(), trained.path
     onnx.export_onnx(folder / "model.onnx", file, "int8")
 
-    # What an ONNX file holds too, but ONNX Runtime does not tell in a browser.
-    texts = onnx.texts_of(file)
-    about = {name: json.loads(texts[name]) for name in ("labels", "image_size", "temperature")}
+    about = {"labels": file.about.labels, "image_size": file.about.image_size}
     (folder / "model.json").write_text(json.dumps(about) + "\n")
     page = pathlib.Path(__file__).resolve().parent / "recognition" / "page"
     shutil.copytree(page, folder, dirs_exist_ok=True)

@@ -207,11 +207,11 @@ OURS = ("--source=fer_jax", "--input=ours.safetensors")
         ([*KERAS, "--download"], ["--download", "no --input"]),
         (["--source=timm", "--download"], ["--download", "--source=keras"]),
         ([*KERAS, "--top"], ["--top", "--download"]),
-        ([*KERAS, "--padding=same"], ["--padding", "timm", "keras"]),
+        ([*KERAS, "--padding=same"], ["--padding=same is for --source=timm"]),
         ([*OURS, "--padding=same"], ["--padding"]),
         ([*OURS, "--labels=a,b,c,d,e,f,g"], ["--labels"]),
         ([*OURS, "--variant=b2"], ["--variant"]),
-        ([*OURS, "--target=timm", "--dtype=bfloat16"], ["--dtype=bfloat16", "timm gets float32"]),
+        ([*OURS, "--target=timm", "--dtype=bfloat16"], ["--dtype=bfloat16 is for --target=fer_jax"]),
         ([*OURS, "--dtype=float16"], ["float16", "bfloat16"]),
         (
             [OURS[0], "--input=symmetric.safetensors", "--target=keras", "--output=out.weights.h5"],

@@ -85,7 +85,8 @@ def test_what_lies_in_it(folder):
     config = json.loads((folder / "config.json").read_text())
     assert [config["id2label"][str(i)] for i in range(7)] == list(LABELS)
     assert config["label2id"]["surprise"] == 6
-    assert (config["temperature"], config["image_size"]) == (2.5, SIDE)
+    assert (config["temperature"], config["label_smoothing"]) == (2.5, 0.0)
+    assert config["image_size"] == SIDE
     assert config["preprocessing"] == model_file.PREPROCESSING
 
 
@@ -98,7 +99,7 @@ def test_the_hub_s_library_reads_the_card(folder):
     assert result.dataset_name == "validation part of its data"
     assert "session.disable_quant_qdq=1" in card.text
     assert ", ".join(LABELS) in card.text
-    assert "calibrated: softmax(logits / 2.5)" in card.text
+    assert "where s is 0, softmax(logits / t)" in card.text
     name, results = model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])
     assert (name, len(results)) == ("my-model", 1)
 

@@ -203,7 +203,9 @@ def test_a_notebook_s_head_on_a_library_s_backbone(source, tmp_path):
     safetensors.numpy.save_file(arrays, path)
     file = import_file(path, wanted(source, **told))
     assert_identical(file.variables, made_variables(model))
-    assert file.about.architecture["padding"] == ("symmetric" if source == "torchvision" else "same")
+    assert file.about.architecture["padding"] == (
+        "symmetric" if source == "torchvision" else "same"
+    )
 
 
 # ---- faults that a check of equality must find ---------------------------------------------------

@@ -1,4 +1,4 @@
-"""Keras's official ImageNet EfficientNets: where they lie, and how they come whole or not at all."""
+"""Keras's official ImageNet EfficientNets: where they lie; whole or not at all."""
 
 import functools
 import hashlib

@@ -67,23 +67,26 @@ def _resume(output: str, kind: str) -> dict[str, bool]:
 
     Without the last one, which is cut off: it may be unfinished. A camera's rows stay.
     """
-    done, last, start = dict[str, bool](), None, 0
+    done, last, start = dict[str, bool](), "", 0
     with open(output, "a+b") as stream:
         stream.seek(0)
         position = len(stream.readline()) if kind == ".csv" else 0  # of the names of the columns
         for line in stream:
             if not line.endswith(b"\n"):
                 break
-            text = line.decode()
-            cells = next(csv.reader([text])) if kind == ".csv" else json.loads(text)
-            row = dict(zip(COLUMNS, cells, strict=True)) if kind == ".csv" else cells
+            row = _parsed(line.decode(), kind)
             if row["file"] != last:
                 last, start = row["file"], position
             done[last] = not row["error"]
             position += len(line)
-        live = last is not None and LIVE.fullmatch(last)
-        stream.truncate(position if live else start)
+        stream.truncate(position if LIVE.fullmatch(last) else start)
     return {file: read for file, read in done.items() if file != last}
+
+
+def _parsed(line: str, kind: str) -> dict[str, Any]:
+    if kind == ".csv":
+        return dict(zip(COLUMNS, next(csv.reader([line])), strict=True))
+    return json.loads(line)
 
 
 def rows_of(found: Any) -> list[dict[str, Any]]:
