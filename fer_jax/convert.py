@@ -157,8 +157,8 @@ def _calibration(folder: pathlib.Path, model: pathlib.Path) -> dict[str, Any]:
         ) from error
     if not plain or names != [model.resolve().name]:
         raise UserError(
-            f"--report={folder} is not of the plain answers of {model} alone, but of "
-            f"{', '.join(names)}: evaluate it"
+            f"--report={folder} is not of the plain answers of {model} alone (its models: "
+            f"{', '.join(names)}): evaluate that"
         )
     return {**found, "temperature_split": split}
 

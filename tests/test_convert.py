@@ -211,7 +211,7 @@ OURS = ("--source=fer_jax", "--input=ours.safetensors")
         ([*OURS, "--padding=same"], ["--padding"]),
         ([*OURS, "--labels=a,b,c,d,e,f,g"], ["--labels"]),
         ([*OURS, "--variant=b2"], ["--variant"]),
-        ([*OURS, "--target=timm", "--dtype=bfloat16"], ["--dtype=bfloat16 is for --target=fer_jax"]),
+        ([*OURS, "--target=timm", "--dtype=bfloat16"], ["--dtype=bfloat16 is for", "fer_jax"]),
         ([*OURS, "--dtype=float16"], ["float16", "bfloat16"]),
         (
             [OURS[0], "--input=symmetric.safetensors", "--target=keras", "--output=out.weights.h5"],
