@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 import fer_jax
-from experiments.deleting import delete
+from experiments.deleting import delete, saliency
 from fer_jax import cli
 from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
             model, explain.grad_cam, images, classes
         ),
         "`grad_cam` of the last block, 3 x 3 cells": mapped(model, last, images, classes),
-        "`saliency`": mapped(model, explain.saliency, images, classes),
+        "`saliency`": mapped(model, saliency, images, classes),
         "random pixels": draw.random(images.shape[:3]),
         "random regions of 12 x 12 cells": regions(draw, 12, images),
         "random regions of 3 x 3 cells": regions(draw, 3, images),

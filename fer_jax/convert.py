@@ -66,6 +66,14 @@ REPORT = flags.DEFINE_string(
     "report", None, "Folder of the model's own plain report, whose temperature the header takes."
 )
 
+OF_ONE = (  # flag, and which source or target it is for
+    (DOWNLOAD, SOURCE, "keras"),
+    (PADDING, SOURCE, "timm"),
+    (REPORT, SOURCE, "fer_jax"),
+    (DTYPE, TARGET, "fer_jax"),
+    (PRECISION, TARGET, "onnx"),
+)
+
 
 def main(argv: Sequence[str]) -> None:
     """Read one model, say what it is, write it in the other form."""
@@ -128,12 +136,12 @@ def _own(path: pathlib.Path) -> "ModelFile":
     file = model_file.load(path) if os.path.isfile(path) else trained.load(path).file()
     file = in_our_order(without_head(file) if HEAD.value == "drop" else file)
     changes: dict[str, Any] = {"licence": LICENCE.value or file.about.licence}
-    changes |= _calibration(pathlib.Path(REPORT.value)) if REPORT.value else {}
+    changes |= _calibration(pathlib.Path(REPORT.value), path) if REPORT.value else {}
     return dataclasses.replace(file, about=dataclasses.replace(file.about, **changes))
 
 
-def _calibration(folder: pathlib.Path) -> dict[str, Any]:
-    """What a report fitted, and on what; UserError where it is none of one model's.
+def _calibration(folder: pathlib.Path, model: pathlib.Path) -> dict[str, Any]:
+    """What a report fitted, and on what; UserError where it is none of `model` alone.
 
     Answers of an ensemble, of several views or already scaled need another temperature.
     """
@@ -142,13 +150,16 @@ def _calibration(folder: pathlib.Path) -> dict[str, Any]:
         plain = report["tta"] == "none" and report["temperature"] == 1
         scaling, split = report["temperature_scaling"], report["split"]
         found = {name: scaling[name] for name in ("temperature", "label_smoothing")}
-        alone = len(report["members"]) == 1
+        names = [pathlib.Path(one["checkpoint"]).resolve().name for one in report["members"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"--report={folder} holds no report of this version ({one_line(error)}): evaluate again"
         ) from error
-    if not (plain and alone):
-        raise UserError(f"--report={folder} is not of one model's plain answers: evaluate it alone")
+    if not plain or names != [model.resolve().name]:
+        raise UserError(
+            f"--report={folder} is not of the plain answers of {model} alone (its models: "
+            f"{', '.join(names)}): evaluate that"
+        )
     return {**found, "temperature_split": split}
 
 
@@ -169,20 +180,15 @@ def _check_flags(output: pathlib.Path, kind: Any) -> None:
     source, target = SOURCE.value, TARGET.value
     if not output.name.endswith(kind.suffix):
         raise UserError(f"--output={output}: a file for {target} ends in {kind.suffix}")
-    if DOWNLOAD.value and (source != "keras" or INPUT.value):
-        raise UserError("--download fetches Keras' files: --source=keras, and no --input")
+    if DOWNLOAD.value and INPUT.value:
+        raise UserError("--download fetches Keras' file: no --input")
     if not DOWNLOAD.value and not INPUT.value:
         raise UserError("no --input: give the file, or --download for Keras' ImageNet weights")
     if TOP.value and not DOWNLOAD.value:
         raise UserError("--top chooses what --download fetches; a file has a head or has none")
-    if PADDING.value and source != "timm":
-        raise UserError(f"--padding is for --source=timm: {source} has but one")
-    if PRECISION.value not in kind.precisions:
-        raise UserError(f"--precision={PRECISION.value} is for --target=onnx: {target} has but one")
-    if target != "fer_jax" and DTYPE.value != "float32":
-        raise UserError(f"--dtype={DTYPE.value} is for files of ours: {target} gets float32")
-    if REPORT.value and source != "fer_jax":
-        raise UserError("--report is for --source=fer_jax: evaluate the converted file first")
+    for flag, end, only in OF_ONE:
+        if flag.value != flag.default and end.value != only:
+            raise UserError(f"--{flag.name}={flag.value} is for --{end.name}={only} alone")
     told = [flag.name for flag in UNTOLD if flag.present]
     if source == "fer_jax" and told:
         raise UserError(f"--{told[0]} is for other people's files: a model of ours says it itself")

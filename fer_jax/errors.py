@@ -1,8 +1,10 @@
 """The exceptions that commands turn into one line and an exit status."""
 
 import contextlib
+import importlib
 import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 LONGEST = 300  # characters of other libraries' messages
 
@@ -47,3 +49,12 @@ def writing(failure: str, hint: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{failure} ({error.strerror or error}): {hint}") from error
+
+
+def optional(module: str, extra: str, purpose: str) -> Any:
+    """A module that only an extra brings; UserError says so where it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise UserError(f"{purpose} needs {name}: pip install 'fer_jax[{extra}]'") from error

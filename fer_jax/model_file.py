@@ -189,12 +189,17 @@ def _about(path: pathlib.Path, header: str) -> About:
                 "model again, or use the fer_jax that wrote it"
             )
         about = About(**fields)
-        wrong = [name for name, right in _checks(about).items() if not right]
-        if wrong:
-            raise ValueError(f"no model has such {', '.join(wrong)}")
+        check(about)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has a broken header: {one_line(error)}") from error
     return about
+
+
+def check(about: About) -> None:
+    """ValueError, or another, where a header says what is true of no model."""
+    wrong = [name for name, right in _checks(about).items() if not right]
+    if wrong:
+        raise ValueError(f"no model has such {', '.join(wrong)}")
 
 
 def _checks(about: About) -> dict[str, bool]:

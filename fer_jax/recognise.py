@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -42,11 +42,11 @@ OPTIONS = (  # of recognizer.Options, by the same names
 
 def main(argv: Sequence[str]) -> int:
     """Recognise what the arguments name; 2 where nothing could be read."""
-    if len(argv) < 2 and CAMERA.value is None:
-        raise UserError("give photographs, folders or videos, or --camera=0")
+    if (len(argv) > 1) == (CAMERA.value is not None):
+        raise UserError("give photographs, folders or videos, or --camera=0, and not both")
     if EXPLAIN.value and not DRAW.value:
         raise UserError("--explain is drawn into pictures: give --draw=DIR too")
-    if SHARDS.value:
+    if SHARDS.value and not SHARD.present:  # its tasks have both
         return _submit(SHARDS.value)
     (part, parts), output = _shard(), OUTPUT.value
     if parts > 1 and (place := pathlib.Path(output)).suffix:  # a file, not the terminal or a pipe
@@ -65,8 +65,8 @@ def _submit(parts: int) -> int:
     """This command as tasks, one for each part; sbatch's own variables say on which nodes."""
     if not pathlib.Path(OUTPUT.value).suffix:
         raise UserError("--shards: each task writes a file: give --output=FILE.jsonl or FILE.csv")
-    same = shlex.join([sys.executable, "-m", "fer_jax.recognise", *sys.argv[1:], "--shards=0"])
-    task = f"exec {same} --shard=$SLURM_ARRAY_TASK_ID/{parts}"
+    program = shlex.join([sys.executable, "-m", "fer_jax.recognise"])
+    task = f"exec {program} --shard=$SLURM_ARRAY_TASK_ID/{parts} {shlex.join(sys.argv[1:])}"
     command = ["sbatch", "--job-name=fer_jax", f"--array=1-{parts}", "--requeue", f"--wrap={task}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -109,7 +109,7 @@ def _shard() -> tuple[int, int]:
     return part, parts
 
 
-def _items(paths: Sequence[str], done: set[str]) -> Iterator[Any]:
+def _items(paths: Sequence[str], done: Container[str]) -> Iterator[Any]:
     """Files that are not done yet: images by their path, of videos and the camera each frame."""
     from fer_jax.recognition import pictures
 

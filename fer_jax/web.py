@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from fer_jax import cache, cli
-from fer_jax.errors import UserError, one_line, writing
+from fer_jax.errors import UserError, writing
 from fer_jax.outputs import in_one_step
 
 OUT = flags.DEFINE_string("out", "", "Folder to write; if not given, the page is served.")
@@ -72,16 +72,20 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     file, path = trained.file(), trained.path
     onnx.export_onnx(folder / "model.onnx", file, "int8")
 
-    # What an ONNX file holds too, but ONNX Runtime does not tell in a browser.
-    texts = onnx.texts_of(file)
-    about = {name: json.loads(texts[name]) for name in ("labels", "image_size", "temperature")}
+    about = {"labels": file.about.labels, "image_size": file.about.image_size}
     (folder / "model.json").write_text(json.dumps(about) + "\n")
     page = pathlib.Path(__file__).resolve().parent / "recognition" / "page"
     shutil.copytree(page, folder, dirs_exist_ok=True)
     for part in parts:
         shutil.copy(part, folder)
-    card = path.with_name("README.md") if path.is_file() else path / "README.md"
-    (folder / "card.md").write_bytes(card.read_bytes() if card.exists() else b"")
+    (folder / "card.md").write_bytes(_card(path))
+
+
+def _card(path: pathlib.Path) -> bytes:
+    """The README.md beside a model file, if it is this one's: the shipped, or of a Hub's folder."""
+    readme = path.with_name("README.md")
+    text = readme.read_bytes() if readme.exists() else b""
+    return text if text.startswith((b"---", f"# {path.name}".encode())) else b""
 
 
 def keep_runtime(given: str) -> list[pathlib.Path]:
@@ -104,17 +108,20 @@ def keep_runtime(given: str) -> list[pathlib.Path]:
     return kept
 
 
-def _packed(folder: str) -> str:
+def _packed(folder: str) -> pathlib.Path:
     """The tarball that npm brings."""
-    command = ["npm", "pack", PACKAGE, "--silent", "--pack-destination", folder]
+    command = ["npm", "pack", PACKAGE, "--loglevel=error", "--pack-destination", folder]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    except OSError as error:
+        said = str(error)
+    packed = [*pathlib.Path(folder).glob("*.tgz")]
+    if not packed:
         raise UserError(
-            f"npm cannot bring {PACKAGE} ({one_line(error)}): install npm, or give --runtime=FILE, "
-            f"the tarball that `npm pack {PACKAGE}` writes elsewhere"
-        ) from error
-    return f"{folder}/{done.stdout.split()[-1]}"
+            f"npm cannot bring {PACKAGE} ({' '.join(said.split())}): install npm, or give "
+            f"--runtime=FILE, the tarball that `npm pack {PACKAGE}` writes elsewhere"
+        )
+    return packed[0]
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):

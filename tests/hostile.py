@@ -323,7 +323,8 @@ class Bases:
             "loss": shares[:, 0],
         }
         np.savez(answers, probabilities=shares, **arrays)
-        report = {"tta": "none", "temperature": 1, "members": [{}], "split": "test"} | {
+        report = {"tta": "none", "temperature": 1, "split": "test"} | {
+            "members": [{"checkpoint": "ours.safetensors"}],
             "answers": "plain",
             "temperature_scaling": {"temperature": 1.1, "label_smoothing": 0.1},
         }

@@ -1,5 +1,7 @@
 """The converter's front door: what it makes and says, and its one line where it will not."""
 
+import json
+
 import h5py
 import jax
 import numpy as np
@@ -135,6 +137,26 @@ def test_ours_in_half_the_bytes(place):
     assert target.stat().st_size < 0.6 * source.stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("named", "said"), [(["ours.safetensors"], ""), (["b.safetensors"], "b.safetensors"), ([], "")]
+)
+def test_a_report_calibrates_the_model_that_it_is_of(named, said, place):
+    fitted = {"temperature": 1.5, "label_smoothing": 0.1}
+    report = {"tta": "none", "temperature": 1, "split": "validation", "temperature_scaling": fitted}
+    report["members"] = [{"checkpoint": str(place / name)} for name in named]
+    (place / "report.json").write_text(json.dumps(report))
+    flags = ["--source=fer_jax", f"--input={place / 'ours.safetensors'}", f"--report={place}"]
+    outcome = call("convert", [*flags, f"--output={place / 'm.safetensors'}"])
+    if named == ["ours.safetensors"]:
+        assert outcome.status == 0, outcome.err
+        about = model_file.load(place / "m.safetensors").about
+        assert (about.temperature, about.temperature_split) == (1.5, "validation")
+    else:
+        line = outcome.refusal()
+        assert "ours.safetensors alone" in line
+        assert said in line
+
+
 def test_given_scaling_and_labels(place):
     flags = ["--source=keras", f"--input={place / 'keras.weights.h5'}", *TOLD]
     given = ["--input_mean=0.5,0.5,0.25", "--input_std=1,2,4", "--labels=a,b,c,d,e,f,g"]
@@ -185,11 +207,11 @@ OURS = ("--source=fer_jax", "--input=ours.safetensors")
         ([*KERAS, "--download"], ["--download", "no --input"]),
         (["--source=timm", "--download"], ["--download", "--source=keras"]),
         ([*KERAS, "--top"], ["--top", "--download"]),
-        ([*KERAS, "--padding=same"], ["--padding", "timm", "keras"]),
+        ([*KERAS, "--padding=same"], ["--padding=same is for --source=timm"]),
         ([*OURS, "--padding=same"], ["--padding"]),
         ([*OURS, "--labels=a,b,c,d,e,f,g"], ["--labels"]),
         ([*OURS, "--variant=b2"], ["--variant"]),
-        ([*OURS, "--target=timm", "--dtype=bfloat16"], ["--dtype=bfloat16", "timm gets float32"]),
+        ([*OURS, "--target=timm", "--dtype=bfloat16"], ["--dtype=bfloat16 is for", "fer_jax"]),
         ([*OURS, "--dtype=float16"], ["float16", "bfloat16"]),
         (
             [OURS[0], "--input=symmetric.safetensors", "--target=keras", "--output=out.weights.h5"],

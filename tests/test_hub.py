@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -84,7 +85,8 @@ def test_what_lies_in_it(folder):
     config = json.loads((folder / "config.json").read_text())
     assert [config["id2label"][str(i)] for i in range(7)] == list(LABELS)
     assert config["label2id"]["surprise"] == 6
-    assert (config["temperature"], config["image_size"]) == (2.5, SIDE)
+    assert (config["temperature"], config["label_smoothing"]) == (2.5, 0.0)
+    assert config["image_size"] == SIDE
     assert config["preprocessing"] == model_file.PREPROCESSING
 
 
@@ -97,9 +99,15 @@ def test_the_hub_s_library_reads_the_card(folder):
     assert result.dataset_name == "validation part of its data"
     assert "session.disable_quant_qdq=1" in card.text
     assert ", ".join(LABELS) in card.text
-    assert "calibrated: softmax(logits / 2.5)" in card.text
+    assert "where s is 0, softmax(logits / t)" in card.text
     name, results = model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])
     assert (name, len(results)) == ("my-model", 1)
+
+
+def test_a_folder_is_called_by_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_hub(Path(), file_of("imagenet"))
+    assert f"\n# {tmp_path.name}\n" in (tmp_path / "README.md").read_text()
 
 
 def test_other_classes_and_no_metrics(tmp_path):

@@ -190,6 +190,22 @@ def test_labels(tmp_path):
     assert "twice" in refused_import(path, wanted("timm", labels=(*ten[:9], "a")))
     headless = torch_file(tmp_path, "torchvision", made_model(head="none"))
     assert "0" in refused_import(headless, wanted("torchvision", labels=ten))
+    assert import_file(headless, wanted("torchvision", labels=())).about.labels is None
+
+
+@pytest.mark.parametrize("source", ["torchvision", "lukemelas"])
+def test_a_notebook_s_head_on_a_library_s_backbone(source, tmp_path):
+    """Whose padding is known: it is not asked for."""
+    model = made_model(head="fer")
+    told = {"input_mean": (0.0,) * 3, "input_std": (1.0,) * 3}
+    path = tmp_path / "m.safetensors"
+    arrays = names.export_variables(model, source, made_variables(model))
+    safetensors.numpy.save_file(arrays, path)
+    file = import_file(path, wanted(source, **told))
+    assert_identical(file.variables, made_variables(model))
+    assert file.about.architecture["padding"] == (
+        "symmetric" if source == "torchvision" else "same"
+    )
 
 
 # ---- faults that a check of equality must find ---------------------------------------------------

@@ -344,3 +344,20 @@ def test_a_made_up_config_is_refused_in_one_line(config, tmp_path):
     layers = keras_layers(made_model(), made_variables(made_model()))
     line = refused_import(write_archive(tmp_path / "m.keras", layers, config), wanted())
     assert "m.keras" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (setting("input_layer", batch_shape=[None, "a", "a", 3]), "'str'"),
+        (setting("input_layer", batch_shape=[None, 96.0, 96.0, 3]), "image_size"),
+        (setting("conv2d", padding="causal"), "padding"),
+        (setting("stem_bn", epsilon=0.0), "bn_epsilon"),
+        (setting("stem_bn", epsilon=math.nan), "bn_epsilon"),
+    ],
+)
+def test_a_config_of_no_model_is_refused_before_it_is_written(change, word, tmp_path):
+    size = None if word in ("'str'", "image_size") else 96
+    line = refused_import(whole(tmp_path, change), wanted(image_size=size, head_padding=None))
+    assert "m.keras" in line
+    assert word in line

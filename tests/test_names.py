@@ -9,7 +9,6 @@ from made_models import made_model
 from support import slow_but
 
 from fer_jax.conversion import names
-from fer_jax.errors import UserError
 from fer_jax.models import efficientnet
 from fer_jax.models.classifier import variable_shapes
 
@@ -70,11 +69,3 @@ def test_names_and_shapes_are_those_of_the_library_itself(column, of_b0):
         for n, shape in shapes.items()
     }
     assert ours == theirs
-
-
-def test_two_variables_of_one_name_are_refused(monkeypatch):
-    row = names.BLOCK[0]
-    doubled = (row, (names.BLOCK[2][0], *row[1:]), *names.BLOCK[1:2], *names.BLOCK[3:])
-    monkeypatch.setattr(names, "BLOCK", doubled)
-    with pytest.raises(UserError, match="stand for two variables each"):
-        names.foreign_names(made_model("b0"), "keras")

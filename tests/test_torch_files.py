@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fer_jax.conversion import torch_files
+from fer_jax import errors
 from fer_jax.conversion.torch_files import read_torch, write_torch
 from fer_jax.errors import UserError
 
@@ -44,7 +44,7 @@ def test_without_pytorch_one_line_says_what_to_do(suffix, start, tmp_path, monke
     def absent(name, *arguments):
         raise ImportError(name)
 
-    monkeypatch.setattr(torch_files.importlib, "import_module", absent)
+    monkeypatch.setattr(errors.importlib, "import_module", absent)
     line = refusal(tmp_path / f"m{suffix}")
     assert "pip install 'fer_jax[torch]'" in line
     assert ".safetensors" in line
@@ -52,7 +52,7 @@ def test_without_pytorch_one_line_says_what_to_do(suffix, start, tmp_path, monke
 
 def test_pytorch_is_not_imported_for_safetensors(tmp_path, monkeypatch):
     safetensors.numpy.save_file({"w": WEIGHT}, tmp_path / "m.safetensors")
-    monkeypatch.setattr(torch_files.importlib, "import_module", None)
+    monkeypatch.setattr(errors.importlib, "import_module", None)
     assert read_torch(tmp_path / "m.safetensors").tensors.keys() == {"w"}
 
 

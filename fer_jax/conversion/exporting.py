@@ -15,7 +15,7 @@ from fer_jax.conversion import names
 from fer_jax.conversion.hub import export_hub
 from fer_jax.conversion.keras import KERAS_EPSILON, KINDS, backbone_layers, write_weights
 from fer_jax.conversion.names import Arrays, export_variables
-from fer_jax.conversion.onnx import PRECISIONS, export_onnx, texts_of
+from fer_jax.conversion.onnx import export_onnx, said_of
 from fer_jax.conversion.torch_files import write_torch
 from fer_jax.errors import UserError
 from fer_jax.model_file import ModelFile, calibrated
@@ -76,7 +76,7 @@ def export_stablehlo(path: pathlib.Path, file: ModelFile) -> None:
     input's shape tells the size, the temperature is in the probabilities. UserError without a head.
     Run it by `jax.export.deserialize(bytearray(pathlib.Path(FILE).read_bytes())).call(images)`.
     """
-    texts_of(file)  # which refuses a model without a head
+    said_of(file)  # which refuses a model without a head
     arrays = folded.fold(file.model(), file.variables)
     (batch,) = jax.export.symbolic_shape("batch")
     side = file.about.image_size
@@ -92,14 +92,13 @@ class Target(NamedTuple):
 
     suffix: str
     write: Callable[..., None]  # (path, file), and where it takes one, a precision
-    precisions: tuple[str, ...] = ("float32",)
 
 
 TARGETS = {  # a new format: one file beside this one, and a row here
     "fer_jax": Target(".safetensors", model_file.save),
     "timm": Target(".safetensors", export_timm),
     "keras": Target(".weights.h5", export_keras),
-    "onnx": Target(".onnx", export_onnx, PRECISIONS),
+    "onnx": Target(".onnx", export_onnx),
     "hub": Target("", export_hub),
     "stablehlo": Target(".stablehlo", export_stablehlo),
 }

@@ -1,14 +1,13 @@
 """Folders for the Hugging Face Hub: weights, ONNX files, config, model card; and files from it."""
 
-import importlib
 import json
 import pathlib
 from typing import Any
 
 from fer_jax import model_file
-from fer_jax.conversion.onnx import SESSION_OPTION, export_onnx, texts_of
-from fer_jax.errors import UserError, one_line
-from fer_jax.model_file import HUB_NAME, LEAST, About, ModelFile
+from fer_jax.conversion.onnx import SESSION_OPTION, export_onnx, said_of
+from fer_jax.errors import UserError, one_line, optional
+from fer_jax.model_file import HUB_NAME, LEAST, ModelFile
 from fer_jax.outputs import in_one_step
 
 ONNX_NAMES = {"float32": "model", "float16": "model_fp16", "int8": "model_int8"}
@@ -29,7 +28,8 @@ file, and gives `logits` and `probabilities` [batch, {count}]; it scales pixels 
 latter with the session option `{option}=1`, or ONNX Runtime is slower with it.
 
 - Preprocessing: {about.preprocessing}.
-- Probabilities are calibrated: {calibration}.
+- Probabilities are softmax(log(max(softmax(logits) - s / {count}, {least:g})) / t), with s and t
+  `label_smoothing` and `temperature` of `config.json`; where s is 0, softmax(logits / t).
 - Licence of the weights: {about.licence}. Origin: {origin}.
 - Metrics in the front matter, if any, are of the images that chose the checkpoint: optimistic.
 
@@ -43,11 +43,11 @@ def export_hub(folder: pathlib.Path, file: ModelFile) -> None:
 
     Each file is written in one step; others that lie there stay.
     """
-    texts_of(file)  # which refuses a model without a head, before anything is written
+    said_of(file)  # which refuses a model without a head, before anything is written
     for precision, name in ONNX_NAMES.items():
         export_onnx(folder / "onnx" / f"{name}.onnx", file, precision)
     model_file.save(folder / HUB_NAME, file)
-    config, card = json.dumps(config_of(file), indent=2), card_of(folder.name, file)
+    config, card = json.dumps(config_of(file), indent=2), card_of(folder.resolve().name, file)
     in_one_step(folder / "config.json", lambda path: path.write_text(config))
     in_one_step(folder / "README.md", lambda path: path.write_text(card, "utf-8"))
 
@@ -57,12 +57,7 @@ def fetch(name: str) -> pathlib.Path:
 
     UserError where it cannot be had.
     """
-    try:
-        hub: Any = importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise UserError(
-            f"fetching {name} from the Hugging Face Hub needs: pip install 'fer_jax[hub]'"
-        ) from error
+    hub = optional("huggingface_hub", "hub", f"fetching {name} from the Hugging Face Hub")
     try:
         return pathlib.Path(hub.hf_hub_download(name, HUB_NAME))
     except (OSError, ValueError) as error:  # all of its own are one or the other
@@ -73,17 +68,14 @@ def fetch(name: str) -> pathlib.Path:
 
 def config_of(file: ModelFile) -> dict[str, Any]:
     """What programs read of the model: labels by number, preprocessing, calibration."""
-    about, names = file.about, _labels(file)
+    names = _labels(file)
     return {
         "model_type": "fer_jax",
-        "architecture": about.architecture,
-        "image_size": about.image_size,
+        "architecture": file.about.architecture,
+        **said_of(file),
         "num_channels": 3,
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "preprocessing": about.preprocessing,
-        "temperature": about.temperature or 1.0,
-        "label_smoothing": about.label_smoothing if about.temperature else 0.0,
     }
 
 
@@ -114,21 +106,11 @@ def card_of(name: str, file: ModelFile) -> str:
         count=len(names),
         labels=", ".join(names),
         option=SESSION_OPTION,
-        calibration=_calibration(about, len(names)),
+        least=LEAST,
         origin=json.dumps(about.origin),
     )
     lines = [f"{key}: {json.dumps(value)}" for key, value in front.items()]
     return "\n".join(["---", *lines, "---", text.lstrip()])
-
-
-def _calibration(about: About, classes: int) -> str:
-    """How `probabilities` come of `logits`."""
-    if about.temperature is None:
-        return "softmax(logits)"
-    if not about.label_smoothing:
-        return f"softmax(logits / {about.temperature:g})"
-    shares = f"max(softmax(logits) - {about.label_smoothing:g} / {classes}, {LEAST:g})"
-    return f"softmax(log({shares}) / {about.temperature:g})"
 
 
 def _labels(file: ModelFile) -> list[str]:

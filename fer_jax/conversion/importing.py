@@ -77,6 +77,8 @@ def import_file(path: pathlib.Path, wanted: Wanted) -> ModelFile:
         return _import(path, file, header, wanted)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # whatever a made-up config or header leads to
+        raise UserError(f"{path} describes no model: {one_line(error)}") from error
 
 
 def without_head(file: ModelFile) -> ModelFile:
@@ -123,6 +125,7 @@ def _import(path: pathlib.Path, file: KerasFile | TorchFile, header: Any, wanted
 
     if about is None:
         about = _by_custom(path, arrays, says, wanted)
+        model_file.check(about)
     model = rebuild(about.architecture, jnp.float32)
     if header:
         labels = _labels(model.head, wanted) if wanted.labels else None
@@ -133,8 +136,6 @@ def _import(path: pathlib.Path, file: KerasFile | TorchFile, header: Any, wanted
         variables = import_variables(model, wanted.source, arrays)
     except UserError as error:
         raise UserError(f"{error}{_hint(model, arrays, wanted)}") from error
-    except Exception as error:  # whatever Linen makes of impossible settings
-        raise UserError(f"its header describes no model: {one_line(error)}") from error
     found = ModelFile(about, variables, hashes)
     return in_our_order(without_head(found) if wanted.drop_head else found)
 
@@ -160,6 +161,7 @@ def _by_custom(path: pathlib.Path, arrays: Arrays, says: dict[str, Any], wanted:
     if not notebook:
         lite = variant.startswith("lite") and LITE_SCALING.get(source)
         custom["input_mean"], custom["input_std"] = lite or (IMAGENET_MEAN, IMAGENET_STD)
+    if not (notebook and source == "timm"):  # which has models of both
         custom["padding"] = "symmetric" if source == "torchvision" else "same"
     settings = custom | says | wanted.told()
 
@@ -216,7 +218,7 @@ def _labels(head: Any, wanted: Wanted) -> list[str] | None:
         raise UserError(f"--labels={text} names a class twice")
     if len(wanted.labels) != classes:
         raise UserError(f"--labels={text} names {len(wanted.labels)} classes, it has {classes}")
-    return list(wanted.labels)
+    return list(wanted.labels) or None
 
 
 # ---- which variant, and what is not the backbone's ----------------------------------------------

@@ -87,15 +87,9 @@ def recognise(
     if not file.named:
         file = _name_by_order(file, variant)
     arrays = file.arrays()
-    try:
-        _check_config(file.configured, drop_head)
-        mean, std = told or _scaling(file.configured, arrays)
-        says = {"padding": "same", "input_mean": mean, "input_std": std}
-        says |= _settings(file.configured)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a made-up config leads to
-        raise UserError(f"a broken config: {one_line(error)}") from error
+    _check_config(file.configured, drop_head)
+    mean, std = told or _scaling(file.configured, arrays)
+    says = {"padding": "same", "input_mean": mean, "input_std": std} | _settings(file.configured)
     arrays = {k: a for k, a in arrays.items() if k.rpartition("/")[2] not in SCALING}
     return _rename_head(arrays, variant), says
 

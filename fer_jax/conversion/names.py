@@ -66,11 +66,13 @@ NORMALIZATION = (
 
 def foreign_names(model: Classifier, column: str) -> dict[str, str]:
     """Our variable -> its name in `column`, such as `block2a_bn/gamma` or `bn1.running_var`."""
-    pairs = dict(_variables(model, column))
-    doubled = len(pairs) - len(set(pairs.values()))
-    if doubled:
-        raise UserError(f"{doubled} names of {column} stand for two variables each")
-    return pairs
+    separator, leaf = ("/", 1) if column == "keras" else (".", 2)
+    found: dict[str, str] = {}
+    for module, foreign in _modules(model, COLUMNS.index(column)):
+        biased = SE in module or module.startswith("head/")
+        rows = NORMALIZATION if module.endswith("_bn") else WEIGHTS[: 1 + biased]
+        found |= {row[0].format(module): f"{foreign}{separator}{row[leaf]}" for row in rows}
+    return found
 
 
 def without_prefix(arrays: Arrays, column: str) -> Arrays:
@@ -128,15 +130,6 @@ def mismatch(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[
     return "; ".join(f"{len(names)} {kind} ({_few(names)})" for kind, names in kinds if names)
 
 
-def _variables(model: Classifier, column: str) -> Iterator[tuple[str, str]]:
-    separator, leaf = ("/", 1) if column == "keras" else (".", 2)
-    for module, foreign in _modules(model, COLUMNS.index(column)):
-        for row in NORMALIZATION if module.endswith("_bn") else WEIGHTS:
-            if row[1] == "bias" and not _has_bias(module):
-                continue
-            yield row[0].format(module), f"{foreign}{separator}{row[leaf]}"
-
-
 def _modules(model: Classifier, column: int) -> Iterator[tuple[str, str]]:
     head = {ImagenetHead: IMAGENET_HEAD, FerHead: NOTEBOOK_HEAD}.get(type(model.head), ())
     for row in ENDS + head:
@@ -153,10 +146,6 @@ def _block(block: Block, number: int, column: int) -> Iterator[tuple[str, str]]:
             continue
         foreign = f"{BLOCK_PREFIXES[column]}{row[1 + column]}".format(block=block.name, **where)
         yield f"backbone/{block.name}/{row[0]}", foreign
-
-
-def _has_bias(module: str) -> bool:
-    return SE in module or module.startswith("head/")
 
 
 def _without(parts: list[str], name: str) -> str:

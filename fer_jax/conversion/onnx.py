@@ -7,7 +7,6 @@ stages, most gates), which are stored one precision wider.
 """
 
 import dataclasses
-import importlib
 import json
 import pathlib
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fer_jax import model_file
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, optional
 from fer_jax.model_file import LEAST, About, ModelFile
 from fer_jax.models import folded
 from fer_jax.models.convolution import Padding
@@ -36,11 +35,9 @@ def export_onnx(path: pathlib.Path, file: ModelFile, precision: str = "float32")
     Probabilities are calibrated. UserError without a head, or where a kernel does not fit into
     float16.
     """
-    try:
-        onnx: Any = importlib.import_module("onnx")
-    except ImportError as error:
-        raise UserError("writing ONNX files needs onnx: pip install 'fer_jax[export]'") from error
-    texts = texts_of(file)
+    onnx = optional("onnx", "export", "writing ONNX files")
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said_of(file).items()}
+    texts |= model_file.metadata(dataclasses.replace(file, train_hashes=None))  # they stay at home
     if precision == "int8":
         texts[SESSION_OPTION] = "1"
     model, side = file.model(), file.about.image_size
@@ -70,22 +67,18 @@ def _calibrated(graph: "_Graph", logits: str, about: About, classes: int) -> str
     return graph.node("Div", logits, graph.constant("temperature", np.float32(about.temperature)))
 
 
-def texts_of(file: ModelFile) -> dict[str, str]:
-    """What an export says of its model: labels, calibration, our whole header; UserError headless.
-
-    The hashes of the training images stay at home.
-    """
+def said_of(file: ModelFile) -> dict[str, Any]:
+    """What an export says of its model beside our header; UserError headless."""
     about = file.about
     if about.architecture["head"] is None:
         raise UserError("a model without a head has no answers to export: keep it in our format")
     return {
-        "labels": json.dumps(about.labels),
-        "temperature": str(about.temperature or 1.0),
-        "label_smoothing": str(about.label_smoothing if about.temperature else 0.0),
-        "image_size": str(about.image_size),
+        "labels": about.labels,
+        "temperature": about.temperature or 1.0,
+        "label_smoothing": about.label_smoothing if about.temperature else 0.0,
+        "image_size": about.image_size,
         "preprocessing": about.preprocessing,
         "licence": about.licence,
-        **model_file.metadata(dataclasses.replace(file, train_hashes=None)),
     }
 
 

@@ -1,7 +1,6 @@
 """PyTorch's state dicts in .safetensors and .pth: read without unpickling code, and written."""
 
 import dataclasses
-import importlib
 import pathlib
 import pickle
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from fer_jax.errors import UserError, one_line
+from fer_jax.errors import UserError, one_line, optional
 
 PREFERRED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where scripts put weights
 UNUSED = "num_batches_tracked"
@@ -72,13 +71,7 @@ def _read_safetensors(path: pathlib.Path) -> TorchFile:
 
 
 def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        torch: Any = importlib.import_module("torch")
-    except ImportError as error:
-        raise UserError(
-            f"{path} is PyTorch's own kind of file and needs it: pip install 'fer_jax[torch]', "
-            "or save the model as .safetensors"
-        ) from error
+    torch = optional("torch", "torch", f"{path} is no .safetensors but PyTorch's own, which")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

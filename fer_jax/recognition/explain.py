@@ -1,4 +1,4 @@
-"""Which pixels an answer hangs on: class activation maps, and saliency."""
+"""Which pixels an answer hangs on: class activation maps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,33 +33,19 @@ def grad_cam(
             return out + shift
 
         with nn.intercept_methods(watch):
-            return _picked(model.apply(variables, images, train=False), classes), seen[0]
+            return picked(model.apply(variables, images, train=False), classes), seen[0]
 
     features = jax.eval_shape(lambda: score(0.0)[1])
     gradients, features = jax.grad(score, has_aux=True)(jnp.zeros(features.shape, features.dtype))
-    return _enlarged(jax.nn.relu((gradients * features).sum(axis=-1)), images.shape[1])
+    return enlarged(jax.nn.relu((gradients * features).sum(axis=-1)), images.shape[1])
 
 
-def saliency(model: Any, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
-    """|d logit / d pixel|, the largest of the channels: [B, S, S], 0..1 (Simonyan et al. 2014)."""
-    mean, std = jnp.asarray(model.input_mean), jnp.asarray(model.input_std)
-    scaled = jnp.broadcast_to((images / 255 - mean) / std, (*images.shape[:3], 3))
-
-    def logits(m: Any, x: jax.Array) -> jax.Array:
-        return m.head(m.backbone(x, train=False), train=False)
-
-    def score(scaled: jax.Array) -> jax.Array:
-        return _picked(model.apply(variables, scaled, method=logits), classes)
-
-    return _enlarged(jnp.abs(jax.grad(score)(scaled)).max(axis=-1), images.shape[1])
-
-
-def _picked(logits: jax.Array, classes: jax.Array) -> jax.Array:
+def picked(logits: jax.Array, classes: jax.Array) -> jax.Array:
     """The sum of each image's logit of its class."""
     return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
 
 
-def _enlarged(maps: jax.Array, size: int) -> jax.Array:
+def enlarged(maps: jax.Array, size: int) -> jax.Array:
     """[B, h, w] -> [B, size, size], bilinear, each divided by its maximum."""
     maps = jax.image.resize(maps, (len(maps), size, size), "linear")
     return maps / jnp.maximum(maps.max(axis=(1, 2), keepdims=True), jnp.finfo(maps.dtype).tiny)

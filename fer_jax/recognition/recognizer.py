@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
+from scipy.special import log_softmax, logsumexp, softmax
 
 from fer_jax import cache, trained
 from fer_jax.config import packaged
@@ -140,12 +141,13 @@ class Recognizer:
         fer_jax.evaluate. UserError for other types and values.
         """
         alone = isinstance(images, str | bytes | os.PathLike | Image.Image)
-        alone = alone or (isinstance(images, np.ndarray) and images.ndim < 4)
+        alone = alone or not np.iterable(images) or getattr(images, "ndim", 4) < 4
         items, boxes = [images] if alone else images, None
         if isinstance(crop, str):
             items = pictures.files(items)
         else:
-            boxes, crop = [_boxes(own) for own in ([crop] if alone else crop)], "whole"
+            each = crop if np.iterable(crop) and not alone else [crop]
+            boxes, crop = [_boxes(own) for own in each], "whole"
             if len(boxes) != len(items):
                 raise UserError(f"crop has boxes of {len(boxes)} images, not of {len(items)}")
         options = Options(batch_size, crop, min_face, min_confidence or 0.0, tta)
@@ -164,6 +166,8 @@ class Recognizer:
         `options` as in `predict`; `smoothing`, from 0 to 0.99, is the share of a face's logits that
         comes from the nearest face of the frame before. Memory does not grow with the video.
         """
+        if every < 1 or (max_frames is not None and max_frames < 1):
+            raise UserError(f"every={every}, max_frames={max_frames}: both must be from 1")
         given = {name: value for name, value in options.items() if value is not None}
         frames = pictures.video(source, every, max_frames)
         batch_size = 1 if isinstance(source, int) else PIECE
@@ -220,8 +224,7 @@ class Recognizer:
         views = views[:, : len(images)]  # only the last batch is padded
         if len(views) == 1:
             return views[0]
-        odds = np.exp(views - views.max(axis=-1, keepdims=True))
-        return np.log((odds / odds.sum(axis=-1, keepdims=True)).mean(axis=0))
+        return logsumexp(log_softmax(views, axis=-1), axis=0) - math.log(len(views))
 
     def seen(self, pixels: np.ndarray, box: Any, landmarks: Any) -> np.ndarray:
         """What the model takes of a face in uint8 [H, W, 1 or 3]: uint8 [S, S, 3].
@@ -266,9 +269,7 @@ class Recognizer:
 
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""
-        scaled = calibrated(logits, self.model.about)
-        odds = np.exp(scaled - scaled.max())
-        probabilities = odds / odds.sum()
+        probabilities = softmax(calibrated(logits, self.model.about))
         best = int(np.argmax(probabilities))
         abstained = bool(probabilities[best] < options.min_confidence)
         return {

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -13,13 +14,14 @@ COLUMNS = (
     *("file", "frame", "time", "face", "x", "y", "w", "h", "detection", "label", "confidence"),
     *("abstained", *(f"p_{label}" for label in LABELS), "error"),
 )
+LIVE = re.compile(r"camera \d+")  # the file of what is seen only once, by pictures.video
 
 
 class Rows:
     """The rows of one picture after another, printed or written."""
 
     def __init__(self, output: str) -> None:
-        """UserError for a name of another kind. `done` are the files that `output` answers."""
+        """UserError for a name of another kind. `done`: which files `output` answers, if read."""
         kind = pathlib.PurePath(output).suffix
         if output not in ("", "-") and kind not in (".jsonl", ".csv"):
             raise UserError(f"--output={output}: give FILE.jsonl, FILE.csv or -")
@@ -27,7 +29,7 @@ class Rows:
         self.table = not output and sys.stdout.isatty()
         # Rows that nobody reads are no work to go on with: this stream says so.
         self._console = getattr(sys.stdout, "stream", sys.stdout)
-        self.done, self._stream = set[str](), self._console
+        self.done, self._stream = dict[str, bool](), self._console
         if kind:
             try:
                 pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +38,7 @@ class Rows:
             except Exception as error:  # a file of another kind may raise anything
                 reason = one_line(error)
                 raise UserError(f"cannot go on with --output={output}: {reason}") from error
-        self.read = len(self.done)
+        self.read = sum(self.done.values())
         table = csv.DictWriter(self._stream, COLUMNS, lineterminator="\n")
         self._csv = table if kind == ".csv" else None
         if self._csv and not self._stream.tell():
@@ -60,22 +62,31 @@ class Rows:
             self._stream.close()
 
 
-def _resume(output: str, kind: str) -> set[str]:
-    """The files that are answered, without the last one, which is cut off: it may be unfinished."""
-    done, last, start, position = set[str](), None, 0, 0
+def _resume(output: str, kind: str) -> dict[str, bool]:
+    """The files that are answered, and whether they could be read.
+
+    Without the last one, which is cut off: it may be unfinished. A camera's rows stay.
+    """
+    done, last, start = dict[str, bool](), "", 0
     with open(output, "a+b") as stream:
         stream.seek(0)
+        position = len(stream.readline()) if kind == ".csv" else 0  # of the names of the columns
         for line in stream:
             if not line.endswith(b"\n"):
                 break
-            text = line.decode()
-            file = next(csv.reader([text]))[0] if kind == ".csv" else json.loads(text)["file"]
-            if file != last:
-                last, start = file, position
-                done.add(file)
+            row = _parsed(line.decode(), kind)
+            if row["file"] != last:
+                last, start = row["file"], position
+            done[last] = not row["error"]
             position += len(line)
-        stream.truncate(start)
-    return done - {last}
+        stream.truncate(position if LIVE.fullmatch(last) else start)
+    return {file: read for file, read in done.items() if file != last}
+
+
+def _parsed(line: str, kind: str) -> dict[str, Any]:
+    if kind == ".csv":
+        return dict(zip(COLUMNS, next(csv.reader([line])), strict=True))
+    return json.loads(line)
 
 
 def rows_of(found: Any) -> list[dict[str, Any]]:

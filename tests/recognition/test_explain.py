@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from experiments.deleting import delete
+from experiments.deleting import delete, saliency
 from fer_jax.data import synthetic
 from fer_jax.data.augment import resize
 from fer_jax.labels import LABELS
@@ -52,7 +52,7 @@ class Model(nn.Module):
         return self.head(self.features(images, train), train)
 
 
-KINDS = [functools.partial(explain.grad_cam, layer="backbone"), explain.saliency]
+KINDS = [functools.partial(explain.grad_cam, layer="backbone"), saliency]
 MODEL = Model(Means(), Corner())
 
 

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import shlex
 import shutil
+import subprocess
 
 import cv2
 import numpy as np
@@ -109,6 +111,27 @@ def test_shards_divide_a_folder_among_them(recognised, folder, tmp_path, monkeyp
     assert max(map(len, lines)) < len(whole)
 
 
+def test_a_task_of_shards_submits_no_tasks(model_path, folder, tmp_path, monkeypatch):
+    """Also where pictures follow `--`, after which nothing is a flag."""
+    submitted = []
+
+    def sbatch(command, **_):
+        submitted.append(command[-1].removeprefix("--wrap=exec "))
+        return subprocess.CompletedProcess(command, 0, "Submitted batch job 1", "")
+
+    shutil.copy(folder / "a.png", tmp_path / "-odd.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "run", sbatch)
+    given = [f"--model={model_path}", "--shards=1", "--output=x.jsonl", "--crop=whole"]
+    assert call("recognise", [*given, "--", "-odd.png"]).status == 0
+    (task,) = submitted
+    _, _, module, *words = shlex.split(task.replace("$SLURM_ARRAY_TASK_ID", "1"))
+    outcome = call(module.removeprefix("fer_jax."), words)
+    assert outcome.status == 0, outcome.err
+    assert len(submitted) == 1
+    assert json.loads((tmp_path / "x.jsonl").read_text())["file"] == "-odd.png"
+
+
 def test_what_is_answered_is_not_read_again(recognised, folder, tmp_path):
     place, output = tmp_path / "pictures", tmp_path / "x.jsonl"
     shutil.copytree(folder, place)
@@ -117,6 +140,35 @@ def test_what_is_answered_is_not_read_again(recognised, folder, tmp_path):
     (place / "a.png").write_bytes(b"broken since")
     recognised(place, f"--output={output}")
     assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_what_a_camera_saw_is_kept_and_added_to(recognised, film, tmp_path, monkeypatch, kind):
+    """It cannot be seen again; only a line that a kill cut off goes."""
+    live, output = cv2.VideoCapture, tmp_path / f"x.{kind}"
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name: live(str(film) if name == 0 else name))
+    recognised("--camera=0", f"--output={output}")
+    first = output.read_bytes()
+    assert first.count(b"camera 0") == 12
+    output.write_bytes(first + b"came")
+    recognised("--camera=0", f"--output={output}")
+    assert output.read_bytes().startswith(first)
+    assert output.read_bytes().count(b"camera 0") == 24
+    both = output.read_bytes()
+    recognised(film, "--every=6", f"--output={output}")
+    assert output.read_bytes().startswith(both)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_where_nothing_could_be_read_a_second_start_says_so_too(recognised, tmp_path, kind):
+    bad = [tmp_path / name for name in ("a.jpg", "b.jpg", "file")]
+    for path in bad:
+        path.write_bytes(b"no image")
+    for given in ([bad[0]], bad, bad, bad[2:]):
+        outcome = recognised(*given, f"--output={tmp_path}/x.{kind}")
+        assert "not an image" in outcome.refusal()
+    for path in bad:
+        assert str(path) in (tmp_path / f"x.{kind}").read_text()
 
 
 def test_another_file_is_not_taken_for_answers(recognised, folder, tmp_path):
@@ -131,6 +183,7 @@ def test_another_file_is_not_taken_for_answers(recognised, folder, tmp_path):
     ("given", "reason"),
     [
         ([], "give photographs, folders or videos, or --camera=0"),
+        (["a.png", "--camera=0"], "and not both"),
         (["nothing"], "nothing: no image or video"),
         (["--camera=63"], "camera 63"),
         (["a.png", "--explain"], "--draw=DIR"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -89,6 +90,12 @@ def test_every_kind_of_image_is_the_same_image(model, tmp_path):
     assert batch == answers[:2]
 
 
+def test_an_array_of_jax_is_one_image_or_a_batch_too(model):
+    (one,) = model.predict(jnp.asarray(FACE), crop="whole")
+    assert [one] == model.predict(FACE, crop="whole")
+    assert model.predict(jnp.asarray([FACE, FACE])) == model.predict([FACE, FACE])
+
+
 def rotated() -> bytes:
     """EXIF of a camera that was held upright."""
     exif = Image.Exif()
@@ -142,6 +149,9 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(model, tmp_path, data
     [
         ({"images": FACE / 255}, r"float64 of shape \(48, 48, 3\)"),
         ({"images": [None]}, "NoneType"),
+        ({"images": None}, "NoneType"),
+        ({"images": 5}, "int"),
+        ({"images": [FACE], "crop": None}, "crop=None"),
         ({"images": FACE[:0]}, r"\(0, 48, 3\)"),
         ({"crop": "face"}, "crop='face'"),
         ({"crop": [(0, 0, 48)]}, "left, top, width, height"),
@@ -262,6 +272,12 @@ def test_a_video_without_frames_is_refused(model, tmp_path, name):
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(UserError, match=name):
         list(model.predict_video(tmp_path / name))
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"max_frames": 0}])
+def test_of_a_video_at_least_a_frame_is_asked_for(model, film, wrong):
+    with pytest.raises(UserError, match=r"=0.* from 1"):
+        list(model.predict_video(film, **wrong))
 
 
 def test_without_a_detector_a_picture_is_a_face(model, model_path):

@@ -65,6 +65,19 @@ def test_the_folder_is_whole_and_says_what_the_model_says(model_path, runtime, t
     assert {node.op_type for node in onnx.load(out / "model.onnx").graph.node} >= {"Softmax"}
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("# A project", False), ("# model.safetensors", True), ("---\nlicense: mit\n---", True)],
+)
+def test_the_card_is_the_model_s_own(model_path, runtime, tmp_path, text, shown):
+    own = tmp_path / "own"
+    own.mkdir()
+    shutil.copy(model_path, own / "model.safetensors")
+    (own / "README.md").write_text(text)
+    web.write(tmp_path / "page", str(own / "model.safetensors"), str(runtime))
+    assert (tmp_path / "page" / "card.md").read_text() == text * shown
+
+
 def test_somebody_elses_folder_is_left_alone(model_path, runtime, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     refusal = call("web", [f"--out={tmp_path}", f"--model={model_path}"]).refusal()
@@ -89,6 +102,17 @@ def test_another_version_of_the_runtime_is_refused(runtime, monkeypatch):
     monkeypatch.setattr(web, "SHA256", "0" * 64)
     with pytest.raises(UserError, match=r"runtime\.tgz is not the tarball of onnxruntime-web@"):
         web.keep_runtime(str(runtime))
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("echo no route >&2; exit 1", "no route"), ("exit 0", "install npm")]
+)
+def test_an_npm_that_brings_nothing_is_one_line(runtime, tmp_path, monkeypatch, script, said):
+    (tmp_path / "npm").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    with pytest.raises(UserError, match=f"npm cannot bring .*{said}"):
+        web.keep_runtime("")
 
 
 @pytest.mark.parametrize("given", ["", "missing.tgz"])

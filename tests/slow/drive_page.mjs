@@ -70,13 +70,12 @@ await answer(page, () => page.locator("#file").setInputFiles(`${folder}/one.png`
 seen.whole = await answer(page, () => page.locator("#whole").check());
 await answer(page, () => page.locator("#whole").uncheck());
 seen.status = await page.locator("#status").textContent();
-await hand(page, "drop", "text/plain");
-await page.locator("#status", { hasText: "not a picture" }).waitFor();
 
 // The slider by keyboard, and the card.
 await page.locator("#least").focus();
 await page.keyboard.press("End");
 seen.unsure = await page.locator(".face b").allTextContents();
+seen.unsure_status = await page.locator("#status").textContent();
 await page.keyboard.press("Home");
 seen.sure = await page.locator(".face b").allTextContents();
 await page.locator("#limits").focus();
@@ -85,6 +84,8 @@ await page.locator("#card h3").first().waitFor();
 seen.card = await page.locator("#card").innerText();
 await page.screenshot({ path: `${folder}/card.png` });
 await page.keyboard.press("Escape");
+await hand(page, "drop", "text/plain");
+await page.locator("#status", { hasText: "not a picture" }).waitFor();
 
 // The camera, which Chromium makes up.
 await page.locator("#camera").focus();
@@ -94,6 +95,40 @@ await page.screenshot({ path: `${folder}/camera.png` });
 seen.playing = await page.locator("#video").evaluate((video) => video.videoWidth > 0 && !video.paused);
 await page.locator("#camera").click();
 seen.stopped = await page.locator("#video").isHidden();
+
+// Who is asked for the camera answers late: after a photograph, or in another order.
+await page.evaluate(() => {
+  const devices = navigator.mediaDevices, ask = devices.getUserMedia.bind(devices);
+  Object.assign(window, { allow: [], streams: [] });
+  devices.getUserMedia = (wanted) => new Promise((resolve) => window.allow.push(async () => {
+    window.streams.push(await ask(wanted));
+    resolve(window.streams.at(-1));
+  }));
+});
+const allow = (number) => page.evaluate(async (number) => {
+  await window.allow[number]();
+  await new Promise((resolve) => setTimeout(resolve, 300));
+}, number);
+const watching = () => page.evaluate(() => window.streams.map((stream) => stream.active));
+await page.locator("#camera").click();
+await hand(page, "drop", "image/png");
+await page.locator("#status", { hasText: "1 face" }).waitFor();
+await allow(0);
+seen.undisturbed = [await page.locator("#status").textContent(), await watching()];
+for (let i = 0; i < 2; i++) await page.locator("#camera").click();
+for (const number of [2, 1]) await allow(number);
+seen.one_stream = await watching();
+await page.locator("#camera").click();
+seen.no_stream = await watching();
+
+// A picture that is too large is let go.
+await page.evaluate(() => {
+  window.large = { width: 1e5, height: 1e4, close() { this.closed = true; } };
+  window.createImageBitmap = async () => window.large;
+});
+await hand(page, "drop", "image/png");
+await page.locator("#status", { hasText: "million pixels" }).waitFor();
+seen.large_is_closed = await page.evaluate(() => window.large.closed === true);
 seen.isolated = await page.evaluate(() => window.crossOriginIsolated);
 
 // On a telephone, in the dark.

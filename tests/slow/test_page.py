@@ -109,6 +109,19 @@ def test_the_camera_is_watched_until_it_is_stopped(seen, python):
     assert (seen["playing"], seen["stopped"]) == (True, True)
 
 
+def test_a_camera_that_is_allowed_late_disturbs_nothing(seen):
+    status, streams = seen["undisturbed"]
+    assert status.startswith("1 face")
+    assert streams == [False]
+    # Asked for twice, the last question is the one that counts.
+    assert seen["one_stream"] == [False, True, False]
+    assert seen["no_stream"] == [False, False, False]
+
+
+def test_a_picture_that_is_too_large_is_let_go(seen):
+    assert seen["large_is_closed"]
+
+
 def test_no_request_leaves_the_origin(seen):
     """Those of the worker and of WebAssembly's threads are among them."""
     asked = [urlsplit(request) for request in seen["requests"]]
@@ -123,6 +136,7 @@ def test_no_request_leaves_the_origin(seen):
 def test_people_read_and_set_it_by_keyboard_on_a_phone_and_in_the_dark(seen):
     assert re.fullmatch(r"1 face in \d+\.\d s: happy \d\d %\.", seen["status"])
     assert (seen["unsure"], seen["sure"]) == (["not sure"], ["happy"])
+    assert re.fullmatch(r"1 face in \d+\.\d s: not sure \d\d %\.", seen["unsure_status"])
     assert "one of seven words" in seen["card"]
     assert "Decisions about people" in seen["card"]
     assert seen["overflow"] <= 0

@@ -5,7 +5,7 @@ const percent = (share) => `${Math.round(100 * share)} %`;
 
 const recogniser = new Worker("recogniser.js", { type: "module" });
 const waiting = new Map(); // id of a question -> what to do with its answer
-const shown = { labels: [], faces: [], stream: null, photograph: 0 };
+const shown = { labels: [], faces: [], stream: null, photograph: 0, status: "" };
 
 recogniser.onerror = () => say("The model cannot be loaded: this browser may be too old.");
 recogniser.onmessage = ({ data: { id, labels, ...answer } }) => {
@@ -40,14 +40,18 @@ async function open(file) {
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
   } catch {
+    if (number !== shown.photograph) return;
     return say(`${file.name || "That"} is not a picture that this browser can read.`);
   }
-  if (number !== shown.photograph) return;
-  if (bitmap.width * bitmap.height > MOST_PIXELS) {
-    return say(`${file.name} has more than ${MOST_PIXELS / 1e6} million pixels: make it smaller.`);
+  try {
+    if (number !== shown.photograph) return;
+    if (bitmap.width * bitmap.height > MOST_PIXELS) {
+      return say(`${file.name} has more than ${MOST_PIXELS / 1e6} million pixels: make it smaller.`);
+    }
+    draw(bitmap, bitmap.width, bitmap.height);
+  } finally {
+    bitmap.close();
   }
-  draw(bitmap, bitmap.width, bitmap.height);
-  bitmap.close();
   await recognise();
 }
 
@@ -74,7 +78,8 @@ async function recognise() {
   show(faces);
   const none = "No face found. If the picture is a cut-out face, tick the box that says so.";
   const found = `${faces.length} ${faces.length === 1 ? "face" : "faces"}`;
-  say(faces.length ? `${found} in ${(milliseconds / 1000).toFixed(1)} s: ${summary(faces)}.` : none);
+  const seconds = (milliseconds / 1000).toFixed(1);
+  say(() => (faces.length ? `${found} in ${seconds} s: ${summary(faces)}.` : none));
 }
 
 // Camera
@@ -85,32 +90,40 @@ async function startCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } } });
   } catch (error) {
+    if (number !== shown.photograph) return;
     return say(error.name === "NotAllowedError"
       ? "The camera may not be used: allow it in the browser’s settings for this page."
       : "There is no camera to use.");
   }
+  if (number !== shown.photograph) return stop(stream);
   shown.stream = stream;
-  if (number !== shown.photograph) return stopCamera();
   const video = Object.assign(at("video"), { srcObject: stream, hidden: false });
   at("picture").hidden = true;
   pressed(true);
-  await video.play();
   say("Watching.");
-  while (shown.stream === stream && number === shown.photograph) {
+  await video.play();
+  while (shown.stream === stream) {
     draw(video, video.videoWidth, video.videoHeight);
     const { faces, error } = await ask(at("picture"));
+    if (shown.stream !== stream) return;
     if (error) say(`That did not work: ${error}`);
-    if (shown.stream === stream) show(faces ?? []);
+    show(faces ?? []);
     await new Promise(requestAnimationFrame);
   }
 }
 
 function stopCamera() {
-  shown.stream?.getTracks().forEach((track) => track.stop());
-  if (shown.stream) say("Stopped.");
+  if (shown.stream) {
+    stop(shown.stream);
+    say("Stopped.");
+  }
   shown.stream = null;
   at("video").hidden = !(at("picture").hidden = false);
   pressed(false);
+}
+
+function stop(stream) {
+  stream.getTracks().forEach((track) => track.stop());
 }
 
 function pressed(yes) {
@@ -120,8 +133,10 @@ function pressed(yes) {
 
 // Answers
 
+/** A text, or a function that makes one of the answers as the slider has them. */
 function say(text) {
-  at("status").textContent = text;
+  shown.status = text;
+  at("status").textContent = text instanceof Function ? text() : text;
 }
 
 /** The most probable class, or that it is not sure. */
@@ -229,7 +244,10 @@ at("file").onchange = () => {
   if (file) open(file);
 };
 at("camera").onclick = () => (shown.stream ? stopCamera() : startCamera());
-at("least").oninput = () => show(shown.faces);
+at("least").oninput = () => {
+  show(shown.faces);
+  say(shown.status);
+};
 at("whole").onchange = () => {
   if (!shown.stream && !at("frame").hidden) recognise();
 };

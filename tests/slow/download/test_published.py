@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from served import NEW, OLD, file, md5
+from served import NEW, OLD, file
 
 from fer_jax.conversion import download
 from fer_jax.conversion.download import fetch_keras
@@ -17,11 +17,12 @@ VARIANTS = [f"b{i}" for i in range(8)]
 
 def test_the_table(tmp_path, monkeypatch):
     """Each file once, under an address and a checksum of its own."""
-    monkeypatch.setattr(download, "fetch", lambda *arguments: arguments)
+    asked = []
+    monkeypatch.setattr(download, "in_one_step", lambda path, write: asked.append(write.args))
     files = [fetch_keras(variant, top, tmp_path) for variant in VARIANTS for top in (True, False)]
     assert list(download.KERAS_MD5) == VARIANTS
-    assert len({md5 for _, md5, _ in files}) == len({url for url, _, _ in files}) == 16
-    for url, checksum, path in files:
+    assert len({md5 for _, md5 in asked}) == len({url for url, _ in asked}) == 16
+    for (url, checksum), path in zip(asked, files, strict=True):
         assert re.fullmatch(r"[0-9a-f]{32}", checksum)
         assert url == f"https://storage.googleapis.com/keras-applications/{path.name}"
         assert re.fullmatch(r"efficientnetb[0-7](_notop)?\.h5", path.name)
@@ -41,14 +42,12 @@ def test_the_table_is_that_of_keras():
     assert ast.literal_eval(values["BASE_WEIGHTS_PATH"]) == download.KERAS_ADDRESS
 
 
-def test_a_keras_file_comes_to_lie_in_the_cache(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "KERAS_ADDRESS", server.url.removesuffix("model.h5"))
-    monkeypatch.setattr(download, "KERAS_MD5", {"b2": (md5(OLD), md5(NEW))})
+def test_a_keras_file_comes_to_lie_in_the_cache(server, tmp_path):
     server.script = [file(OLD), file(NEW)]
     names = "efficientnetb2.h5", "efficientnetb2_notop.h5"
     assert [fetch_keras("b2", top, tmp_path).name for top in (True, False)] == list(names)
     assert [(tmp_path / name).read_bytes() for name in names] == [OLD, NEW]
-    assert [request["path"] for request in server.seen] == [f"/{name}" for name in names]
+    assert server.seen == [f"/{name}" for name in names]
 
 
 @pytest.mark.parametrize("variant", ["b8", "tiny", ""])
