@@ -17,7 +17,7 @@ from fer_jax.data import files, images
 from fer_jax.data.images import UnreadableImage
 from fer_jax.data.layouts import ROLE_NAMES, labelled, role_of, row_key
 from fer_jax.data.records import Entry, Found, ReadOptions
-from fer_jax.errors import UserError, one_line, printable
+from fer_jax.errors import UserError, one_line, optional, printable
 from fer_jax.labels import FER2013_CSV_ORDER
 
 SIDE = 48
@@ -210,10 +210,7 @@ def find_parquet(tree: files.Tree, names: Sequence[str], options: ReadOptions) -
 
 def _parquet_rows(tree: files.Tree, name: str) -> list[tuple[str, Any]]:
     """(label, encoded image) of each row; numbers by their name where the file tells it."""
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise UserError(f"{name} needs pyarrow: pip install 'fer_jax[parquet]'") from None
+    parquet = optional("pyarrow.parquet", "parquet", name)
     try:
         with files.opened(tree, name) as stream, parquet.ParquetFile(stream) as file:
             columns, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
