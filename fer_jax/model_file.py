@@ -224,6 +224,11 @@ def _checks(about: About) -> dict[str, bool]:
         or (all(isinstance(name, str) for name in labels) and len(labels) == head["classes"]),
         "origin": isinstance(about.origin, dict),
         "licence": isinstance(about.licence, str),
+        "training_data": all(
+            isinstance(text, str) for text in (about.training_data or {}).values()
+        ),
+        "metrics": isinstance(about.metrics, dict | None),
+        "preprocessing": isinstance(about.preprocessing, str),
         "splitting": about.splitting is None or sorted(about.splitting) == sorted(SPLITTING),
         "temperature": about.temperature is None or _numbers([about.temperature], 1, above=0.0),
         "label_smoothing": _numbers([about.label_smoothing], 1) and 0 <= about.label_smoothing < 1,

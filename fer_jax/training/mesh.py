@@ -83,6 +83,8 @@ def start(coordinator: str, processes: int, process: int) -> None:
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be from 0 to --processes - 1")
         join(coordinator, num_processes=processes, process_id=process)
+    elif processes > 1 or process:
+        raise UserError("--processes and --process need --coordinator=HOST:PORT, or auto")
 
 
 @contextlib.contextmanager
