@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import optax
 
 from fer_jax import config as configs
 from fer_jax import labels, leakage, trained, workdir
@@ -281,7 +280,6 @@ class Trainer:
     config: Config
     records: Records
     evaluator: Evaluator
-    optimizer: optax.GradientTransformation
     schedule: Callable[[Any], Any]  # step to learning rate
     epoch_ends: tuple[int, ...]  # steps after which to evaluate; the last one ends the run
     frozen_steps: int  # the first ones, which move the head alone
@@ -293,7 +291,8 @@ class Trainer:
         """The state before the first step."""
         if self.start is None:
             return self.init_fn(None)
-        return self.init_fn(meshes.on_every_device(self.start.variables, self.evaluator.mesh))
+        whole = meshes.replicated(self.evaluator.mesh)
+        return self.init_fn(meshes.to_devices(self.start.variables, whole))
 
     def template(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without its arrays."""
@@ -390,7 +389,6 @@ def make_trainer(config: Config, records: Records) -> Trainer:
         config=config,
         records=records,
         evaluator=evaluator,
-        optimizer=optimizer,
         schedule=schedule,
         epoch_ends=ends,
         frozen_steps=(0, *ends)[init.frozen_epochs],
