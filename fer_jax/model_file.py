@@ -222,7 +222,7 @@ def _checks(about: About) -> dict[str, bool]:
         and smallest_image_size(padding, stride) <= about.image_size <= LARGEST_IMAGE,
         "labels": labels is None
         or (all(isinstance(name, str) for name in labels) and len(labels) == head["classes"]),
-        "origin": isinstance(about.origin, dict),
+        "origin": isinstance(about.origin.get("selected_on"), str | None),
         "licence": isinstance(about.licence, str),
         "training_data": all(
             isinstance(text, str) for text in (about.training_data or {}).values()

@@ -134,18 +134,15 @@ class ModelConfig(Section):
 
 def make_model(config: ModelConfig) -> Classifier:
     """The classifier of a config, with one output for each of `labels.LABELS`."""
-    dtype = jnp.dtype(config.dtype)
-    style = Style(config.padding, config.bn_epsilon, config.bn_momentum, dtype)  # type: ignore[arg-type]
-    backbone = EfficientNet(config.variant, style, config.drop_connect, config.stem_stride)
-    head = FerHead(
-        len(LABELS),
-        config.head_filters,
-        config.hidden,
-        config.dropout,
-        config.head_padding,  # type: ignore[arg-type]
-        dtype,
-    )
-    return Classifier(backbone, head, config.input_mean, config.input_std)
+    head = {
+        "kind": "fer",
+        "classes": len(LABELS),
+        "filters": config.head_filters,
+        "hidden": config.hidden,
+        "dropout": config.dropout,
+        "padding": config.head_padding,
+    }
+    return rebuild({**dataclasses.asdict(config), "head": head}, jnp.dtype(config.dtype))
 
 
 HEADS: dict[str, Any] = {"fer": FerHead, "imagenet": ImagenetHead}
