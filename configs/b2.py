@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
     config.evaluation.bootstrap_samples = 2000
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.select_by = "accuracy"  # or "macro_f1", "loss": of validation
+    config.checkpoint.select_by = "accuracy"  # of validation; or macro_f1, balanced_accuracy, loss
     config.checkpoint.every_steps = 200  # beside each epoch's end
 
     config.log = ConfigDict()

@@ -172,7 +172,7 @@ class Sweep:
             path = pathlib.Path(config.init.weights)
             loaded = warm_start.load(path, evaluator.model, config.init.partial)
             self.say(loaded.text)
-            start = mesh.on_every_device(loaded.variables, evaluator.mesh)
+            start = mesh.to_devices(loaded.variables, mesh.replicated(evaluator.mesh))
         counts = self.train.counts()
         self.program = Program(config, evaluator, start, np.float32(counts / counts.sum()))
         self.finished: dict[str, Variables] = {}

@@ -54,7 +54,7 @@ def traced(function: Callable[..., Any], name: str, *arguments: Any) -> Callable
     `name` says all that `function` depends on beside its arguments and the source of the models.
     """
     kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if kept is None:
+    if not kept or "://" in kept:  # off, or a bucket, which JAX alone reaches
         return jax.jit(function)
     models = sorted(MODELS.glob("*.py"))
     shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", arguments)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from fer_jax.config import named_config
 from fer_jax.errors import FerError, UserError, one_line, printable
@@ -28,13 +28,8 @@ GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the terminal
 flags.disclaim_key_flags()  # --config belongs to the command, whose --help lists it
 
 
-def define_config(help_string: str) -> flags.FlagHolder:
-    """The flag `--config=FILE.py` with its overrides `--config.key=value`, keys locked."""
-    return config_flags.DEFINE_config_file("config", None, help_string, lock_config=True)
-
-
 def config_of(flag: flags.FlagHolder) -> ConfigDict:
-    """The parsed config of `define_config`; UserError where there is none or it does not load."""
+    """The parsed config of --config; UserError where there is none or it does not load."""
     config = flag.value
     if config is None:
         raise UserError("no --config: for example --config=configs/smoke.py")
@@ -72,11 +67,6 @@ class Console:
                 raise
             # What is still to come, also from libraries, goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-
-
-def config_file(flag: flags.FlagHolder) -> pathlib.Path:
-    """The file that the flag of `define_config` names."""
-    return pathlib.Path(flags.FLAGS[flag.name].config_filename)  # type: ignore[attr-defined]
 
 
 def run(main: Callable[[Sequence[str]], int | None], arguments: bool = False) -> None:

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import operator
+import os
 import pathlib
 import runpy
 import typing
@@ -24,15 +25,16 @@ BATCHES = 2  # version of what a seed means to the pipeline: 1 drew order and au
 def packaged(folder: str, name: str) -> pathlib.Path:
     """The file `name` of `weights` or `configs`: inside the package, or beside it in a checkout."""
     inside = PACKAGE / folder / name
-    return inside if inside.exists() else PACKAGE.parent / folder / name
+    return inside if os.path.exists(inside) else PACKAGE.parent / folder / name
 
 
 def named_config(argument: str) -> str:
     """`--config=b2` -> that of the packaged b2.py; every other argument as it is."""
     flag, _, name = argument.partition("=")
+    if flag != "--config" or pathlib.PurePath(name).name != name or os.path.exists(name):
+        return argument
     path = packaged("configs", f"{name}.py")
-    ours = flag == "--config" and pathlib.PurePath(name).name == name and path.is_file()
-    return f"{flag}={path}" if ours and not pathlib.Path(name).exists() else argument
+    return f"{flag}={path}" if os.path.isfile(path) else argument
 
 
 def load_config(beside: str | pathlib.Path, name: str) -> ConfigDict:
@@ -66,8 +68,9 @@ def _converted(kind: Any, value: Any, prefix: str) -> Any:
     """A section filled; a tuple from JSON's list; a whole number where any number may stand."""
     if dataclasses.is_dataclass(kind):
         return fill(kind, value, prefix)  # type: ignore[arg-type]
-    if typing.get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(value)
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        item, *_ = typing.get_args(kind)
+        return tuple(_converted(item, one, prefix) for one in value)
     return float(value) if kind is float and type(value) is int else value
 
 

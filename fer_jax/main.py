@@ -1,15 +1,17 @@
 """Train, resume, and report: `python -m fer_jax.main --config=configs/b2.py`."""
 
+import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
 
 from absl import flags
+from ml_collections import config_flags
 
 from fer_jax import cli
 
-CONFIG = cli.define_config(
-    "A Python file, or a packaged one by name; --config.KEY=VALUE overrides."
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A Python file, or a packaged one by name; --config.KEY=VALUE overrides."
 )
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; runs/<config>-<hash> if empty.")
 STEP = flags.DEFINE_integer("step", None, "Go on from this checkpoint, not from the latest.")
@@ -30,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     mesh.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     mesh.say(mesh.devices_line())
     command = shlex.join(["python", "-m", "fer_jax.main", *sys.argv[1:]])
-    name = cli.config_file(CONFIG).stem
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     with mesh.ending_together():
         return train.train(settings, WORKDIR.value, name, command, STEP.value, DRY_RUN.value)
 

@@ -222,8 +222,13 @@ def _checks(about: About) -> dict[str, bool]:
         and smallest_image_size(padding, stride) <= about.image_size <= LARGEST_IMAGE,
         "labels": labels is None
         or (all(isinstance(name, str) for name in labels) and len(labels) == head["classes"]),
-        "origin": isinstance(about.origin, dict),
+        "origin": isinstance(about.origin.get("selected_on"), str | None),
         "licence": isinstance(about.licence, str),
+        "training_data": all(
+            isinstance(text, str) for text in (about.training_data or {}).values()
+        ),
+        "metrics": isinstance(about.metrics, dict | None),
+        "preprocessing": isinstance(about.preprocessing, str),
         "splitting": about.splitting is None or sorted(about.splitting) == sorted(SPLITTING),
         "temperature": about.temperature is None or _numbers([about.temperature], 1, above=0.0),
         "label_smoothing": _numbers([about.label_smoothing], 1) and 0 <= about.label_smoothing < 1,

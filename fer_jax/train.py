@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import optax
 
 from fer_jax import config as configs
 from fer_jax import labels, leakage, trained, workdir
@@ -111,7 +110,7 @@ def train(
     written, and what would be done is said.
     """
     # The data, and all that decides the result: another run never mixes into the folder.
-    prints = workdir.file_fingerprints(config.init, config.data.targets, config.model.variant)
+    prints = workdir.file_fingerprints(config.init, config.data.targets)
     data = open_dataset(config.data.path, config.data)
     say(data.describe())
     records = data.split("train")
@@ -127,14 +126,13 @@ def train(
         say("compiling a step, which tells its memory")  # minutes, for a large model
         say(trainer.describe())
         return 0
-    if step is None and workdir.already_finished(
-        place, trainer.epoch_ends[-1], config.checkpoint.select_by
-    ):
+    if step is None and workdir.already_finished(place, trainer.epoch_ends[-1]):
         return 0
 
     # In its folder, for this process alone: learn, then let the best checkpoint give the figures.
     with workdir.locked(place) if is_first() else contextlib.nullcontext():
         if is_first():
+            workdir.check(place, identity)  # another may have begun one meanwhile
             workdir.claim(place, about_run(config, data, identity), short_hashes(records))
         signal = learn(trainer, data, place, step)
         if signal is not None:
@@ -148,8 +146,11 @@ def learn(trainer: "Trainer", data: Dataset, place: pathlib.Path, step: int | No
     """From a checkpoint or from the start to the end; the signal if one asked to stop before."""
     config = trainer.config
     with Checkpoints(place, config.checkpoint.select_by) as checkpoints:
-        # What is later than the `step` to go on from is made anew.
+        # What is later than the `step` to go on from is made anew, the report first of all.
         if step is not None:
+            checkpoints.check_step(step)
+            if is_first():
+                (place / workdir.REPORT).unlink(missing_ok=True)
             checkpoints.go_back_to(step)
         start = checkpoints.latest or 0
         if not start and is_first():
@@ -279,7 +280,6 @@ class Trainer:
     config: Config
     records: Records
     evaluator: Evaluator
-    optimizer: optax.GradientTransformation
     schedule: Callable[[Any], Any]  # step to learning rate
     epoch_ends: tuple[int, ...]  # steps after which to evaluate; the last one ends the run
     frozen_steps: int  # the first ones, which move the head alone
@@ -291,7 +291,8 @@ class Trainer:
         """The state before the first step."""
         if self.start is None:
             return self.init_fn(None)
-        return self.init_fn(meshes.on_every_device(self.start.variables, self.evaluator.mesh))
+        whole = meshes.replicated(self.evaluator.mesh)
+        return self.init_fn(meshes.to_devices(self.start.variables, whole))
 
     def template(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without its arrays."""
@@ -388,7 +389,6 @@ def make_trainer(config: Config, records: Records) -> Trainer:
         config=config,
         records=records,
         evaluator=evaluator,
-        optimizer=optimizer,
         schedule=schedule,
         epoch_ends=ends,
         frozen_steps=(0, *ends)[init.frozen_epochs],

@@ -63,7 +63,11 @@ def load(
     """
     hub = path / model_file.HUB_NAME
     path = hub if os.path.isfile(hub) else path
-    return _from_file(path) if os.path.isfile(path) else _from_run(path, step, evaluator)
+    if not os.path.isfile(path):
+        return _from_run(path, step, evaluator)
+    if step is not None:
+        raise UserError(f"--step={step}: {path} is a model file, which has no other steps")
+    return _from_file(path)
 
 
 def load_all(paths: Sequence[pathlib.Path], step: int | None = None) -> list[Trained]:
@@ -158,10 +162,10 @@ def _from_run(folder: pathlib.Path, step: int | None, evaluator: Evaluator | Non
 
 def _from_file(path: pathlib.Path) -> Trained:
     file = model_file.load(path)
-    about, devices = file.about, jax.device_count()
+    about = file.about
     check_labels(about.labels)
-    even = EvaluationConfig(batch_size=-(-64 // devices) * devices, bootstrap_samples=2000)
-    evaluator = make_evaluator(file.model(), about.image_size, even, fold=True)
+    evaluation = EvaluationConfig(batch_size=64, bootstrap_samples=2000)
+    evaluator = make_evaluator(file.model(), about.image_size, evaluation, fold=True)
     variables = jax.device_put(file.variables)  # jnp.asarray compiles a program for each shape
     settings = {**READING, "image_size": about.image_size, **(about.splitting or UNDIVIDED)}
     data = fill(DataConfig, settings, "data.")

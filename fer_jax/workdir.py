@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,10 +16,14 @@ from fer_jax.errors import UserError, one_line, writing
 from fer_jax.evaluation.predictions import REPORT_FILE
 from fer_jax.outputs import clear_leftovers, in_one_step
 from fer_jax.training import mesh
-from fer_jax.training.checkpoints import Checkpoints
 from fer_jax.training.state import InitConfig
 
 RUN_FILE, HASHES_FILE, LOCK_FILE = "run.json", "train_hashes.npy", ".lock"
+REPORT = pathlib.Path("report", REPORT_FILE)
+NO_WEIGHTS = (
+    "make pretrained makes that of b2_lite2.py and lite2.py, python -m fer_jax.convert others "
+    "(docs/weights.md), for --config.init.weights=FILE"
+)
 FIELDS = {
     "identity": dict,
     "config": dict,
@@ -29,29 +34,20 @@ FIELDS = {
 }
 
 
-def file_fingerprints(init: InitConfig, targets: str, variant: str) -> dict[str, str]:
+def file_fingerprints(init: InitConfig, targets: str) -> dict[str, str]:
     """SHA-256 of the files `init.weights` and `data.targets`, where training reads them."""
-    files = {}
-    if init.weights or init.frozen_epochs:
-        files["weights"] = pathlib.Path(init.weights)
-        if not files["weights"].is_file():
-            output = f"weights/imagenet_{variant}.safetensors"
-            raise UserError(
-                f"init.weights={init.weights!r} is no file: make one by python -m fer_jax.convert "
-                f"--source=keras --variant={variant} --download --output={output}, then "
-                f"--config.init.weights={output}"
-            )
-    if targets:
-        files["targets"] = pathlib.Path(targets).expanduser()
-    prints = {name: sha256(path) for name, path in files.items()}
+    if (init.weights or init.frozen_epochs) and not os.path.isfile(init.weights):
+        raise UserError(f"init.weights={init.weights!r} is no file: {NO_WEIGHTS}")
+    files = {"weights": init.weights, "targets": os.path.expanduser(targets)}
+    prints = {name: sha256(pathlib.Path(path)) for name, path in files.items() if path}
     for name, digest in prints.items():
-        mesh.check_same(str(files[name]), digest)
+        mesh.check_same(files[name], digest)
     return prints
 
 
 def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
     """UserError where `workdir` holds a run of another configuration or of other data."""
-    if (workdir / RUN_FILE).exists():
+    if os.path.exists(workdir / RUN_FILE):  # which, unlike pathlib, never raises
         changes = difference(read(workdir)["identity"], identity)
         if changes:
             raise UserError(
@@ -60,20 +56,13 @@ def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
             )
 
 
-def already_finished(workdir: pathlib.Path, last: int, select_by: str) -> bool:
-    """Whether the run has come to its `last` step and has its report; then it says so."""
-    if not (workdir / "report" / REPORT_FILE).exists():
+def already_finished(workdir: pathlib.Path, last: int) -> bool:
+    """Whether the run, of `last` steps, has its report, which comes last; then it says so."""
+    report = workdir / REPORT
+    if not os.path.exists(report):
         return False
-    with Checkpoints(workdir, select_by, read_only=True) as checkpoints:
-        if (checkpoints.latest or 0) < last:
-            return False
-        best = checkpoints.best or last
-        accuracy = checkpoints.metrics(best)["accuracy"]
-    clear_leftovers(workdir / "report" / REPORT_FILE)  # of a kill after the last write
-    mesh.say(
-        f"already finished at step {last}: best validation accuracy {accuracy:.2%} "
-        f"at step {best}; see {workdir}/report"
-    )
+    clear_leftovers(report)  # of a kill after the last write
+    mesh.say(f"already finished at step {last}: see {report.with_suffix('.md')}")
     return True
 
 

@@ -185,6 +185,13 @@ def test_a_workdir_that_cannot_be_written(place, refused):
         assert words in line
 
 
+def test_a_workdir_whose_name_is_too_long(place, refused):
+    """As with one that may not be looked into, the system refuses even to say whether it is."""
+    line = refused("main", *small_run(place / "faces", place / ("a" * 300)))
+    assert "cannot be written" in line
+    assert "--workdir" in line
+
+
 def test_a_workdir_that_is_a_file(place, refused):
     line = refused("main", *small_run(place / "faces", place / "notes.txt"))
     assert "notes.txt" in line

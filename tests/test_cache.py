@@ -74,6 +74,22 @@ def test_a_trace_is_kept_for_equal_arguments_and_made_anew_where_it_is_broken(tm
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+@pytest.mark.parametrize("folder", ["", "gs://bucket/programs"])
+def test_without_a_folder_of_this_machine_no_trace_is_kept(folder, tmp_path, monkeypatch):
+    """JAX keeps nothing for an empty name, and reaches buckets by itself."""
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.chdir(tmp_path)
+    three = np.arange(3, dtype=np.float32)
+    try:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        double = cache.traced(lambda x: 2 * x, "a", three)
+        jax.config.update("jax_compilation_cache_dir", "")  # JAX itself shall not look there
+        np.testing.assert_array_equal(double(three), 2 * three)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert not list(tmp_path.iterdir())
+
+
 COMPILE = """
 import json, jax
 from fer_jax import cache

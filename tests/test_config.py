@@ -243,6 +243,16 @@ def test_what_is_stored_as_json_fills_the_same():
     assert filled(stored) == filled(settings)
 
 
+def test_whole_numbers_are_the_same_numbers():
+    """Also within a tuple: the same run has one name, however its numbers are written."""
+    whole, broken = load("b2.py"), load("b2.py")
+    for settings, number in ((whole, int), (broken, float)):
+        settings.model.input_mean = (number(0),) * 3
+        settings.loss.label_smoothing = number(0)
+    names = [config.short_hash(config.identity(filled(x), PRINTS)) for x in (whole, broken)]
+    assert names[0] == names[1]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -259,7 +269,10 @@ def test_what_is_stored_as_json_fills_the_same():
         (lambda c: c["train"].update(epochs=True), "train.epochs=True must be a whole number"),
         (lambda c: c["train"].update(epochs=1.5), "train.epochs=1.5 must be a whole number"),
         (lambda c: c["augment"].update(flip=1), "augment.flip=1 must be True or False"),
-        (lambda c: c["model"].update(input_mean=[0, 0]), "model.input_mean=(0, 0) must be tuple"),
+        (
+            lambda c: c["model"].update(input_mean=[0, 0]),
+            "input_mean=(0.0, 0.0) must be tuple",
+        ),
     ],
 )
 def test_a_config_file_with_a_mistake_is_refused_in_one_line(change, words):

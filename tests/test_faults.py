@@ -44,6 +44,22 @@ def test_a_second_process_is_refused_and_changes_nothing(damaged, small_csv):
         pass
 
 
+def test_two_runs_that_start_at_once_do_not_share_a_folder(
+    finished_run, small_csv, tmp_path, monkeypatch
+):
+    """While the one built its step the other was faster."""
+    build = train.make_trainer
+
+    def meanwhile(*given):
+        shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+        return build(*given)
+
+    monkeypatch.setattr(train, "make_trainer", meanwhile)
+    line = call("main", small_run(small_csv, tmp_path / "run", seed=5)).refusal()
+    assert "holds another run (seed: 0 -> 5)" in line
+    assert contents(tmp_path / "run").keys() - contents(finished_run).keys() <= {".lock"}
+
+
 def test_a_damaged_checkpoint_names_the_whole_one_to_go_on_from(damaged, finished_run, small_csv):
     flags = small_run(small_csv, damaged)
     line = call("main", flags).refusal()

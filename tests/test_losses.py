@@ -7,12 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_jax.training.losses import (
-    Objective,
-    class_weights,
-    cross_entropy,
-    logit_adjustment,
-)
+from fer_jax.training.losses import Objective, class_weights, logit_adjustment
+from fer_jax.training.step import eval_step
 
 SEED_COUNTS = np.array([3993, 436, 4103, 7164, 4982, 4938, 3205])
 
@@ -87,6 +83,7 @@ def test_soft_targets_weigh_by_their_share_and_every_class_by_its_weight(share):
 
 def test_evaluation_loss_is_unweighted_per_example():
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32))
-    np.testing.assert_allclose(
-        cross_entropy(logits, np.array([0, 1])), -np.log([0.7, 0.1]), rtol=1e-6
-    )
+    batch = {"image": jnp.asarray(logits), "label": jnp.array([0, 1])}
+    probabilities, losses = eval_step({}, batch, infer=lambda _, images: images)
+    np.testing.assert_allclose(probabilities, np.exp(logits), rtol=1e-6)
+    np.testing.assert_allclose(losses, -np.log([0.7, 0.1]), rtol=1e-6)

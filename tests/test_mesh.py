@@ -70,6 +70,13 @@ def test_one_of_several_processes_that_fails_says_so_and_waits_for_none(
     assert words in line
 
 
+@pytest.mark.parametrize("told", [(2, 0), (1, 1)])
+def test_several_processes_need_to_be_told_where_to_meet(told):
+    """Else each would train alone."""
+    with pytest.raises(UserError, match="need --coordinator=HOST:PORT"):
+        mesh.start("", *told)
+
+
 def test_one_process_alone_raises_as_it_is():
     with pytest.raises(UserError, match="no room"), mesh.ending_together():
         raise UserError("no room")

@@ -1,6 +1,6 @@
 """A run that is killed, stopped or started twice ends as one that nobody touched, bit for bit."""
 
-import re
+import shutil
 import signal
 
 import numpy as np
@@ -21,6 +21,7 @@ from support import (
     wait_until,
 )
 
+from fer_jax import train
 from fer_jax.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.timeout(1200)  # on a busy machine
@@ -176,8 +177,39 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(finished_run, 
     outcome = call("main", small_run(small_csv, finished_run))
     assert outcome.status == 0
     assert f"already finished at step {EPOCH_ENDS[-1]}" in outcome.out
-    assert re.search(r"best validation accuracy [\d.]+%", outcome.out)
+    assert f"see {finished_run}/report/report.md" in outcome.out
     assert contents(finished_run) == before
+
+
+def test_a_finished_run_whose_checkpoints_were_removed_is_finished(
+    finished_run, small_csv, tmp_path
+):
+    shutil.copytree(finished_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    outcome = call("main", small_run(small_csv, tmp_path / "run"))
+    assert outcome.status == 0, outcome.err
+    assert f"already finished at step {EPOCH_ENDS[-1]}" in outcome.out
+
+
+def test_going_back_takes_the_report_with_it(finished_run, small_csv, tmp_path, monkeypatch):
+    """Else a kill after the last checkpoint would leave the report of what is no more."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", killed)
+    flags = small_run(small_csv, workdir)
+    assert "--step=5: " in call("main", [*flags, "--step=5"]).refusal()
+    assert "already finished" in call("main", flags).out
+    assert call("main", [*flags, "--step=18"]).status == 130
+    assert not (workdir / "report" / "report.json").exists()
+    monkeypatch.undo()
+    outcome = call("main", flags)
+    assert outcome.status == 0, outcome.err
+    assert "already finished" not in outcome.out
+    assert (workdir / "report" / "report.json").exists()
 
 
 def test_what_does_not_change_the_result_may_change(finished_run, small_csv, tmp_path):

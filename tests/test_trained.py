@@ -175,6 +175,16 @@ def test_other_labels_are_refused(labels, head, words, tmp_path):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_a_run_answers_on_devices_that_do_not_divide_its_batch(finished_run, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda *_: 3)
+    assert trained.load(finished_run).evaluator.config.batch_size == 9
+
+
+def test_a_model_file_has_no_steps_to_choose_from(converted):
+    line = call("evaluate", [f"--checkpoint={converted[0]}", "--step=5"]).refusal()
+    assert line.startswith(f"--step=5: {converted[0]} is a model file")
+
+
 @pytest.mark.parametrize("name", ["none", "none.safetensors", "a" * 300])
 def test_what_is_not_there_is_refused(name, tmp_path):
     line = call("evaluate", [f"--checkpoint={tmp_path / name}"]).refusal()

@@ -176,11 +176,15 @@ def test_imagenet_without_its_file_says_how_to_get_it(weights, tmp_path):
     config = ROOT / "configs" / "b2_imagenet.py"
     flags = [f"--config={config}", "--config.data.path=synthetic", f"--workdir={tmp_path / 'run'}"]
     line = call("main", [*flags, f"--config.init.weights={weights}"]).refusal()
-    output = "weights/imagenet_b2.safetensors"
-    assert (
-        f"python -m fer_jax.convert --source=keras --variant=b2 --download --output={output}"
-    ) in line
-    assert f"--config.init.weights={output}" in line
+    for words in ("make pretrained", "python -m fer_jax.convert", "--config.init.weights=FILE"):
+        assert words in line
+
+
+def test_weights_that_cannot_be_looked_at_are_refused(tmp_path):
+    flags = ["--config=configs/lite2.py", f"--workdir={tmp_path / 'run'}"]
+    line = call("main", [*flags, f"--config.init.weights={'a' * 300}"]).refusal()
+    assert "make pretrained" in line
+    assert "--variant" not in line
 
 
 # --- Which runs go on -------------------------------------------------------------------------

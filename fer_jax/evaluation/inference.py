@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -103,10 +104,12 @@ def make_evaluator(
 ) -> Evaluator:
     """Jitted inference of `model`; every process gets all outputs of the global batch.
 
-    `fold`: by the folded model, which is faster and equal to rounding. Training goes without.
+    Its batches are those of `config`, rounded up to a multiple of the devices. `fold`: by the
+    folded model, which is faster and equal to rounding. Training goes without.
     """
-    meshes.check_batch_size("evaluation.batch_size", config.batch_size)
-    mesh = meshes.data_mesh()
+    mesh, devices = meshes.data_mesh(), jax.device_count()
+    even = math.ceil(config.batch_size / devices) * devices
+    config = dataclasses.replace(config, batch_size=even)
     replicated, sharded = meshes.replicated(mesh), meshes.sharded(mesh)
     infer: Any = functools.partial(model.apply, train=False)
     if fold:
@@ -118,7 +121,7 @@ def make_evaluator(
     )
 
     def prepared(variables: Variables) -> Any:
-        return meshes.on_every_device(folded.fold(model, variables), mesh) if fold else variables
+        return meshes.to_devices(folded.fold(model, variables), replicated) if fold else variables
 
     return Evaluator(model, image_size, config, mesh, step, prepared)
 

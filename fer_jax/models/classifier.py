@@ -18,7 +18,6 @@ from fer_jax.models.efficientnet import (
     Style,
     block_table,
     end_filters,
-    feature_size,
 )
 from fer_jax.sections import Section, key
 
@@ -32,7 +31,7 @@ NORM_VECTORS = (
 
 
 class FerHead(nn.Module):
-    """The seed's head: Conv 3x3 ReLU, global mean, Dense ReLU, dropout, Dense."""
+    """As in the Keras notebook: Conv 3x3 ReLU, global mean, Dense ReLU, dropout, Dense."""
 
     classes: int
     filters: int
@@ -135,18 +134,15 @@ class ModelConfig(Section):
 
 def make_model(config: ModelConfig) -> Classifier:
     """The classifier of a config, with one output for each of `labels.LABELS`."""
-    dtype = jnp.dtype(config.dtype)
-    style = Style(config.padding, config.bn_epsilon, config.bn_momentum, dtype)  # type: ignore[arg-type]
-    backbone = EfficientNet(config.variant, style, config.drop_connect, config.stem_stride)
-    head = FerHead(
-        len(LABELS),
-        config.head_filters,
-        config.hidden,
-        config.dropout,
-        config.head_padding,  # type: ignore[arg-type]
-        dtype,
-    )
-    return Classifier(backbone, head, config.input_mean, config.input_std)
+    head = {
+        "kind": "fer",
+        "classes": len(LABELS),
+        "filters": config.head_filters,
+        "hidden": config.hidden,
+        "dropout": config.dropout,
+        "padding": config.head_padding,
+    }
+    return rebuild({**dataclasses.asdict(config), "head": head}, jnp.dtype(config.dtype))
 
 
 HEADS: dict[str, Any] = {"fer": FerHead, "imagenet": ImagenetHead}
@@ -222,8 +218,8 @@ def _settings(module: Any) -> list[str]:
 
 
 def smallest_image_size(padding: str, stem_stride: int) -> int:
-    """Pixels below which the head's 3x3 convolution finds no full window in the feature map."""
-    size = 1
-    while padding == "VALID" and feature_size(size, stem_stride) < HEAD_KERNEL:
-        size += 1
-    return size
+    """Pixels below which the head's 3x3 convolution finds no full window in the feature map.
+
+    Four halvings, each rounded up, of the stem's output give three positions from 33 on.
+    """
+    return 32 * stem_stride + 1 if padding == "VALID" else 1

@@ -305,7 +305,7 @@ class EfficientNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[B, H, W, 3] of `style.dtype` -> [B, H', W', C], sides as `feature_size` has them."""
+        """[B, H, W, 3] of `style.dtype` -> [B, H', W', C], 1/32 or 1/16, rounded up."""
         style, activation = self.style, VARIANTS[self.variant].activation
         first, last = end_filters(self.variant)
         stem = Conv(first, False, style.dtype, 3, self.stem_stride, style.pads(3), name="stem")
@@ -328,10 +328,3 @@ def scale_residuals(params: Mapping[str, Any], variant: str, factor: float) -> d
             norm = {**norm, "scale": norm["scale"] * factor}
             scaled[block.name] = {**params[block.name], "project_bn": norm}
     return scaled
-
-
-def feature_size(image_size: int, stem_stride: int) -> int:
-    """Side of the final feature map: the stem, then four halvings, each rounded up."""
-    for stride in (stem_stride, 2, 2, 2, 2):
-        image_size = math.ceil(image_size / stride)
-    return image_size

@@ -23,7 +23,7 @@ class LossConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What training minimises, of K classes; evaluation's loss is `cross_entropy`."""
+    """What training minimises, of K classes; evaluation's loss is plain cross-entropy."""
 
     weights: jax.Array  # float32 [K], of `class_weights`
     label_smoothing: float
@@ -82,8 +82,3 @@ def logit_adjustment(tau: float, counts: np.ndarray) -> np.ndarray | None:
         return None
     counts = np.asarray(counts, np.float64)
     return (tau * np.log(counts / counts.sum())).astype(np.float32)
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Unweighted, per example: float32 [B, K], int [B] -> float32 [B]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -46,13 +46,11 @@ def check_batch_size(name: str, batch_size: int) -> None:
 
 
 def to_devices(tree: Any, sharding: NamedSharding) -> Any:
-    """This process's blocks of host arrays, such as a batch -> the global arrays, sharded."""
+    """This process's blocks of host arrays, such as a batch -> the global arrays.
+
+    Where they are to be whole on every device, each process has the whole of them.
+    """
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
-
-
-def on_every_device(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays, the same in every process -> global arrays, whole on every device."""
-    return to_devices(tree, replicated(mesh))
 
 
 def shard() -> Shard:
@@ -83,6 +81,8 @@ def start(coordinator: str, processes: int, process: int) -> None:
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be from 0 to --processes - 1")
         join(coordinator, num_processes=processes, process_id=process)
+    elif processes > 1 or process:
+        raise UserError("--processes and --process need --coordinator=HOST:PORT, or auto")
 
 
 @contextlib.contextmanager

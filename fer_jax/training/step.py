@@ -1,4 +1,4 @@
-"""The pure training and evaluation steps: state and batch in, state and sums out."""
+"""The pure training and evaluation steps: state and batch in, state and metrics out."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fer_jax.models.folded import in_pieces
-from fer_jax.training.losses import Objective, cross_entropy
+from fer_jax.training.losses import Objective
 from fer_jax.training.mixing import MixingConfig, mix
 from fer_jax.training.optimizers import sam_perturb
 from fer_jax.training.state import HEAD, TrainState, Variables
@@ -75,7 +75,8 @@ def eval_step(
 ) -> tuple[jax.Array, jax.Array]:
     """Probabilities [B, K] and unweighted cross-entropy [B] of one batch; `infer` gives logits."""
     logits = in_pieces(functools.partial(infer, variables), batch["image"])
-    return jax.nn.softmax(logits), cross_entropy(logits, batch["label"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    return jax.nn.softmax(logits), losses
 
 
 def _frozen_logits(model: Any, images: jax.Array) -> jax.Array:
