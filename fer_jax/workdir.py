@@ -16,6 +16,7 @@ from fer_jax.errors import UserError, one_line, writing
 from fer_jax.evaluation.predictions import REPORT_FILE
 from fer_jax.outputs import clear_leftovers, in_one_step
 from fer_jax.training import mesh
+from fer_jax.training.logs import read_metrics
 from fer_jax.training.state import InitConfig
 
 RUN_FILE, HASHES_FILE, LOCK_FILE = "run.json", "train_hashes.npy", ".lock"
@@ -57,12 +58,15 @@ def check(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
 
 
 def already_finished(workdir: pathlib.Path, last: int) -> bool:
-    """Whether the run, of `last` steps, has its report, which comes last; then it says so."""
+    """Whether the run has logged its `last` step and has its report; then it says so."""
     report = workdir / REPORT
-    if not os.path.exists(report):
+    done = os.path.exists(report) and [r for r in read_metrics(workdir) if "accuracy" in r]
+    if not done or done[-1]["step"] < last:
         return False
     clear_leftovers(report)  # of a kill after the last write
-    mesh.say(f"already finished at step {last}: see {report.with_suffix('.md')}")
+    best = max(record["accuracy"] for record in done if record["kind"] == "validation")
+    told = f"best validation accuracy {best:.2%}; see {report.with_suffix('.md')}"
+    mesh.say(f"already finished at step {last}: {told}")
     return True
 
 

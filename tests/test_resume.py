@@ -177,7 +177,7 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(finished_run, 
     outcome = call("main", small_run(small_csv, finished_run))
     assert outcome.status == 0
     assert f"already finished at step {EPOCH_ENDS[-1]}" in outcome.out
-    assert f"see {finished_run}/report/report.md" in outcome.out
+    assert f"%; see {finished_run}/report/report.md" in outcome.out
     assert contents(finished_run) == before
 
 
@@ -189,6 +189,20 @@ def test_a_finished_run_whose_checkpoints_were_removed_is_finished(
     outcome = call("main", small_run(small_csv, tmp_path / "run"))
     assert outcome.status == 0, outcome.err
     assert f"already finished at step {EPOCH_ENDS[-1]}" in outcome.out
+
+
+def test_a_report_of_an_earlier_checkpoint_finishes_no_run(
+    finished_run, small_csv, tmp_path, monkeypatch
+):
+    """As `evaluate --output=RUN/report` writes one, of a run that was stopped."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[:-2]))
+    monkeypatch.setattr(train, "learn", lambda *_: 15)
+    outcome = call("main", small_run(small_csv, workdir))
+    assert outcome.status == 128 + 15, outcome.err
+    assert "already finished" not in outcome.out
 
 
 def test_going_back_takes_the_report_with_it(finished_run, small_csv, tmp_path, monkeypatch):
