@@ -183,7 +183,7 @@ def test_foreign_archive_and_pickle_are_user_errors(tmp_path):
     np.savez(tmp_path / "evil.npz", key=objects, label=objects, probabilities=objects, loss=objects)
     with pytest.raises(UserError, match=r"evil\.npz"):
         Predictions.load(tmp_path / "evil.npz")
-    one, two = np.zeros(1), np.zeros((2, 7))
+    one, two = np.array(["a"]), np.zeros((2, 7))
     np.savez(tmp_path / "odd.npz", key=one, label=one, probabilities=two, loss=one)
     with pytest.raises(UserError, match=r"odd\.npz: 1 keys, .* do not belong together"):
         Predictions.load(tmp_path / "odd.npz")
