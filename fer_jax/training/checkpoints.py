@@ -127,7 +127,7 @@ class Checkpoints:
 
     def _read(self, step: int, part: Any) -> Any:
         args, hook = ocp.args.Composite(state=part), sys.unraisablehook
-        sys.unraisablehook = _but_of_closed_loops(hook)
+        sys.unraisablehook = _but_of_reads(hook)
         try:
             found = self._manager.restore(step, args=args)["state"]
         except Exception as error:  # Orbax and TensorStore raise what they will; other reads go on
@@ -160,11 +160,16 @@ class Checkpoints:
             ) from error
 
 
-def _but_of_closed_loops(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """`hook`, but silent of reads which end, in TensorStore's threads, when none waits any more."""
+def _but_of_reads(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """`hook`, but silent of reads that none waits for any more.
+
+    They end in TensorStore's threads, or are broken off when they are collected.
+    """
 
     def chosen(found: Any) -> None:
-        if str(found.exc_value) != "Event loop is closed":
+        error = found.exc_value
+        broken_off = isinstance(error and error.__cause__, GeneratorExit)
+        if not broken_off and str(error) != "Event loop is closed":
             hook(found)
 
     return chosen
