@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from fer_jax.auditing import report  # scikit-learn: --help does without
 
-    output = Path(OUTPUT.value).expanduser()
+    output = Path(OUTPUT.value)
     if (output / REPORT_FILE).exists():
         raise UserError(f"--output={output} holds an evaluation's report: give another folder")
     dataset = read_dataset(DATA.value, READING(on_corrupt="skip"))

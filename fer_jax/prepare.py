@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
 def check_output(path: str) -> Path:
     """`path` if it can be made, or holds prepared data; UserError if there is something else."""
-    output = Path(path).expanduser()
+    output = Path(path)
     for leftover in clear_leftovers(output):  # also of one that was killed once it had written
         print(f"removed {leftover}, which a killed run left")
     if (output / INFO_FILE).exists():
