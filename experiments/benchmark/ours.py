@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from fer_jax.conversion.exporting import export_keras, export_onnx, export_timm
 from fer_jax.data.augment import ERASED_AREA, ERASED_ASPECT
 from fer_jax.data.pipeline import Shard
 from fer_jax.data.records import Entry, Records
-from fer_jax.evaluation.inference import make_evaluator
+from fer_jax.evaluation.inference import ASKING, IN_FLIGHT, make_evaluator
 from fer_jax.models.classifier import describe, make_model
 from fer_jax.training import mesh as meshes
 from fer_jax.training.loop import LAG
@@ -75,7 +76,24 @@ def inference(settings: Settings, one: bool) -> Contestant:
         return evaluator.eval_step(variables, batch)[0]
 
     found = shared.inference(place, infer, settings, one, about=about(settings))
-    return found if one else lagging(found)
+    return found if one else asking(found)
+
+
+def asking(contestant: Contestant) -> Contestant:
+    """As in `Evaluator.predict`, two threads wait for the answers of a batch each."""
+    pool, flying = ThreadPoolExecutor(ASKING), list[Future[Any]]()
+
+    def call(batch: Any) -> list[Future[Any]]:
+        flying.append(pool.submit(lambda: jax.block_until_ready(contestant.call(batch))))
+        if len(flying) >= IN_FLIGHT:
+            flying.pop(0).result()
+        return flying
+
+    def wait(flying: list[Future[Any]]) -> None:
+        for one in flying:
+            one.result()
+
+    return dataclasses.replace(contestant, call=call, wait=wait)
 
 
 def training(settings: Settings, whole_loop: bool) -> Contestant:
