@@ -47,7 +47,7 @@ def keep_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(place))
 
 
-def traced(function: Callable[..., Any], name: str, *arguments: Any) -> Callable[..., Any]:
+def traced(function: Callable[..., Any], name: str, *arguments: Any) -> jax.stages.Wrapped:
     """`function` jitted for arguments like these, its trace kept beside what JAX has compiled.
 
     To trace B2 and write it down for XLA takes a second and a half, to read it back a fifth.

@@ -98,13 +98,14 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
 
 
 def inference(model: Any, arrays: Any, shape: tuple[int, ...]) -> Callable[[Any], jax.Array]:
-    """Jitted, by `folded.fold`'s arrays: uint8 [B, S, S, 3] = `shape` -> float32 logits [B, K]."""
+    """Compiled: uint8 [B, S, S, 3] = `shape` -> float32 logits [B, K] by `folded.fold`'s arrays."""
 
     def infer(arrays: Any, images: jax.Array) -> jax.Array:
         return in_pieces(functools.partial(folded.logits, model, arrays), images)
 
     images = jax.ShapeDtypeStruct(shape, np.uint8)
-    return functools.partial(cache.traced(infer, str(describe(model)), arrays, images), arrays)
+    program = cache.traced(infer, str(describe(model)), arrays, images)
+    return functools.partial(program.lower(arrays, images).compile(), arrays)
 
 
 class Recognizer:
@@ -118,7 +119,7 @@ class Recognizer:
         arrays = jax.device_put(folded.fold(network, model.variables))
         self._program = functools.cache(functools.partial(inference, network, arrays))
         self._views = jax.jit(augmented.views, static_argnames="kind")
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool, self._asking = (ThreadPoolExecutor(n) for n in (THREADS, augmented.ASKING))
         if detector not in ("auto", "none"):
             self._detect()
 
@@ -208,19 +209,21 @@ class Recognizer:
     def logits(self, images: Sequence[np.ndarray], options: Options) -> np.ndarray:
         """float64 [N, K] of N times uint8 [S, S, 3]; of several views the log of the mean answer.
 
-        Batches are padded to 1, 16 or `batch_size` images: no other program is ever compiled.
+        Two threads take halves of `batch_size` images, as in evaluation, padded to 1, 16 or a whole
+        half: no other program is ever compiled.
         """
         if not images:
             return np.empty((0, len(LABELS)))
-        most, outputs = options.batch_size, []
+        half = math.ceil(options.batch_size / (2 * PIECE)) * PIECE
+        most, outputs = min(half, options.batch_size), []
         for start in range(0, len(images), most):
             part = images[start : start + most]
             rows = next(n for n in (1, min(PIECE, most), most) if n >= len(part))
             batch = np.zeros((rows, *part[0].shape), np.uint8)
             batch[: len(part)] = part
             shown = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
-            outputs.append([self._program(batch.shape)(view) for view in shown])
-        views = np.concatenate([np.asarray(out, np.float64) for out in outputs], axis=1)
+            outputs.append(self._asking.submit(_answers, self._program(batch.shape), shown))
+        views = np.concatenate([out.result() for out in outputs], axis=1)
         views = views[:, : len(images)]  # only the last batch is padded
         if len(views) == 1:
             return views[0]
@@ -299,6 +302,11 @@ def _place(row: Sequence[float]) -> dict[str, Any]:
 def _whole(pixels: np.ndarray) -> tuple[float, ...]:
     """The box of a whole picture."""
     return (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
+
+
+def _answers(program: Callable[[Any], jax.Array], views: Sequence[Any]) -> np.ndarray:
+    """float64 [V, B, K] of V views."""
+    return np.array([program(view) for view in views], np.float64)
 
 
 def _nearest(face: Face, others: Sequence[Face]) -> Face | None:
