@@ -49,11 +49,11 @@ test-all: slurm
 slurm:
 	@command -v slurmctld > /dev/null || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge; } > /dev/null || true
 
-# 10,000 spoiled inputs to every reader; goes on where it was stopped.
+# 10,000 damaged inputs over all readers; resumes where it was stopped.
 fuzz: $(STAMP)
 	$(BIN)/python -m experiments.fuzz $(FLAGS)
 
-# 50 commands killed at random moments and started again; goes on where it was stopped.
+# 50 commands killed at random moments and started again; resumes where it was stopped.
 faults: $(STAMP)
 	$(BIN)/python -m experiments.faults $(FLAGS)
 

@@ -3,7 +3,7 @@ r"""EfficientNet-B2 on FER2013 from ImageNet weights of its relative Lite2: the 
 make pretrained
 python -m fer_jax.main --config=configs/b2_lite2.py --config.data.path=PATH
 Expected: 70.63 % on PublicTest, mean of seeds 0, 1 and 2 (71.08, 70.83, 69.99) by experiments.sweep
-on an H200 in bfloat16, 90 seconds each after compiling. Not run on a CPU.
+on an H200 in bfloat16, about 90 seconds each after compiling. Not run on a CPU.
 """
 
 from ml_collections import ConfigDict

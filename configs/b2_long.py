@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 0.1
     config.optimizer.weight_decay = 5e-4
     config.schedule.warmup_steps = 1000
-    config.augment.rotation = 0.03  # 10 degrees either way
+    config.augment.rotation = 0.03  # 11 degrees either way
     config.augment.zoom = 0.2
     config.augment.translation = 0.1
     config.augment.brightness = 0.1

@@ -11,6 +11,7 @@ COMMANDS = {  # name -> module of fer_jax and what it does; imported only when a
     "convert": ("convert", "weights from Keras, timm and torchvision, and back"),
     "prepare": ("prepare", "any layout of a data set -> a few files"),
     "compare": ("compare", "models against each other by their saved answers"),
+    "targets": ("targets", "FER+'s votes -> soft labels to train with"),
     "audit": ("audit", "copies, contradictions and unreadable images of a data set"),
     "web": ("web", "recognise as a page: --out=DIR writes a folder for any static host"),
     "serve": ("web", "that page for this machine's own browser"),

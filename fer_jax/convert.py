@@ -44,7 +44,7 @@ PADDING = flags.DEFINE_enum(
     "padding", None, ["same", "symmetric"], "timm: same is tf_efficientnet_*, symmetric the others."
 )
 EPSILON = flags.DEFINE_float("bn_epsilon", None, "BatchNorm's, if not the source's.", 1e-12, 1.0)
-IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Side in pixels of the images it is asked.")
+IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Input size in pixels.")
 HEAD_PADDING = flags.DEFINE_enum(
     "head_padding", None, ["VALID", "SAME"], "Of the notebook's head.", case_sensitive=False
 )

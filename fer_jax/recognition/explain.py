@@ -1,4 +1,4 @@
-"""Which pixels an answer hangs on: class activation maps."""
+"""Which pixels an answer depends on: class activation maps."""
 
 from collections.abc import Callable
 from typing import Any
