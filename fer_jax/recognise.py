@@ -26,7 +26,7 @@ MODEL = flags.DEFINE_string("model", None, "Model file or run's folder; if not g
 DETECTOR = flags.DEFINE_string("detector", "auto", "auto, a YuNet file, or none: all is face.")
 OUTPUT = flags.DEFINE_string("output", "", "FILE.jsonl, FILE.csv, or - for JSON lines.")
 DRAW = flags.DEFINE_string("draw", "", "Folder for the pictures and videos with answers drawn in.")
-EXPLAIN = flags.DEFINE_bool("explain", False, "Draw also which pixels each answer depends on.")
+EXPLAIN = flags.DEFINE_bool("explain", False, "Draw what each answer depends on (HiResCAM).")
 CAMERA = flags.DEFINE_integer("camera", None, "Number of the camera to watch, until Ctrl-C.")
 EVERY = flags.DEFINE_integer("every", 1, "Of video every so many-th frame.", lower_bound=1)
 SHARD = flags.DEFINE_string("shard", "1/1", "K/N: part K of N, to FILE-K-of-N of --output=FILE.")
