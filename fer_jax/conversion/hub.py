@@ -33,8 +33,8 @@ latter with the session option `{option}=1`, or ONNX Runtime is slower with it.
 - Licence of the weights: {about.licence}. Origin: {origin}.
 - Metrics in the front matter, if any, are of the images that chose the checkpoint: optimistic.
 
-It answers with one of its words whatever it is shown. A face's look is not an emotion: not for
-decisions about people, nor for faces of people who have not agreed.
+It answers with one of its classes whatever it is shown. A facial expression is not an emotion: not
+for decisions about people, nor for faces of people who have not agreed.
 """
 
 

@@ -215,7 +215,7 @@ async function showLimits() {
   const reply = await fetch("card.md");
   const text = reply.ok ? await reply.text() : "";
   const sections = text.split(/^## /m).slice(1).map((section) => section.split("\n"));
-  const limits = sections.filter(([title]) => ["Known failures", "Not for", "Licence"].includes(title));
+  const limits = sections.filter(([title]) => ["Known failures and limits", "Not for", "Licence"].includes(title));
   at("card_text").append(
     ...(text ? [] : [element("p", {}, "This model came without a card: nothing is known of its limits.")]),
     ...limits.flatMap(([title, ...lines]) => [element("h3", {}, title), ...paragraphs(lines)]),
