@@ -4,6 +4,7 @@ Read from what is installed here, so from the pinned versions; writes docs/licen
 """
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, distribution
@@ -13,10 +14,11 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
-HEAD = """# Licences
+HEAD = f"""# Licences
 
-What `pip install '.[faces]'` brings, as the packages themselves declare it; in bold what is needed
-directly, the others are their needs. Written by `python -m experiments.licences`.
+What `pip install '.[faces]'` installs on Python {sys.version_info.major}.{sys.version_info.minor}, and the licences that the packages declare;
+direct dependencies are in bold. On other Pythons some versions differ (`constraints.txt`). Written by
+`python -m experiments.licences`.
 
 | package | version | licence |
 |---|---|---|
