@@ -14,11 +14,12 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 HEAD = f"""# Licences
 
-What `pip install '.[faces]'` installs on Python {sys.version_info.major}.{sys.version_info.minor}, and the licences that the packages declare;
-direct dependencies are in bold. On other Pythons some versions differ (`constraints.txt`). Written by
-`python -m experiments.licences`.
+What `pip install '.[faces]'` installs on Python {PYTHON}, and the licences that the packages
+declare; direct dependencies are in bold. On other Pythons some versions differ (`constraints.txt`).
+Written by `python -m experiments.licences`.
 
 | package | version | licence |
 |---|---|---|
