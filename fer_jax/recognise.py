@@ -22,21 +22,21 @@ from fer_jax import cli
 from fer_jax.errors import UserError
 from fer_jax.recognition.rows import Rows
 
-MODEL = flags.DEFINE_string("model", None, "Model file or run's folder; if not given, the shipped.")
-DETECTOR = flags.DEFINE_string("detector", "auto", "auto, a YuNet file, or none: all is face.")
+MODEL = flags.DEFINE_string("model", None, "Model file or run's folder; default: the shipped one.")
+DETECTOR = flags.DEFINE_string("detector", "auto", "auto, a YuNet file, or none: all is a face.")
 OUTPUT = flags.DEFINE_string("output", "", "FILE.jsonl, FILE.csv, or - for JSON lines.")
 DRAW = flags.DEFINE_string("draw", "", "Folder for the pictures and videos with answers drawn in.")
 EXPLAIN = flags.DEFINE_bool("explain", False, "Draw what each answer depends on (HiResCAM).")
 CAMERA = flags.DEFINE_integer("camera", None, "Number of the camera to watch, until Ctrl-C.")
-EVERY = flags.DEFINE_integer("every", 1, "Of video every so many-th frame.", lower_bound=1)
+EVERY = flags.DEFINE_integer("every", 1, "Of a video, take every Nth frame.", lower_bound=1)
 SHARD = flags.DEFINE_string("shard", "1/1", "K/N: part K of N, to FILE-K-of-N of --output=FILE.")
 SHARDS = flags.DEFINE_integer("shards", 0, "Submit the N parts to SLURM, as an array.", 0)
 OPTIONS = (  # of recognizer.Options, by the same names
-    flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or take all for one."),
-    flags.DEFINE_integer("min_face", 40, "Least side of a face in pixels."),
+    flags.DEFINE_enum("crop", "detect", ["detect", "whole"], "Find faces, or take all as one."),
+    flags.DEFINE_integer("min_face", 40, "Smallest side of a face, in pixels."),
     flags.DEFINE_float("min_confidence", 0.0, "Below it the answer is 'not sure'."),
     flags.DEFINE_string("tta", "none", "Views of each face to average over: flip, flip_crops."),
-    flags.DEFINE_float("smoothing", 0.0, "Of video: the share of the frame before."),
+    flags.DEFINE_float("smoothing", 0.0, "Of a video: the share of the last frame."),
 )
 
 

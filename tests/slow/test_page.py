@@ -137,7 +137,7 @@ def test_people_read_and_set_it_by_keyboard_on_a_phone_and_in_the_dark(seen):
     assert re.fullmatch(r"1 face in \d+\.\d s: happy \d\d %\.", seen["status"])
     assert (seen["unsure"], seen["sure"]) == (["not sure"], ["happy"])
     assert re.fullmatch(r"1 face in \d+\.\d s: not sure \d\d %\.", seen["unsure_status"])
-    assert "one of seven words" in seen["card"]
+    assert "one of the seven classes" in seen["card"]
     assert "Decisions about people" in seen["card"]
     assert seen["overflow"] <= 0
     red, *_ = map(int, re.findall(r"\d+", seen["dark"]))
