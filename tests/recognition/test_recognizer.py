@@ -214,7 +214,7 @@ def test_no_count_of_faces_compiles_anew(model):
         answers = own.predict([FACE] * count, batch_size=64)
         assert len(answers) == count
         np.testing.assert_allclose(probabilities(answers[-1]), probabilities(answers[0]), atol=1e-5)
-    assert own._program.cache_info().currsize == 3  # of 1, 16 and 32 faces: halves go to two threads
+    assert own._program.cache_info().currsize == 3  # of 1, 16 and 32 faces, a half of 64
 
 
 @pytest.mark.parametrize("crop", ["whole", "detect"])
