@@ -384,7 +384,7 @@ def make_trainer(config: Config, records: Records) -> Trainer:
         ema_decay=config.train.ema_decay,
         key=step_key,
     )
-    quick = COMPILED_ONCE if jax.default_backend() == "cpu" else None
+    quick, wide = meshes.on_cpu(COMPILED_ONCE), meshes.on_cpu(meshes.WIDE)
     return Trainer(
         config=config,
         records=records,
@@ -400,5 +400,6 @@ def make_trainer(config: Config, records: Records) -> Trainer:
             in_shardings=(replicated, sharded),
             out_shardings=replicated,
             donate_argnums=0,
+            compiler_options=wide,
         ),
     )

@@ -33,6 +33,7 @@ from fer_jax.models.folded import PIECE, in_pieces
 from fer_jax.recognition import faces, pictures
 from fer_jax.recognition.pictures import Picture
 from fer_jax.sections import Section, key
+from fer_jax.training import mesh as meshes
 
 SHIPPED = "fer2013_b2.safetensors"
 HUB = "hf://"  # then user/name of a repository: nothing is fetched that was not asked for by this
@@ -105,7 +106,8 @@ def inference(model: Any, arrays: Any, shape: tuple[int, ...]) -> Callable[[Any]
 
     images = jax.ShapeDtypeStruct(shape, np.uint8)
     program = cache.traced(infer, str(describe(model)), arrays, images)
-    return functools.partial(program.lower(arrays, images).compile(), arrays)
+    wide = meshes.on_cpu(meshes.WIDE)
+    return functools.partial(program.lower(arrays, images).compile(wide), arrays)
 
 
 class Recognizer:

@@ -17,6 +17,7 @@ from fer_jax.data.pipeline import Shard
 from fer_jax.errors import FerError, UserError, one_line
 
 AXIS = "data"
+WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits: XLA's own 256 leave half of AVX-512 idle
 HEARTBEAT = 30  # seconds without a sign of another process until it counts as lost
 LOST = "another process of this run was lost ({}): start all again, they go on where it is saved"
 
@@ -36,6 +37,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def sharded(mesh: Mesh) -> NamedSharding:
     """The leading (batch) axis divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def on_cpu(options: dict[str, Any]) -> dict[str, Any] | None:
+    """Options of XLA to compile with, where they matter."""
+    return options if jax.default_backend() == "cpu" else None
 
 
 def check_batch_size(name: str, batch_size: int) -> None:
