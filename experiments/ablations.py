@@ -10,7 +10,10 @@ Overrides = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Study:
-    """A question put to several variants; the first one is what the others are compared with."""
+    """A question put to several variants; the first one is what the others are compared with.
+
+    One that is named by a value sets it, whatever the config or --set say.
+    """
 
     question: str
     config: str
@@ -42,8 +45,8 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             TRANSFER,
             {
                 "recipe": {},
-                "half": {"optimizer.learning_rate": 5e-4},
-                "double": {"optimizer.learning_rate": 2e-3},
+                "7.5e-4": {"optimizer.learning_rate": 7.5e-4},
+                "3e-3": {"optimizer.learning_rate": 3e-3},
                 "layer decay 0.8": {"init.layer_decay": 0.8},
                 "SAM": {"optimizer.sam_rho": 0.05},
             },
@@ -52,10 +55,10 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             "How large a batch, and how fast should BatchNorm's statistics follow?",
             TRANSFER,
             {
-                "64": {},
+                "64": {"train.batch_size": 64},
                 "32": {"train.batch_size": 32},
                 "128": {"train.batch_size": 128},
-                "momentum 0.99": {"model.bn_momentum": 0.99},
+                "64, momentum 0.99": {"train.batch_size": 64, "model.bn_momentum": 0.99},
             },
         ),
         "augmentation": Study(
@@ -90,7 +93,11 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
         "ema": Study(
             "Does an average of the parameters help?",
             TRANSFER,
-            {"0.99": {}, "none": {"train.ema_decay": 0.0}, "0.995": {"train.ema_decay": 0.995}},
+            {
+                "0.998": {"train.ema_decay": 0.998},
+                "0.99": {"train.ema_decay": 0.99},
+                "none": {"train.ema_decay": 0.0},
+            },
         ),
         "ferplus": Study(
             "Do ten people's votes teach more than one label?",
@@ -106,7 +113,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
             "What do larger inputs give, and what do they cost?",
             TRANSFER,
             {
-                "64 px": {},
+                "64 px": {"data.image_size": 64},
                 "96 px": {"data.image_size": 96},
                 "112 px": {"data.image_size": 112},
             },

@@ -1,6 +1,9 @@
 """Studies: their overrides exist, their runs go on, and the table is of what was really run."""
 
+import ast
 import json
+import operator
+import re
 import shlex
 import shutil
 import signal
@@ -10,13 +13,14 @@ from ml_collections import ConfigDict
 from support import EPOCH_ENDS, ROOT, SMALL, call, finish, logged, start, wait_until
 
 from experiments import jobs, studies
-from experiments.ablations import STUDIES
+from experiments.ablations import STUDIES, TRANSFER
 from fer_jax import train
 from fer_jax.config import fill, load_config
 from fer_jax.errors import UserError
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine
 
+PLAN = ROOT / "experiments/plan.md"
 CASES = [(name, variant) for name, study in STUDIES.items() for variant in study.variants]
 
 
@@ -33,19 +37,39 @@ def test_every_variant_is_a_legal_config(name, variant):
     fill(train.Config, config)
 
 
+def small_settings(study):
+    """Those of the plan for two cores, which are for the studies of transfer."""
+    (line,) = [x for x in PLAN.read_text().splitlines() if x.strip().startswith("SMALL=")]
+    given = jobs.overrides(re.findall(r"--set=([^ \"]+)", line))
+    return given if study.config == TRANSFER else {}
+
+
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_variants_of_a_study_differ(name):
-    texts = [str(sorted(changes.items())) for changes in STUDIES[name].variants.values()]
-    assert len(set(texts)) == len(texts)
+def test_a_variant_is_what_its_name_says_at_any_length(name, small):
+    """No two train alike, and a number in a name is the value of a key that the study changes."""
+    study, seen = STUDIES[name], []
+    for variant, changes in study.variants.items():
+        given = small_settings(study) if small else {}
+        read = {key: ast.literal_eval(value) for key, value in given.items()}
+        raw = loaded(name)
+        raw.update_from_flattened_dict(read | dict(changes))
+        config = fill(train.Config, raw)
+        assert config not in seen, variant
+        seen.append(config)
+        keys = {key for changes in study.variants.values() for key in changes}
+        values = [operator.attrgetter(key)(config) for key in keys]
+        known = {x for value in values for x in (value if isinstance(value, tuple) else [value])}
+        assert {float(x) for x in re.findall(r"(?<![\w.])\d[\d.e-]*", variant)} <= known, variant
 
 
 def test_a_variants_own_value_is_the_last_word(tmp_path):
     given = {"data.path": "PATH", "train.ema_decay": "0.5"}
-    (job,) = studies.plan(STUDIES["ema"], tmp_path, given, ["3"], ["0.995"])
+    (job,) = studies.plan(STUDIES["ema"], tmp_path, given, ["3"], ["0.998"])
     decays = [part for part in job.command if part.startswith("--config.train.ema_decay")]
-    assert decays == ["--config.train.ema_decay=0.995"]
+    assert decays == ["--config.train.ema_decay=0.998"]
     assert "--config.seed=3" in job.command
-    assert job.folder == tmp_path / "b2_lite2-ema_decay=0.995-seed=3"
+    assert job.folder == tmp_path / "b2_lite2-ema_decay=0.998-seed=3"
 
 
 def test_runs_share_a_folder_where_they_share_the_command_and_there_alone(tmp_path):
@@ -63,7 +87,7 @@ def test_a_file_reaches_the_variants_that_ask_for_it(tmp_path):
 
 
 def test_what_is_not_told(tmp_path):
-    with pytest.raises(UserError, match=r"no variant '0.5': .* 0.995"):
+    with pytest.raises(UserError, match=r"no variant '0.5': .* 0.998"):
         studies.plan(STUDIES["ema"], tmp_path, {}, ["0"], ["0.5"])
     with pytest.raises(UserError, match=r"--set=train\.epochs: write --set=KEY=VALUE"):
         studies.overrides(STUDIES["ema"], ["train.epochs"])
