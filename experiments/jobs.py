@@ -1,6 +1,7 @@
 """A job: one command that fills one folder, done once; its report tells that it came to its end."""
 
 import hashlib
+import json
 import shlex
 import shutil
 import subprocess
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fer_jax.config import load_config
+from fer_jax.data.files import sha256
 from fer_jax.errors import FerError, UserError
-from fer_jax.evaluation.predictions import REPORT_FILE
+from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE
 from fer_jax.training.logs import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
-COMMAND_FILE = "command.txt"
+COMMAND_FILE, REPORT = "command.txt", "report"
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,21 @@ class Job:
     report: Path
     """The folder of its report."""
     command: tuple[str, ...]
+    config: str = ""  # the whole of it, as JSON
+    reads: tuple[Path, ...] = ()  # files that decide its result
+
+    @property
+    def made_of(self) -> str:
+        """The command, and a digest of what the config and the files say that it names."""
+        told = [sha256(path) if path.is_file() else "" for path in self.reads]
+        digest = hashlib.sha256(json.dumps([self.config, *told]).encode()).hexdigest()
+        return f"{shlex.join(self.command)}\n{digest}\n"
 
     @property
     def finished(self) -> bool:
-        """Whether its report is there, of this very command."""
+        """Whether its report is there, made of the very same."""
         asked = self.folder / COMMAND_FILE
-        same = asked.is_file() and asked.read_text() == shlex.join(self.command)
+        same = asked.is_file() and asked.read_text() == self.made_of
         return same and (self.report / REPORT_FILE).is_file()
 
 
@@ -58,7 +70,10 @@ def training(name: str, seed: str, folder: Path, config: str, settings: Mapping[
         f"--config.seed={seed}",
         *(f"--config.{key}={value}" for key, value in settings.items()),
     )
-    return Job(name, seed, folder, folder / "report", command)
+    raw = load_config(CONFIGS / config, config)
+    files = {"init.weights": raw.init.weights, "data.targets": raw.data.targets, **settings}
+    reads = tuple(Path(files[key]).expanduser() for key in ("init.weights", "data.targets"))
+    return Job(name, seed, folder, folder / REPORT, command, raw.to_json(), reads)
 
 
 def evaluation(
@@ -73,7 +88,8 @@ def evaluation(
         *(f"--{flag}={value}" for flag, value in flags.items()),
         f"--output={folder}",
     )
-    return Job(name, seed, folder, folder, command)
+    answers = tuple(path / REPORT / PREDICTIONS_FILE for path in checkpoints)
+    return Job(name, seed, folder, folder, command, reads=answers)
 
 
 def last_accuracy(folder: Path) -> float:
@@ -94,6 +110,7 @@ def perform(job: Job) -> None:
 
     A stop asked of this process by Ctrl-C reaches the job too, which saves.
     """
+    made_of = job.made_of
     if job.finished:
         print(f"  finished: {job.report}", flush=True)
         return
@@ -103,7 +120,7 @@ def perform(job: Job) -> None:
         status = 130
     if status:
         raise JobStopped(job, status)
-    (job.folder / COMMAND_FILE).write_text(shlex.join(job.command))
+    (job.folder / COMMAND_FILE).write_text(made_of)
 
 
 def forget_other_code(output: Path, *results: str) -> None:

@@ -100,6 +100,17 @@ def test_what_is_done_is_passed_over(done, monkeypatch, capsys):
     assert capsys.readouterr().out.count("finished:") == len(todo) == 9
 
 
+def test_what_was_made_of_other_answers_is_not_done(done):
+    """Those that were read by the command, which is the same."""
+    singles, augmented, (ensemble,), _, (teacher,), (student,), _ = done.stages()
+    for source, made in ((singles[0], [ensemble, augmented[0], teacher]), (teacher, [student])):
+        answers = source.report / "predictions.npz"
+        before = answers.read_bytes()
+        answers.write_bytes((singles[1].report / "predictions.npz").read_bytes())
+        assert [job.finished for job in (*made, augmented[1])] == [False] * len(made) + [True]
+        answers.write_bytes(before)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -4,7 +4,6 @@ import ast
 import json
 import operator
 import re
-import shlex
 import shutil
 import signal
 
@@ -115,7 +114,7 @@ def two_finished(finished_run, tmp_path):
     todo = studies.plan(STUDIES["ema"], tmp_path, {}, ["0", "1"], ["0.99", "none"])
     for job in todo:
         shutil.copytree(finished_run, job.folder)
-        (job.folder / jobs.COMMAND_FILE).write_text(shlex.join(job.command))
+        (job.folder / jobs.COMMAND_FILE).write_text(job.made_of)
     return todo
 
 
@@ -143,6 +142,30 @@ def test_only_a_report_of_the_same_command_counts(two_finished):
     assert not first.finished
     (second.report / "report.json").unlink()
     assert not second.finished
+
+
+@pytest.mark.parametrize("changed", ["a parent of its config", "weights", "targets"])
+def test_only_a_report_of_the_same_content_counts(changed, tmp_path, monkeypatch):
+    """The command names files, which may say something else by now."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.setattr(jobs, "CONFIGS", tmp_path / "configs")
+    files = {name: tmp_path / name for name in ("weights", "targets")}
+    for file in files.values():
+        file.write_text("first")
+    settings = {"init.weights": files["weights"], "data.targets": files["targets"]}
+
+    def job():
+        return jobs.training("name", "0", tmp_path / "run", "b2_lite2.py", settings)
+
+    job().report.mkdir(parents=True)
+    (job().report / "report.json").touch()
+    (job().folder / jobs.COMMAND_FILE).write_text(job().made_of)
+    assert job().finished
+    file = files.get(changed, tmp_path / "configs/b2_scratch.py")
+    file.write_text(
+        file.read_text().replace("first", "second").replace("smoothing = 0.1", "smoothing = 0.2")
+    )
+    assert not job().finished
 
 
 def begin(arguments):
