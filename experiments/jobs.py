@@ -105,6 +105,14 @@ def overrides(settings: Sequence[str], flag: str = "set") -> dict[str, str]:
     return dict(text.split("=", 1) for text in settings)
 
 
+def seeds(texts: Sequence[str], flag: str, least: int = 1) -> list[str]:
+    """As they are named; UserError unless `flag` has `least` whole numbers or more, all other."""
+    found = {str(int(text)) for text in texts if text.isdecimal()}
+    if len(found) < max(least, len(texts)):
+        raise UserError(f"--{flag}={','.join(texts)}: give {least} or more numbers, each once")
+    return [str(int(text)) for text in texts]
+
+
 def perform(job: Job) -> None:
     """Run it to its end, unless it is there; JobStopped, with its status, where it ends otherwise.
 

@@ -28,13 +28,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("no --data: give FER2013 in any known layout, or synthetic")
     if not (jobs.CONFIGS / RECIPE.value).is_file():
         raise UserError(f"--recipe={RECIPE.value}: no such file in configs/")
-    if len(SEEDS.value) < 2 or len(set(SEEDS.value)) < len(SEEDS.value):
-        raise UserError(f"--seeds={','.join(SEEDS.value)}: an ensemble has two or more, all other")
+    seeds = jobs.seeds(SEEDS.value, "seeds", least=2)  # of an ensemble
+    students = jobs.seeds(STUDENTS.value, "students")
     place = Path(OUTPUT.value or f"runs/protocol/{Path(RECIPE.value).stem}")
     settings = jobs.overrides(SET.value)
-    protocol = stages.Protocol(
-        place, RECIPE.value, DATA.value, settings, SEEDS.value, STUDENTS.value
-    )
+    protocol = stages.Protocol(place, RECIPE.value, DATA.value, settings, seeds, students)
     rows = []
     for stage in protocol.stages():
         for job in stage:

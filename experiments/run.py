@@ -38,11 +38,14 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{given}give one of {', '.join(STUDIES)}")
     if (PARTITION.value or SBATCH.value) and CLUSTER.value != "slurm":
         raise UserError("--partition and --sbatch need --cluster=slurm")
+    if PARALLEL.value and not CLUSTER.value:
+        raise UserError("--parallel needs --cluster")
     if not DATA.value:
         raise UserError("no --data: give FER2013 in any known layout, or synthetic")
     study, place = STUDIES[names[0]], Path(OUTPUT.value) / names[0]
     given = {"data.path": DATA.value, **studies.overrides(study, SET.value)}
-    todo = studies.plan(study, place.with_name("runs"), given, SEEDS.value, ONLY.value)
+    seeds = jobs.seeds(SEEDS.value, "seeds")
+    todo = studies.plan(study, place.with_name("runs"), given, seeds, ONLY.value)
     print(f"{study.question}\n{len(todo)} runs in {place.with_name('runs')}", flush=True)
     if CLUSTER.value and not TABLE.value:
         _perform_on_cluster([job for job in todo if not job.finished])

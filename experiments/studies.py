@@ -38,9 +38,8 @@ def plan(
     unknown = [name for name in only if name not in study.variants]
     if unknown:
         raise UserError(f"no variant {unknown[0]!r}: choose of {', '.join(study.variants)}")
-    return [
-        _job(study, name, seed, place, given) for seed in seeds for name in only or study.variants
-    ]
+    names = dict.fromkeys(only) or study.variants
+    return [_job(study, name, seed, place, given) for seed in seeds for name in names]
 
 
 def _job(study: Study, variant: str, seed: str, place: Path, given: Mapping[str, str]) -> Job:

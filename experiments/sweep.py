@@ -9,13 +9,15 @@ SPEC is a JSON file:
     {"config": "b2_lite2.py", "set": {KEY: VALUE}, "runs": [{"name": ..., "seed": 0, "epochs": 5,
      "set": {KEY: VALUE}, "targets": FILE.npz, "teachers": [NAME-SEED], "keep": true}]}
 
-`set` of the whole may change any key, that of a run those of HYPER, `augment` and `mixing.mixup`.
+`set` of the whole may change any key but those of FIXED, that of a run those of HYPER, `augment`,
+`mixing.mixup` and `loss.class_weights`. All runs are read before the first one starts.
 """
 
 import dataclasses
 import functools
 import itertools
 import json
+import operator
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -27,16 +29,19 @@ import numpy as np
 import optax
 from absl import flags
 
+from experiments.jobs import CONFIGS
 from fer_jax import cache, cli, labels, model_file, train
 from fer_jax.config import fill, load_config
 from fer_jax.data import sidecars
 from fer_jax.data.hashes import short_hashes
 from fer_jax.data.pipeline import Shard, train_batches
 from fer_jax.data.sources import open_dataset
+from fer_jax.errors import UserError, one_line
 from fer_jax.evaluation import metrics
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.models.classifier import describe, make_model
+from fer_jax.outputs import in_one_step
 from fer_jax.training import mesh, warm_start
 from fer_jax.training.loop import epoch_ends
 from fer_jax.training.losses import Objective, class_weights
@@ -50,7 +55,6 @@ OUTPUT = flags.DEFINE_string("output", "runs/sweep", "Folder of what the runs le
 SECONDS = flags.DEFINE_float("seconds", 1e9, "Runs that would end later are cut or left out.")
 PROBE = flags.DEFINE_bool("probe", False, "Only compile, and time the step.")
 WORKERS = flags.DEFINE_integer("workers", 3, "Grain processes for each run.")
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 HYPER = (
     "optimizer.learning_rate",
     "optimizer.weight_decay",
@@ -61,6 +65,24 @@ HYPER = (
     "init.layer_decay",
     "train.ema_decay",
 )
+FIXED = {  # all that it can train with
+    "data.targets": "",
+    "init.frozen_epochs": 0,
+    "mixing.cutmix": 0.0,
+    "optimizer.name": "adamw",
+    "optimizer.momentum": 0.9,
+    "optimizer.b2": 0.999,
+    "optimizer.epsilon": 1e-7,
+    "optimizer.clip_norm": 0.0,
+    "optimizer.sam_rho": 0.0,
+    "schedule.name": "cosine",
+    "schedule.final_fraction": 0.0,
+    "train.sizes": (),
+}
+OWN = (*HYPER, "mixing.mixup", "loss.class_weights")  # keys of a run, beside `augment`
+NEEDED = {"name", "seed", "epochs"}
+OPTIONAL = {"set", "targets", "teachers", "keep", "at_least", "reserve"}
+Spec = dict[str, Any]
 Hyper = dict[str, Any]  # names of HYPER, and `steps`, `mixup`, `weights`: arrays
 
 
@@ -77,7 +99,7 @@ class Program:
     def init(self) -> Any:
         """Key -> state."""
         config = self.config
-        optimizer = _optimizer(_hyper(config, {}, self.shares, 1))
+        optimizer = _optimizer(_hyper(config, self.shares, 1))
 
         def of(key: jax.Array, start: Variables | None) -> TrainState:
             model, size = self.evaluator.model, config.data.image_size
@@ -143,24 +165,66 @@ def _optimizer(hyper: Hyper) -> optax.GradientTransformation:
     )
 
 
-def _hyper(config: train.Config, changes: dict[str, Any], shares: np.ndarray, steps: int) -> Hyper:
-    def value(key: str) -> Any:
-        section, name = key.split(".")
-        return changes.get(key, getattr(getattr(config, section), name))
-
-    weights = class_weights(value("loss.class_weights"), np.maximum(shares * 1e6, 1))
-    numbers = {name: np.float32(value(name)) for name in HYPER}
-    given = {"steps": np.float32(steps), "mixup": np.float32(value("mixing.mixup"))}
+def _hyper(config: train.Config, shares: np.ndarray, steps: int) -> Hyper:
+    weights = class_weights(config.loss.class_weights, np.maximum(shares * 1e6, 1))
+    numbers = {name: np.float32(operator.attrgetter(name)(config)) for name in HYPER}
+    given = {"steps": np.float32(steps), "mixup": np.float32(config.mixing.mixup)}
     return {**numbers, **given, "weights": weights}
+
+
+def configure(spec: Spec, changes: Spec) -> train.Config:
+    """The config of the whole or, with its `changes`, of a run; UserError for what is not FIXED."""
+    raw = load_config(CONFIGS / spec["config"], spec["config"]).to_dict()
+    for key, value in {**spec.get("set", {}), **changes, "data.path": DATA.value}.items():
+        section, _, name = key.partition(".")
+        raw.setdefault(section, {})[name] = value
+    config = fill(train.Config, raw)
+    for key, value in FIXED.items():
+        if operator.attrgetter(key)(config) != value:
+            raise UserError(
+                f"a sweep trains with {key}={value!r} alone: set that, or use fer_jax.main"
+            )
+    return config
+
+
+def read_spec(path: pathlib.Path) -> Spec:
+    """SPEC's content; UserError unless every run of it can be trained as it says."""
+    try:
+        spec = json.loads(path.read_text())
+        configure(spec, {})
+        earlier: dict[str, bool] = {}  # whether they are kept
+        for run in spec["runs"]:
+            for why in _wrong(run, earlier):
+                raise UserError(f"{path}: run {_name(run)}: {why}")
+            configure(spec, run.get("set", {}))
+            earlier[_name(run)] = run.get("keep", False)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no SPEC that can be read: {one_line(error)}") from error
+    return spec
+
+
+def _name(run: Spec) -> str:
+    return f"{run.get('name')}-{run.get('seed')}"
+
+
+def _wrong(run: Spec, earlier: dict[str, bool]) -> Iterator[str]:
+    yield from (f"it has no {key!r}" for key in sorted(NEEDED - run.keys()))
+    yield from (f"no key is called {key!r}" for key in sorted(run.keys() - NEEDED - OPTIONAL))
+    for key in run.get("set", {}):
+        if key not in OWN and not key.startswith("augment."):
+            yield f"{key} is the same for all runs: set it for the whole"
+    for teacher in run.get("teachers", ()):
+        if not earlier.get(teacher):
+            yield f"teacher {teacher} is no earlier run that is kept"
+    if _name(run) in earlier:
+        yield "another one has this name and seed"
 
 
 class Sweep:
     """The data, the program, and what earlier runs have left."""
 
-    def __init__(self, spec: dict[str, Any], output: pathlib.Path) -> None:
-        raw = load_config(CONFIGS / "b2.py", spec["config"])
-        raw.update_from_flattened_dict({**spec.get("set", {}), "data.path": DATA.value})
-        config = fill(train.Config, raw)
+    def __init__(self, spec: Spec, output: pathlib.Path) -> None:
+        config = configure(spec, {})
         self.began, self.output, self.spec = time.time(), output, spec
         data = open_dataset(config.data.path, config.data)
         self.train, self.validation = data.split("train"), data.split("validation")
@@ -195,7 +259,7 @@ class Sweep:
             "target": np.eye(7, dtype=np.float32)[np.arange(size) % 7],
         }
         batch = mesh.to_devices(host, mesh.sharded(self.program.evaluator.mesh))
-        hyper = _hyper(config, {}, self.program.shares, 100)
+        hyper = _hyper(config, self.program.shares, 100)
         state, _ = jax.block_until_ready(self.program.step(state, batch, hyper, key))
         self.say("step compiled")
         for _ in range(3):
@@ -213,9 +277,9 @@ class Sweep:
         self._score(state.ema)
         self.say(f"evaluation {time.time() - began:.2f} s of {len(self.validation)} images")
 
-    def run(self, run: dict[str, Any]) -> None:
+    def run(self, run: Spec) -> None:
         """Train one run, validate each epoch, write its figures and answers."""
-        name = f"{run['name']}-{run['seed']}"
+        name = _name(run)
         if not self.finished.keys() >= set(run.get("teachers", ())):
             self.say(f"{name}: left out, a teacher is missing")
             return
@@ -224,13 +288,14 @@ class Sweep:
         if not epochs:
             self.say(f"{name}: left out, no time")
             return
-        config, changes = self.program.config, run.get("set", {})
+        run = {**run, "epochs": epochs}
+        config = configure(self.spec, run.get("set", {}))
         size = config.train.batch_size
         ends = epoch_ends(len(self.train), size, epochs)
-        hyper = _hyper(config, changes, self.program.shares, ends[-1])
+        hyper = _hyper(config, self.program.shares, ends[-1])
         init_key, step_key = jax.random.split(jax.random.key(run["seed"]))
         state = self.program.init(init_key, self.program.start)
-        batches, rows, first = self._batches(run, records), [], time.time()
+        batches, rows, first = self._batches(run["seed"], config, records), [], time.time()
         for epoch, (begin, end) in enumerate(itertools.pairwise((0, *ends)), start=1):
             began, losses = time.time(), []
             for batch in itertools.islice(batches, end - begin):
@@ -240,14 +305,14 @@ class Sweep:
             scores = {"raw": self._score(state.variables), "ema": self._score(state.ema)}
             rows.append({"epoch": epoch, "loss": float(loss), "train": float(accuracy), **scores})
             seconds = time.time() - began
-            if epoch > 1:
-                self.epoch_seconds = seconds
+            known = self.epoch_seconds or seconds  # a first epoch may be longer: it compiles
+            self.epoch_seconds = seconds if epoch > 1 else min(known, seconds)
             short = " ".join(f"{kind} {s['accuracy']:.4f}" for kind, s in scores.items())
             self.say(f"{name} {epoch}/{epochs} loss {loss:.3f} {short} {seconds:.1f} s")
         batches.close()
-        self._leave(name, run, state, {"epochs": rows, "seconds": time.time() - first})
+        self._leave(run, config, state, {"epochs": rows, "seconds": time.time() - first})
 
-    def _epochs(self, run: dict[str, Any]) -> int:
+    def _epochs(self, run: Spec) -> int:
         """As asked, or as many as there is time for where the run may be cut."""
         left = SECONDS.value - (time.time() - self.began) - run.get("reserve", 0)
         possible = int(left / self.epoch_seconds) if self.epoch_seconds else run["epochs"]
@@ -255,16 +320,13 @@ class Sweep:
             return run["epochs"]
         return possible if possible >= run.get("at_least", run["epochs"]) else 0
 
-    def _batches(self, run: dict[str, Any], records: Any) -> Iterator[Any]:
-        config, changes = self.program.config, run.get("set", {})
-        prefix = "augment."
-        moved = {k.removeprefix(prefix): v for k, v in changes.items() if k.startswith(prefix)}
+    def _batches(self, seed: int, config: train.Config, records: Any) -> Iterator[Any]:
         host = train_batches(
             records,
             image_size=config.data.image_size,
             batch_size=config.train.batch_size,
-            seed=run["seed"],
-            augmentation=dataclasses.replace(config.augment, **moved),
+            seed=seed,
+            augmentation=config.augment,
             start_step=0,
             shard=Shard(0, 1),
             workers=WORKERS.value,
@@ -273,7 +335,7 @@ class Sweep:
         for batch in host:
             yield mesh.to_devices(batch, sharding)
 
-    def _targeted(self, run: dict[str, Any]) -> Any:
+    def _targeted(self, run: Spec) -> Any:
         """Training records with targets: a file's, earlier runs' answers, or their labels."""
         if run.get("targets"):
             return sidecars.attach(self.train, run["targets"])
@@ -293,22 +355,24 @@ class Sweep:
         )
         return {name: float(summary[name]) for name in ("accuracy", "macro_f1", "loss")}
 
-    def _leave(self, name: str, run: dict[str, Any], state: TrainState, record: Any) -> None:
+    def _leave(self, run: Spec, config: train.Config, state: TrainState, record: Any) -> None:
         """Figures and answers of the last epoch, and the averaged model where it is to be kept."""
+        name = _name(run)
         record |= {"run": run, "spec": {k: v for k, v in self.spec.items() if k != "runs"}}
         kinds = ("none", "flip", "flip_crops") if run.get("keep") else ("none",)
         for tta in kinds:
             answers = self._predict(state.ema, self.validation, tta)
             answers.save(self.output / f"{name}.{tta}.npz")
             record[tta] = float(np.mean(answers.predicted == answers.labels))
-        (self.output / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1) + "\n"
+        in_one_step(self.output / f"{name}.json", operator.methodcaller("write_text", text))
         if run.get("keep"):
             self.finished[name] = state.ema
-            self._save(self.output / f"{name}.safetensors", run, state.ema)
+            self._save(self.output / f"{name}.safetensors", run, config, state.ema)
         self.say(f"{name}: " + ", ".join(f"{kind} {record[kind]:.4f}" for kind in kinds))
 
-    def _save(self, path: pathlib.Path, run: dict[str, Any], variables: Any) -> None:
-        model, config = self.program.evaluator.model, self.program.config
+    def _save(self, path: pathlib.Path, run: Spec, config: train.Config, variables: Any) -> None:
+        model = self.program.evaluator.model
         origin = {"source": "fer_jax", "selected_on": "validation", "run": json.dumps(run)}
         about = model_file.About(
             architecture=describe(model),
@@ -319,9 +383,7 @@ class Sweep:
             training_data=self.fingerprints,
             metrics=None,
             splitting={name: getattr(config.data, name) for name in model_file.SPLITTING},
-            label_smoothing=run.get("set", {}).get(
-                "loss.label_smoothing", config.loss.label_smoothing
-            ),
+            label_smoothing=config.loss.label_smoothing,
         )
         arrays = jax.tree.map(np.asarray, dict(variables))
         hashes = short_hashes(self.train)
@@ -330,7 +392,9 @@ class Sweep:
 
 def main(argv: Sequence[str]) -> None:
     """Every run of the spec in its order, as far as the time goes."""
-    spec = json.loads(pathlib.Path(argv[1]).read_text())
+    if len(argv) != 2 or not DATA.value:
+        raise UserError("give one SPEC, a JSON file, and --data=PATH")
+    spec = read_spec(pathlib.Path(argv[1]))
     output = pathlib.Path(OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     cache.keep_programs()

@@ -116,8 +116,10 @@ def test_what_was_made_of_other_answers_is_not_done(done):
     [
         ([], "no --data"),
         (["--data=x", "--recipe=none.py"], "none.py: no such file in configs/"),
-        (["--data=x", "--seeds=1"], "--seeds=1: an ensemble has two or more"),
+        (["--data=x", "--seeds=1"], "--seeds=1: give 2 or more numbers"),
         (["--data=x", "--seeds=1,1"], "--seeds=1,1"),
+        (["--data=x", "--students="], "--students=: give 1 or more numbers"),
+        (["--data=x", "--students=7,07"], "--students=7,07: "),
         (["--data=x", "--set=a"], "--set=a: write --set=KEY=VALUE"),
         (["x"], "unexpected argument 'x'"),
     ],

@@ -92,6 +92,7 @@ def test_what_is_not_told(tmp_path):
         studies.overrides(STUDIES["ema"], ["train.epochs"])
     with pytest.raises(UserError, match=r"--set=data\.targets=FILE"):
         studies.overrides(STUDIES["ferplus"], [])
+    assert len(studies.plan(STUDIES["ema"], tmp_path, {}, ["0"], ["none", "none"])) == 1
     assert studies.overrides(STUDIES["ferplus"], ["data.targets=a=b"]) == {"data.targets": "a=b"}
     with pytest.raises(UserError, match="no run is finished"):
         studies.summary(STUDIES["ema"], [])
@@ -99,7 +100,16 @@ def test_what_is_not_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["nothing", "--data=x"], "no study 'nothing': give one of start"), (["ema"], "no --data")],
+    [
+        (["nothing", "--data=x"], "no study 'nothing': give one of start"),
+        (["ema"], "no --data"),
+        (
+            ["ema", "--data=x", "--seeds=0,1,00"],
+            "--seeds=0,1,00: give 1 or more numbers, each once",
+        ),
+        (["ema", "--data=x", "--seeds=one"], "--seeds=one: "),
+        (["ema", "--data=x", "--parallel=4"], "--parallel needs --cluster"),
+    ],
 )
 def test_the_door_refuses_in_one_line(arguments, words, tmp_path):
     given = [*arguments, f"--output={tmp_path / 'out'}"]
