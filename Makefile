@@ -11,10 +11,19 @@ BIN := $(VENV)/bin
 PEERS := .venv-parity
 BENCH := .venv-bench
 comma := ,
+# A Python that is named has stamps of its own, and takes the place of another one's environment.
+NAMED := $(if $(filter file,$(origin PYTHON)),,-$(notdir $(PYTHON)))
 EXTRAS := $(if $(ACCELERATOR),dev$(comma)$(ACCELERATOR),dev)
 BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
-BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
-STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
+BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)$(NAMED)
+STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)$(NAMED)
+
+define environment
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 2; }
+	@test "$$($(1)/bin/python -V 2>&1)" = "$$($(PYTHON) -V)" || rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+endef
 
 .PHONY: run demo test test-all browser slurm fuzz faults lint docs pretrained parity bench clean
 
@@ -58,7 +67,7 @@ faults: $(STAMP)
 	$(BIN)/python -m experiments.faults $(FLAGS)
 
 # ImageNet weights that a package holds, for configs/b2_lite2.py.
-pretrained: $(PEERS)/.installed
+pretrained: $(PEERS)/.installed$(NAMED)
 	$(PEERS)/bin/python -m experiments.pretrained
 
 lint: $(STAMP)
@@ -73,12 +82,12 @@ $(VENV)/.installed-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-parity: $(PEERS)/.installed
+parity: $(PEERS)/.installed$(NAMED)
 	$(PEERS)/bin/python -m pytest -q tests/test_torch_files.py
 	$(PEERS)/bin/python -m experiments.parity $(FLAGS)
 
-$(PEERS)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(PEERS)
+$(PEERS)/.installed$(NAMED): pyproject.toml constraints.txt
+	$(call environment,$(PEERS))
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[parity]'
 	@touch $@
 
@@ -87,15 +96,13 @@ bench: $(BENCH_STAMP)
 
 # TensorFlow 2.21 wants an older h5py, which the extra names.
 $(BENCH_STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(BENCH)
+	$(call environment,$(BENCH))
 	grep -v '^h5py==' constraints.txt > $(BENCH)/constraints.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BENCH)/constraints.txt --editable '.[$(BENCH_EXTRAS)]'
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(call environment,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 

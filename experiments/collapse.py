@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from experiments.jobs import write
 from fer_jax import cli, trained
 from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation.inference import make_evaluator
@@ -43,9 +44,8 @@ def main(argv: Sequence[str]) -> None:
         rows.append(row(name, answers.probabilities.argmax(axis=1), answers.labels))
         print(f"{name}: {rows[-1]['accuracy']:.2%}", flush=True)
     output = Path(OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "collapse.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (output / "collapse.md").write_text(table(rows))
+    write(output / "collapse.json", json.dumps(rows, indent=1) + "\n")
+    write(output / "collapse.md", table(rows))
     print(f"{table(rows)}wrote {output}/collapse.md")
 
 

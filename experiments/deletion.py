@@ -16,6 +16,7 @@ from absl import flags
 
 import fer_jax
 from experiments.deleting import delete, saliency
+from experiments.jobs import write
 from fer_jax import cli
 from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
@@ -52,9 +53,7 @@ def main(argv: Sequence[str]) -> None:
         falls = (before - answers(model, less))[np.arange(len(images)), classes]
         error = falls.std() / np.sqrt(len(falls))
         lines.append(f"| {name} | {falls.mean():.3f} | {error:.3f} |")
-    folder = pathlib.Path(OUTPUT.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "deletion.md").write_text("\n".join(lines) + "\n")
+    write(pathlib.Path(OUTPUT.value, "deletion.md"), "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

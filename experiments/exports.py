@@ -19,12 +19,14 @@ import onnxruntime
 from absl import flags
 from scipy.special import softmax
 
+from experiments.jobs import write
 from fer_jax import cli, trained
 from fer_jax.config import packaged
 from fer_jax.conversion.exporting import TARGETS
 from fer_jax.conversion.onnx import PRECISIONS, SESSION_OPTION
 from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
+from fer_jax.errors import UserError
 from fer_jax.model_file import About, calibrated
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
@@ -57,6 +59,8 @@ Answer = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] -> logits [B, 
 def main(argv: Sequence[str]) -> None:
     """Export, ask, compare, write the table."""
     del argv
+    if COUNT.value < 1 or COUNT.value % BATCH:
+        raise UserError(f"--count={COUNT.value}: give a multiple of {BATCH}")
     path = pathlib.Path(MODEL.value or packaged("weights", "fer2013_b2.safetensors"))
     model = trained.load(path)
     images, labels = questions(model)
@@ -68,10 +72,8 @@ def main(argv: Sequence[str]) -> None:
         for kind, size, found, speed in answers(pathlib.Path(name), model, images):
             lines.append(row(kind, size, found, expected, labels, model.about, speed))
             print(lines[-1], flush=True)
-    output = pathlib.Path(OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "exports.md").write_text("\n".join(lines) + "\n")
-    print(f"wrote {output}/exports.md")
+    write(pathlib.Path(OUTPUT.value, "exports.md"), "\n".join(lines) + "\n")
+    print(f"wrote {OUTPUT.value}/exports.md")
 
 
 def questions(model: trained.Trained) -> tuple[np.ndarray, np.ndarray]:

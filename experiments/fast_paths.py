@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import plain_model
-from experiments.jobs import CONFIGS
+from experiments.jobs import CONFIGS, write
 from fer_jax import cache, cli
 from fer_jax.config import fill, load_config
 from fer_jax.errors import UserError
@@ -29,10 +29,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not DATA.value:
         raise UserError("no --data: give FER2013 in any known layout, or synthetic")
+    if not (CONFIGS / RECIPE.value).is_file():
+        raise UserError(f"--recipe={RECIPE.value}: no such file in configs/")
     cache.keep_programs()
     settings = load_config(CONFIGS / RECIPE.value, RECIPE.value)
     settings.data.path = DATA.value
     settings.data.image_size, settings.train.batch_size = SIZE.value, BATCH.value
+    settings.train.sizes = ()
     config = fill(Config, settings)
     fast = plain_model.training(config, STEPS.value)
     with plain_model.plain_operations():
@@ -42,10 +45,8 @@ def main(argv: Sequence[str]) -> None:
         print(f"{name}: {value:.1e}")
     given = {"recipe": RECIPE.value, "batch": BATCH.value, "size": SIZE.value}
     found = {**given, "difference": apart, "fast": fast, "plain": plain}
-    file = Path(OUTPUT.value)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"wrote {file}")
+    write(Path(OUTPUT.value), json.dumps(found, indent=1) + "\n")
+    print(f"wrote {OUTPUT.value}")
 
 
 if __name__ == "__main__":

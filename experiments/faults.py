@@ -22,10 +22,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments.jobs import forget_other_code
+from experiments.jobs import ROOT, earlier_rows, write
 from fer_jax import cli
+from fer_jax.outputs import in_one_step
 
-ROOT = Path(__file__).resolve().parents[1]
 KILLS = flags.DEFINE_integer("kills", 50, "How many, all commands together.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", "runs/faults", "Folder for runs and results.")
 SEED = flags.DEFINE_integer("seed", 0, "Of all moments.")
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     for row in rows:
         if row["why"]:
             print(f"kill {row['number']}, {row['command']}: {row['why']}")
-    (output / "faults.md").write_text(text)
+    write(output / "faults.md", text)
     return int(any(row["why"] for row in rows))
 
 
@@ -81,16 +81,13 @@ def kill_all(output: Path, kills: int, seed: int = 0, jobs: int = 2) -> list[dic
     """The results of kills 0 to `kills` - 1, in `output` those that were there before."""
     from tqdm import tqdm
 
-    output.mkdir(parents=True, exist_ok=True)
-    forget_other_code(output, RESULTS, "calm", "cases")  # its undisturbed runs are no twins
-    path = output / RESULTS
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = earlier_rows(output, RESULTS, "calm", "cases")  # other undisturbed runs are no twins
     done = {(row["number"], row["seed"]) for row in rows}
     left = [number for number in range(kills) if (number, seed) not in done]
     if left:
         ground = Ground(output)
         names = {"train": None} | dict.fromkeys(TURNS[number % len(TURNS)] for number in left)
-        with ThreadPoolExecutor(jobs) as pool, path.open("a") as file:
+        with ThreadPoolExecutor(jobs) as pool, (output / RESULTS).open("a") as file:
             calm = {name: ground.undisturbed(name) for name in names}
             found = pool.map(lambda number: kill(ground, calm, number, seed), left)
             for row in tqdm(found, total=kills, initial=kills - len(left), unit=" kills"):
@@ -137,8 +134,8 @@ class Ground:
         self.output, self.data = output, output / "fer2013.csv"
         self.support, self.run = support, output / "calm" / "train" / "run"
         if not self.data.exists():
-            support.write_small_csv(output)
-            self._photographs(output / "photographs")
+            self._photographs(output / "photographs")  # the data tells that they are there
+            in_one_step(self.data, lambda new: support.write_small_csv(new.parent))
 
     def _photographs(self, folder: Path) -> None:
         import numpy as np
@@ -197,7 +194,7 @@ class Ground:
             if process.returncode:
                 raise RuntimeError(f"{name} ended with {process.returncode}: {err}")
         calm = Calm(self.left(name, case), int(err.split()[-1]), seconds)
-        kept.write_text(json.dumps(dataclasses.asdict(calm)))
+        write(kept, json.dumps(dataclasses.asdict(calm)))
         return calm
 
     def left(self, name: str, case: Path) -> dict[str, str]:

@@ -25,10 +25,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments.jobs import forget_other_code
+from experiments.jobs import ROOT, earlier_rows, write
 from fer_jax import cli
+from fer_jax.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 INPUTS = flags.DEFINE_integer("inputs", 10_000, "How many, all readers together.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", "runs/fuzz", "Folder for results and findings.")
 SEED = flags.DEFINE_integer("seed", 0, "Of all inputs.")
@@ -39,17 +39,8 @@ SECONDS, HANG, MEMORY = 20, 40, 4 * 2**30  # of one input; until it is killed; b
 RESULTS, FINDINGS = "results.jsonl", "findings"
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
-RUNS = (
-    "subprocess.",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.spawn",
-    "os.fork",
-    "socket.connect",
-    "socket.sendto",
-)
-PICKLE = "pickle.find_class"
+RUNS = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork")
+RUNS += ("socket.connect", "socket.sendto")
 PICKLED = ("numpy", "collections", "_codecs", "fer_jax", "ml_dtypes", "torch")
 
 
@@ -64,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     rows = fuzz(output, INPUTS.value, SEED.value, ONLY.value)
     text = table(rows)
     print(text, end="")
-    (output / "fuzz.md").write_text(text)
+    write(output / "fuzz.md", text)
     return int(any(row["end"] == "finding" for row in rows))
 
 
@@ -72,15 +63,15 @@ def fuzz(output: Path, inputs: int, seed: int = 0, only: str = "") -> list[dict[
     """The results of inputs 0 to `inputs` - 1, in `output` those that were there before."""
     from tqdm import tqdm
 
-    output.mkdir(parents=True, exist_ok=True)
-    forget_other_code(output, RESULTS, FINDINGS)
-    path = output / RESULTS
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["number"], row["seed"], row["only"]) for row in rows}
-    left = [number for number in range(inputs) if (number, seed, only) not in done]
+    rows = [
+        row
+        for row in earlier_rows(output, RESULTS, FINDINGS)
+        if (row["seed"], row["only"]) == (seed, only) and row["number"] < inputs
+    ]
+    left = sorted(set(range(inputs)) - {row["number"] for row in rows})
     if not left:
         return rows
-    with crew(output, seed, only) as ask, path.open("a") as file:
+    with crew(output, seed, only) as ask, (output / RESULTS).open("a") as file:
         for number in tqdm(left, unit=" inputs", total=inputs, initial=inputs - len(left)):
             row = {"number": number, "seed": seed, "only": only, **ask(number)}
             rows.append(row)
@@ -128,15 +119,17 @@ def crew(output: Path, seed: int, only: str) -> Iterator[Any]:
         held["worker"].start()
         theirs.close()
         held["readers"] = held["ours"].recv()
+        if not held["readers"]:
+            raise UserError(f"--only={only}: no reader's name holds it")
 
     def ask(number: int) -> dict[str, Any]:
         start, ours = time.monotonic(), held["ours"]
         reason = f"no end within {HANG} s"
-        ours.send(number)
         try:
+            ours.send(number)
             if ours.poll(HANG):
                 return ours.recv()
-        except EOFError:
+        except (EOFError, OSError):
             held["worker"].join()
             reason = f"the process ended with {held['worker'].exitcode}"
         held["worker"].kill()
@@ -144,8 +137,8 @@ def crew(output: Path, seed: int, only: str) -> Iterator[Any]:
         reader, seconds = held["readers"][number % len(held["readers"])], time.monotonic() - start
         return {"reader": reader, "end": "finding", "why": reason, "seconds": seconds}
 
-    begin()
     try:
+        begin()
         yield ask
     finally:
         held["worker"].kill()
@@ -162,7 +155,7 @@ class TooLong(BaseException):
 def work(pipe: Connection, output: Path, seed: int, only: str) -> None:
     """Answer numbers with how their inputs end, until the pipe closes."""
     scratch, case = output / "scratch", output / "case"
-    scratch.mkdir(exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     os.environ |= {name: str(scratch) for name in ("TMPDIR", "XDG_CACHE_HOME", "HOME")}
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(scratch / "jax")}
     log = os.open(output / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -6,8 +6,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fer_jax.config import load_config
 from fer_jax.data.files import sha256
 from fer_jax.errors import FerError, UserError
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE
+from fer_jax.outputs import in_one_step
 from fer_jax.training.logs import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,17 +61,15 @@ class JobStopped(FerError):
         super().__init__(f"{job.folder} ended with {status}; {advice}")
 
 
+def _command(door: str, given: Iterable[tuple[str, Any]]) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"fer_jax.{door}", *(f"--{flag}={to}" for flag, to in given))
+
+
 def training(name: str, seed: str, folder: Path, config: str, settings: Mapping[str, Any]) -> Job:
     """A run of the file `config` in configs/, its keys set to `settings`."""
-    command = (
-        sys.executable,
-        "-m",
-        "fer_jax.main",
-        f"--config={CONFIGS / config}",
-        f"--workdir={folder}",
-        f"--config.seed={seed}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
-    )
+    given = {"config": CONFIGS / config, "workdir": folder, "config.seed": seed}
+    given |= {f"config.{key}": value for key, value in settings.items()}
+    command = _command("main", given.items())
     raw = load_config(CONFIGS / config, config)
     files = {"init.weights": raw.init.weights, "data.targets": raw.data.targets, **settings}
     reads = tuple(Path(files[key]).expanduser() for key in ("init.weights", "data.targets"))
@@ -80,14 +80,8 @@ def evaluation(
     name: str, seed: str, folder: Path, checkpoints: Sequence[Path], flags: Mapping[str, str]
 ) -> Job:
     """A report on `checkpoints`, several of which are an ensemble."""
-    command = (
-        sys.executable,
-        "-m",
-        "fer_jax.evaluate",
-        *(f"--checkpoint={checkpoint}" for checkpoint in checkpoints),
-        *(f"--{flag}={value}" for flag, value in flags.items()),
-        f"--output={folder}",
-    )
+    given = [*(("checkpoint", path) for path in checkpoints), *flags.items(), ("output", folder)]
+    command = _command("evaluate", given)
     answers = tuple(path / REPORT / PREDICTIONS_FILE for path in checkpoints)
     return Job(name, seed, folder, folder, command, reads=answers)
 
@@ -128,16 +122,31 @@ def perform(job: Job) -> None:
         status = 130
     if status:
         raise JobStopped(job, status)
-    (job.folder / COMMAND_FILE).write_text(made_of)
+    write(job.folder / COMMAND_FILE, made_of)
 
 
-def forget_other_code(output: Path, *results: str) -> None:
-    """Remove these files and folders in `output` if another checkout or version left them."""
-    sources = sorted((ROOT / "fer_jax").rglob("*.py"))
-    code = hashlib.sha256(b"".join([str(ROOT).encode(), *map(Path.read_bytes, sources)]))
-    mark = output / "code.txt"
-    if mark.exists() and mark.read_text() == code.hexdigest():
-        return
-    for place in (output / name for name in results):
-        place.unlink(missing_ok=True) if place.is_file() else shutil.rmtree(place, True)
-    mark.write_text(code.hexdigest())
+def write(path: Path, text: str) -> None:
+    """The file, whole or not at all, in a folder that is made if need be."""
+    in_one_step(path, lambda new: new.write_text(text, encoding="utf-8"))
+
+
+def earlier_rows(output: Path, results: str, *others: str) -> list[dict[str, Any]]:
+    """Of the file `results` in `output`, whose torn last line, as a kill leaves it, is cut off.
+
+    It and the `others` are removed if another checkout, version or library left them.
+    """
+    makers = ("configs/*.py", "experiments/fuzz.py", "experiments/faults.py", "tests/[!t]*.py")
+    sources = sorted(path for some in ("fer_jax/**/*.py", *makers) for path in ROOT.glob(some))
+    libraries = sorted(f"{found.name} {found.version}" for found in distributions())
+    about = [str(ROOT), sys.version, *libraries, *map(sha256, sources)]
+    code, mark = hashlib.sha256(json.dumps(about).encode()).hexdigest(), output / "code.txt"
+    if not mark.exists() or mark.read_text() != code:
+        for place in (output / name for name in (results, *others)):
+            place.unlink(missing_ok=True) if place.is_file() else shutil.rmtree(place, True)
+        write(mark, code)
+    path = output / results
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write(path, whole)
+    return [json.loads(line) for line in whole.splitlines()]

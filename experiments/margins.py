@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 
 import fer_jax
+from experiments.jobs import write
 from fer_jax import cli
 from fer_jax.data.sources import open_dataset
 from fer_jax.labels import LABELS
@@ -53,9 +54,7 @@ def main(argv: Sequence[str]) -> None:
     for margin in MARGINS:
         cells = [accuracy(cuts(pictures, rows, margin, turned)) for turned in (True, False)]
         lines.append(f"| {margin:g} | {' | '.join(cells)} |")
-    folder = pathlib.Path(OUTPUT.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "margins.md").write_text("\n".join(lines) + "\n")
+    write(pathlib.Path(OUTPUT.value, "margins.md"), "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

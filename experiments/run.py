@@ -56,9 +56,8 @@ def main(argv: Sequence[str]) -> None:
     result = studies.summary(study, [job for job in todo if job.finished])
     text = studies.table(result)
     print(text, end="")
-    place.mkdir(exist_ok=True)
-    (place / "study.json").write_text(json.dumps(result, indent=1) + "\n")
-    (place / "study.md").write_text(f"# {names[0]}: {study.question}\n\n{text}")
+    jobs.write(place / "study.json", json.dumps(result, indent=1) + "\n")
+    jobs.write(place / "study.md", f"# {names[0]}: {study.question}\n\n{text}")
     print(f"wrote {place}/study.md")
 
 

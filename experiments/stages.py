@@ -43,15 +43,11 @@ class Protocol:
     def _models(self, name: str, seeds: Sequence[str], taught: Mapping[str, Any]) -> Stages:
         """Training over seeds, which reports plain answers; then the augmented ones."""
         settings = {"data.path": self.data, **self.settings, **taught}
+        places = {seed: self.place / name / seed for seed in seeds}
+        yield [jobs.training(name, s, place, self.config, settings) for s, place in places.items()]
         yield [
-            jobs.training(name, seed, self.place / name / seed, self.config, settings)
-            for seed in seeds
-        ]
-        yield [
-            self._answers(
-                name, seed, f"{name}/{seed}-{AUGMENTED}", [self.place / name / seed], AUGMENTED
-            )
-            for seed in seeds
+            self._answers(name, seed, f"{name}/{seed}-{AUGMENTED}", [place], AUGMENTED)
+            for seed, place in places.items()
         ]
 
     def _answers(
@@ -145,8 +141,7 @@ def comparisons(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def write(place: Path, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """`protocol.json` and `protocol.md` in `place`."""
     result = comparisons(rows)
-    (place / "protocol.json").write_text(
-        json.dumps({"rows": rows, "comparison": result}, indent=1) + "\n"
-    )
+    found = json.dumps({"rows": rows, "comparison": result}, indent=1)
+    jobs.write(place / "protocol.json", f"{found}\n")
     text = f"# {title}\n\n{table(rows)}\n{comparison.markdown(result)}"
-    (place / "protocol.md").write_text(text)
+    jobs.write(place / "protocol.md", text)

@@ -53,7 +53,6 @@ from fer_jax.training.step import train_step
 DATA = flags.DEFINE_string("data", "", "FER2013 in any known layout.")
 OUTPUT = flags.DEFINE_string("output", "runs/sweep", "Folder of what the runs leave.")
 SECONDS = flags.DEFINE_float("seconds", 1e9, "Runs that would end later are cut or left out.")
-PROBE = flags.DEFINE_bool("probe", False, "Only compile, and time the step.")
 WORKERS = flags.DEFINE_integer("workers", 3, "Grain processes for each run.")
 HYPER = (
     "optimizer.learning_rate",
@@ -216,6 +215,8 @@ def _wrong(run: Spec, earlier: dict[str, bool]) -> Iterator[str]:
     for teacher in run.get("teachers", ()):
         if not earlier.get(teacher):
             yield f"teacher {teacher} is no earlier run that is kept"
+    if not pathlib.Path(run.get("targets", "")).exists():
+        yield f"targets {run['targets']} cannot be found"
     if _name(run) in earlier:
         yield "another one has this name and seed"
 
@@ -245,37 +246,6 @@ class Sweep:
     def say(self, text: str) -> None:
         """With the seconds since the start."""
         print(f"[{time.time() - self.began:6.1f}] {text}", flush=True)
-
-    def probe(self) -> None:
-        """Compile everything, each timed, and take steps on one batch."""
-        config, key = self.program.config, jax.random.key(0)
-        size, side = config.train.batch_size, config.data.image_size
-        state = jax.block_until_ready(self.program.init(key, self.program.start))
-        self.say("initialised")
-        host = {
-            "image": np.zeros((size, side, side, 1), np.uint8)
-            + np.arange(side, dtype=np.uint8)[:, None],
-            "label": np.arange(size, dtype=np.int32) % 7,
-            "target": np.eye(7, dtype=np.float32)[np.arange(size) % 7],
-        }
-        batch = mesh.to_devices(host, mesh.sharded(self.program.evaluator.mesh))
-        hyper = _hyper(config, self.program.shares, 100)
-        state, _ = jax.block_until_ready(self.program.step(state, batch, hyper, key))
-        self.say("step compiled")
-        for _ in range(3):
-            began = time.time()
-            for _ in range(30):
-                state, figures = self.program.step(state, batch, hyper, key)
-            jax.block_until_ready(state)
-            seconds = (time.time() - began) / 30
-            speed = f"{seconds * 1e3:.2f} ms, {size / seconds:,.0f} images/s"
-            self.say(f"step {speed}, loss {figures['loss']:.3f}")
-        began = time.time()
-        self._score(state.variables)
-        self.say(f"evaluation compiled: {time.time() - began:.1f} s")
-        began = time.time()
-        self._score(state.ema)
-        self.say(f"evaluation {time.time() - began:.2f} s of {len(self.validation)} images")
 
     def run(self, run: Spec) -> None:
         """Train one run, validate each epoch, write its figures and answers."""
@@ -399,9 +369,6 @@ def main(argv: Sequence[str]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     cache.keep_programs()
     sweep = Sweep(spec, output)
-    if PROBE.value:
-        sweep.probe()
-        return
     for run in spec["runs"]:
         sweep.run(run)
 

@@ -19,9 +19,12 @@ import numpy as np
 from absl import flags
 
 import fer_jax
+from experiments.benchmark.timer import USERS, last_line
+from experiments.jobs import write
 from fer_jax import cli
 from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
+from fer_jax.errors import UserError
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 PEER = flags.DEFINE_string("peer", None, "Python of an environment with fer.", required=True)
@@ -60,7 +63,9 @@ def main(argv: Sequence[str]) -> None:
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         there = draw(pathlib.Path(folder))
-        children = {name: stack.enter_context(child(*s, folder)) for name, s in scripts.items()}
+        children = {
+            name: stack.enter_context(child(name, *s, folder)) for name, s in scripts.items()
+        }
         for name, process in children.items():
             print(name, "ready:", answer(process), flush=True)
         turns = [{name: turn(p) for name, p in children.items()} for _ in range(TURNS)]
@@ -73,9 +78,7 @@ def main(argv: Sequence[str]) -> None:
         ratios = [t[name][0] / t["fer_jax"][0] for t in turns]
         beside = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append(f"| {name} | {speed:.1f} | {turns[0][name][1]} of {there} | {beside} |")
-    output = pathlib.Path(OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "versus_fer.md").write_text("\n".join(lines) + "\n")
+    write(pathlib.Path(OUTPUT.value, "versus_fer.md"), "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
@@ -94,15 +97,17 @@ def draw(folder: pathlib.Path) -> int:
     return there
 
 
-def child(python: str, script: str, folder: str) -> subprocess.Popen:
-    """A contestant, which first answers all pictures once, unasked."""
-    return subprocess.Popen(
-        [python, "-c", script, folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+def child(name: str, python: str, script: str, folder: str) -> subprocess.Popen:
+    """A contestant, which first answers all pictures once, unasked; the allocator is its own."""
+    with pathlib.Path(folder, f"{name}.log").open("w") as log:
+        return subprocess.Popen(
+            [python, "-c", script, folder, log.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=USERS,
+        )
 
 
 def turn(process: subprocess.Popen) -> list:
@@ -117,7 +122,8 @@ def answer(process: subprocess.Popen) -> list:
     for line in process.stdout:
         if line.startswith("["):
             return json.loads(line)
-    raise SystemExit(f"a contestant ended: {' '.join(process.args[:1])}")
+    python, *_, log = process.args
+    raise UserError(f"{python} ended: {last_line(pathlib.Path(log))}")
 
 
 if __name__ == "__main__":

@@ -70,10 +70,11 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     parts = [*map(pathlib.Path, faces.networks()), *keep_runtime(given)]
     trained = recognizer.load(model, detector="none").model
     file, path = trained.file(), trained.path
+    about = {"labels": file.about.labels, "image_size": file.about.image_size}
+    text = json.dumps(about) + "\n"  # first: it tells a page that was not finished from others
+    in_one_step(folder / "model.json", operator.methodcaller("write_text", text))
     onnx.export_onnx(folder / "model.onnx", file, "int8")
 
-    about = {"labels": file.about.labels, "image_size": file.about.image_size}
-    (folder / "model.json").write_text(json.dumps(about) + "\n")
     page = pathlib.Path(__file__).resolve().parent / "recognition" / "page"
     shutil.copytree(page, folder, dirs_exist_ok=True)
     for part in parts:

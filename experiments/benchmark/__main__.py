@@ -15,6 +15,7 @@ from experiments.benchmark.comparisons import comparisons
 from experiments.benchmark.grid import NAMES, ours
 from experiments.benchmark.shared import Settings
 from experiments.benchmark.timer import Timing
+from experiments.jobs import write
 from fer_jax import cli
 
 ALL = [*NAMES, "whole_loop", "first_step"]
@@ -43,9 +44,8 @@ def main(argv: Sequence[str]) -> int:
         found["comparisons"] = dict(comparisons(COMPARE.value, timing, platform != "cpu"))
 
     output, lines = pathlib.Path(OUTPUT.value), list(table.table(found))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-    output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write(output, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write(output.with_suffix(".md"), "\n".join(lines) + "\n")
     print("\n".join(["", *lines, "", str(output)]))
     for failure in table.failures(found):
         print(f"error: {failure}", file=sys.stderr)

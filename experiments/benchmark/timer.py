@@ -27,7 +27,8 @@ from fer_jax import cli
 from fer_jax.errors import UserError, one_line
 
 # The user's environment, without what fer_jax's restart put there.
-USERS = {k: v for k, v in os.environ.items() if k not in (cli.TUNABLES, cli.PRELOAD)}
+RESTART = {cli.TUNABLES: cli.HUGE_PAGES, **cli.tcmalloc()}
+USERS = {k: v for k, v in os.environ.items() if RESTART.get(k) != v}
 MEASURED, DISAGREEMENT, NOT_RUN, FAILED = "measured", "disagreement", "not run", "failed"
 Row = dict[str, Any]  # ready for JSON
 Reference = tuple[str, Answer]  # on what platform fer_jax computes, and what it answers

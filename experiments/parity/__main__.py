@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import app, flags
 
+from experiments.jobs import write
 from experiments.parity import compare, whole_models
 from experiments.parity.peers import KerasPeer, TorchPeer, without_random_depth
 from fer_jax.model_file import ModelFile
@@ -33,20 +34,18 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the random weights.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run all comparisons, print each as it is made, exit 1 if one is beyond its limit."""
+    """Run all comparisons, print each as it is made, exit 1 if one is beyond its limit, or none."""
     del argv
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for row in comparisons(pathlib.Path(folder)):
             rows.append(row)
             print(line(row), flush=True)
-    output = pathlib.Path(OUTPUT.value)
-    output.parent.mkdir(parents=True, exist_ok=True)
     table = [{**dataclasses.asdict(row), "passed": row.passed} for row in rows]
-    output.write_text(json.dumps(table, indent=1) + "\n")
+    write(pathlib.Path(OUTPUT.value), json.dumps(table, indent=1) + "\n")
     failed = sum(not row.passed for row in rows)
-    print(f"{len(rows)} comparisons, {failed} beyond their limit; {output}")
-    sys.exit(failed > 0)
+    print(f"{len(rows)} comparisons, {failed} beyond their limit; {OUTPUT.value}")
+    sys.exit(failed > 0 or not rows)
 
 
 def line(row: compare.Row) -> str:
@@ -109,9 +108,12 @@ def prepare(peer: compare.Peer, folder: pathlib.Path) -> ModelFile:
 def sizes(variant: str) -> list[int]:
     """Those asked for; the variant's own only where it is small enough for two cores."""
     own = VARIANTS[variant].image_size
-    asked = [own if size == "own" else int(size) for size in SIZES.value]
-    return [size for size in asked if size != own or variant in OWN_SIZE]
+    asked = [size for size in SIZES.value if size != "own" or variant in OWN_SIZE]
+    return [own if size == "own" else int(size) for size in asked]
 
+
+for flag, known in {"variants": ALL, "sources": LIBRARIES}.items():
+    flags.register_validator(flag, {*known}.issuperset, f"must be of {', '.join(known)}")
 
 if __name__ == "__main__":
     app.run(main)

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import skimage.data
 import torch
+from scipy.special import softmax
 
+from experiments.jobs import write
 from experiments.parity.compare import answer
 from experiments.parity.random_weights import relative
 from experiments.parity.torch_head import torchvision_without_operators
@@ -60,8 +62,7 @@ def main() -> int:
     images, about = photographs(file.about.image_size), file.about.architecture
     ours = answer(file, images, jnp.float32)[1]
     difference = relative(ours, timms(images, about["input_mean"], about["input_std"]))
-    shares = np.exp(ours - ours.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(ours, axis=1)
 
     info = ImageNetInfo()
     lines = ["| photograph | most probable of 1,000 classes |", "|---|---|"]
@@ -73,8 +74,7 @@ def main() -> int:
         "",
         f"Logits are {difference:.1e} of the largest from timm's, at most {LIMIT:.0e}.",
     ]
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text("# ImageNet weights of Lite2 on photographs\n\n" + "\n".join(lines) + "\n")
+    write(RESULT, "# ImageNet weights of Lite2 on photographs\n\n" + "\n".join(lines) + "\n")
     print("\n".join(lines))
     return int(difference > LIMIT)
 

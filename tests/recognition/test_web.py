@@ -85,6 +85,23 @@ def test_somebody_elses_folder_is_left_alone(model_path, runtime, tmp_path):
     assert not (tmp_path / "index.html").exists()
 
 
+def test_a_page_whose_writing_was_killed_is_written_again(
+    model_path, runtime, tmp_path, monkeypatch
+):
+    def killed(path, *_):
+        path.with_name(f".{path.name}-unfinished-dead").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "page"
+    with monkeypatch.context() as patch:
+        patch.setattr("fer_jax.conversion.onnx.export_onnx", killed)
+        with pytest.raises(KeyboardInterrupt):
+            web.write(out, str(model_path), str(runtime))
+    web.write(out, str(model_path), str(runtime))
+    assert (out / "index.html").exists()
+    assert not list(out.glob(".*"))
+
+
 def test_the_runtime_comes_from_npm_once(npm):
     for _ in range(2):
         kept = web.keep_runtime("")

@@ -14,7 +14,7 @@ const args = [
 const browser = await chromium.launch({ executablePath, args });
 const seen = { requests: [], problems: [] };
 
-async function open(settings) {
+async function open(settings, early = async () => {}) {
   const context = await browser.newContext(settings);
   context.on("request", (request) => seen.requests.push(request.url()));
   const page = await context.newPage();
@@ -32,6 +32,7 @@ async function open(settings) {
     };
   });
   await page.goto(url);
+  await early(page);
   await page.locator("#choose:enabled").waitFor({ timeout: 120_000 });
   return page;
 }
@@ -120,6 +121,10 @@ for (const number of [2, 1]) await allow(number);
 seen.one_stream = await watching();
 await page.locator("#camera").click();
 seen.no_stream = await watching();
+await page.locator("#camera").click();
+await allow(3);
+await page.evaluate(() => window.streams.at(-1).getVideoTracks()[0].dispatchEvent(new Event("ended")));
+seen.unplugged = [await page.locator("#status").textContent(), (await watching()).at(-1)];
 
 // A picture that is too large is let go.
 await page.evaluate(() => {
@@ -129,13 +134,24 @@ await page.evaluate(() => {
 await hand(page, "drop", "image/png");
 await page.locator("#status", { hasText: "million pixels" }).waitFor();
 seen.large_is_closed = await page.evaluate(() => window.large.closed === true);
+await page.evaluate(() => (window.createImageBitmap = async () => ({ width: 9, height: 9, close() {} })));
+await hand(page, "drop", "image/png");
+await page.locator("#status", { hasText: "That did not work: " }).waitFor({ timeout: 5_000 });
 seen.isolated = await page.evaluate(() => window.crossOriginIsolated);
 
-// On a telephone, in the dark.
+// On a telephone, in the dark, by plain http, where browsers lack these; handed over early.
 const small = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
-const phone = await open({ ...small, colorScheme: "dark" });
-await phone.screenshot({ path: `${folder}/phone_empty.png` });
-await answer(phone, () => hand(phone, "drop", "image/png"));
+const phone = await open({ ...small, colorScheme: "dark" }, async (page) => {
+  await page.screenshot({ path: `${folder}/phone_empty.png` });
+  await page.waitForFunction(() => document.ondrop);
+  await page.evaluate(() => {
+    delete Crypto.prototype.randomUUID;
+    Object.defineProperty(Navigator.prototype, "mediaDevices", { value: undefined });
+  });
+  await hand(page, "drop", "image/png");
+});
+await phone.locator("#status", { hasText: "1 face" }).waitFor({ timeout: 60_000 });
+seen.no_camera = await phone.locator("#camera").getAttribute("title");
 await phone.screenshot({ path: `${folder}/phone_dark.png`, fullPage: true });
 seen.overflow = await phone.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
 seen.dark = await phone.evaluate(() => getComputedStyle(document.body).backgroundColor);

@@ -1,11 +1,15 @@
 """Spoiled inputs end well, and what would not is found."""
 
+import json
+import multiprocessing
 import os
 
 import pytest
 from support import _front_door, write_small_csv
 
+from experiments import jobs
 from fer_jax.data import sidecars
+from fer_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +27,38 @@ def test_200_inputs_end_well_and_are_not_tried_again(fuzz, tmp_path):
     rows = fuzz.fuzz(tmp_path, 200)
     assert [row for row in rows if row["end"] == "finding"] == []
     assert {row["end"] for row in rows} == {"accepted", "refused"}
+    with (tmp_path / fuzz.RESULTS).open("a") as file:
+        json.dump({**rows[0], "seed": 1}, file)
+        file.write('\n{"number": 7, "se')  # killed here
     assert fuzz.fuzz(tmp_path, 200) == rows
+    assert fuzz.fuzz(tmp_path, 100) == rows[:100]
     assert "| all | 200 |" in fuzz.table(rows)
+
+
+def test_results_of_other_tests_or_libraries_are_forgotten(tmp_path, monkeypatch):
+    for room in ("fer_jax", "tests"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "hostile.py").write_text("first")
+    monkeypatch.setattr(jobs, "ROOT", tmp_path)
+    for what in ("tests", "libraries"):
+        assert jobs.earlier_rows(tmp_path / "out", "rows.jsonl") == []
+        (tmp_path / "out/rows.jsonl").write_text('{"number": 0}\n')
+        assert jobs.earlier_rows(tmp_path / "out", "rows.jsonl") == [{"number": 0}]
+        (tmp_path / "tests/hostile.py").write_text(what)
+        if what == "libraries":
+            monkeypatch.setattr(jobs, "distributions", list)
+    assert jobs.earlier_rows(tmp_path / "out", "rows.jsonl") == []
+
+
+def test_a_name_of_no_reader_is_refused_and_a_worker_that_died_is_replaced(fuzz, tmp_path):
+    with pytest.raises(UserError, match="--only=nosuch"), fuzz.crew(tmp_path / "a/b", 0, "nosuch"):
+        pass
+    with fuzz.crew(tmp_path / "a/b", 0, "") as ask:
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        worker.join()
+        assert ask(3)["end"] == "finding"
+        assert ask(3)["end"] == "refused"
 
 
 def of_votes():

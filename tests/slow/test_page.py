@@ -122,6 +122,11 @@ def test_a_picture_that_is_too_large_is_let_go(seen):
     assert seen["large_is_closed"]
 
 
+def test_a_camera_that_is_gone_is_not_watched_on(seen):
+    assert seen["unplugged"] == ["The camera is gone.", False]
+    assert "https" in seen["no_camera"]
+
+
 def test_no_request_leaves_the_origin(seen):
     """Those of the worker and of WebAssembly's threads are among them."""
     asked = [urlsplit(request) for request in seen["requests"]]

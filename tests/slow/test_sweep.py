@@ -46,6 +46,7 @@ def test_what_the_whole_may_not_set(config, whole, words, tmp_path):
         ({"epochs": None}, "run b-1: it has no 'epochs'"),
         ({"epoch": 3}, "run b-1: no key is called 'epoch'"),
         ({"teachers": ["a-0"]}, "run b-1: teacher a-0 is no earlier run that is kept"),
+        ({"targets": "none.npz"}, "run b-1: targets none.npz cannot be found"),
         ({"name": "a", "seed": 0}, "run a-0: another one has this name and seed"),
     ],
 )

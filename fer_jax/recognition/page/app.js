@@ -1,13 +1,18 @@
 // What a person sees and does: pictures in by file, drop, paste or camera; boxes and bars out.
 const MOST_PIXELS = 80e6; // as in Python
+const MOST_DRAWN = 16e6; // of a canvas on a telephone: larger pictures are drawn smaller
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${Math.round(100 * share)} %`;
 
 const recogniser = new Worker("recogniser.js", { type: "module" });
 const waiting = new Map(); // id of a question -> what to do with its answer
-const shown = { labels: [], faces: [], stream: null, photograph: 0, status: "" };
+const shown = { labels: [], faces: [], stream: null, photograph: 0, reading: 0, early: null, asked: 0, status: "" };
 
-recogniser.onerror = () => say("The model cannot be loaded: this browser may be too old.");
+recogniser.onerror = ({ message }) => {
+  if (!shown.labels.length) say("The model cannot be loaded: this browser may be too old.");
+  waiting.forEach((resolve) => resolve({ error: message }));
+  waiting.clear();
+};
 recogniser.onmessage = ({ data: { id, labels, ...answer } }) => {
   if (id !== undefined) {
     waiting.get(id)(answer);
@@ -16,7 +21,9 @@ recogniser.onmessage = ({ data: { id, labels, ...answer } }) => {
     shown.labels = labels;
     at("choose").disabled = false;
     at("camera").disabled = !navigator.mediaDevices;
+    at("camera").title = navigator.mediaDevices ? "" : "A browser gives its camera to pages by https alone.";
     say("Ready.");
+    if (shown.early) take([shown.early]);
   } else {
     say(`The model cannot be loaded: ${answer.error}`);
   }
@@ -25,23 +32,40 @@ recogniser.onmessage = ({ data: { id, labels, ...answer } }) => {
 /** The answer of the worker to the pixels of a canvas. */
 function ask(canvas) {
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  const id = crypto.randomUUID();
+  const id = ++shown.asked;
   recogniser.postMessage({ id, pixels, whole: at("whole").checked }, [pixels.data.buffer]);
   return new Promise((resolve) => waiting.set(id, resolve));
 }
 
+/** Instead of a status that would stay for ever. */
+function failed(error) {
+  stopCamera();
+  say(`That did not work: ${error.message}`);
+}
+
 // Photographs
+
+/** A picture that comes before the model waits for it. */
+function take(files) {
+  const picture = [...files].find((file) => file.type.startsWith("image/")) ?? files[0];
+  if (!picture) return;
+  if (at("choose").disabled) shown.early = picture;
+  else open(picture).catch(failed);
+}
 
 async function open(file) {
   const number = ++shown.photograph; // a later one makes this one pointless
   stopCamera();
   say("Reading the picture …");
+  shown.reading++;
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
   } catch {
     if (number !== shown.photograph) return;
     return say(`${file.name || "That"} is not a picture that this browser can read.`);
+  } finally {
+    shown.reading--;
   }
   try {
     if (number !== shown.photograph) return;
@@ -56,20 +80,23 @@ async function open(file) {
 }
 
 /** Draw a picture or a frame, on white, for the worker to read. */
-function draw(source, width, height) {
+function draw(source, sourceWidth, sourceHeight) {
   const canvas = at("picture");
+  const share = Math.min(1, Math.sqrt(MOST_DRAWN / (sourceWidth * sourceHeight)));
+  const [width, height] = [sourceWidth, sourceHeight].map((side) => Math.floor(side * share));
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
-  context.drawImage(source, 0, 0);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(source, 0, 0, width, height);
   at("frame").style.setProperty("--ratio", width / height);
   at("frame").hidden = !(at("hint").hidden = true);
   at("drop").classList.add("filled");
 }
 
 async function recognise() {
-  const number = shown.photograph;
+  const number = ++shown.photograph;
   show([]);
   say("Looking for faces …");
   const { faces, milliseconds, error } = await ask(at("picture"));
@@ -101,12 +128,26 @@ async function startCamera() {
   at("picture").hidden = true;
   pressed(true);
   say("Watching.");
+  stream.getVideoTracks()[0].onended = () => {
+    if (shown.stream !== stream) return;
+    stopCamera();
+    say("The camera is gone.");
+  };
+  try {
+    await watch(video, stream);
+  } catch (error) {
+    if (shown.stream === stream) failed(error);
+  }
+}
+
+async function watch(video, stream) {
   await video.play();
   while (shown.stream === stream) {
     draw(video, video.videoWidth, video.videoHeight);
     const { faces, error } = await ask(at("picture"));
     if (shown.stream !== stream) return;
-    if (error) say(`That did not work: ${error}`);
+    const status = error ? `That did not work: ${error}` : "Watching.";
+    if (status !== shown.status) say(status);
     show(faces ?? []);
     await new Promise(requestAnimationFrame);
   }
@@ -212,8 +253,7 @@ function drawBoxes() {
 async function showLimits() {
   at("card").showModal();
   if (at("card_text").childElementCount) return;
-  const reply = await fetch("card.md");
-  const text = reply.ok ? await reply.text() : "";
+  const text = await fetch("card.md").then((reply) => (reply.ok ? reply.text() : ""), () => "");
   const sections = text.split(/^## /m).slice(1).map((section) => section.split("\n"));
   const limits = sections.filter(([title]) => ["Known failures and limits", "Not for", "Licence"].includes(title));
   at("card_text").append(
@@ -234,14 +274,10 @@ function paragraphs(lines) {
 
 // Who calls what
 
-const pictureOf = (files) => [...files].find((file) => file.type.startsWith("image/")) ?? files[0];
-const ready = () => !at("choose").disabled;
-
 at("choose").onclick = () => at("file").click();
 at("file").onchange = () => {
-  const [file] = at("file").files;
+  take(at("file").files);
   at("file").value = ""; // so that the same one can be chosen again
-  if (file) open(file);
 };
 at("camera").onclick = () => (shown.stream ? stopCamera() : startCamera());
 at("least").oninput = () => {
@@ -249,14 +285,12 @@ at("least").oninput = () => {
   say(shown.status);
 };
 at("whole").onchange = () => {
-  if (!shown.stream && !at("frame").hidden) recognise();
+  if (!shown.stream && !shown.reading && !at("frame").hidden) recognise().catch(failed);
 };
 at("limits").onclick = showLimits;
 new ResizeObserver(drawBoxes).observe(at("frame"));
 matchMedia("(prefers-color-scheme: dark)").onchange = drawBoxes;
-document.onpaste = ({ clipboardData }) => {
-  if (ready() && clipboardData.files.length) open(pictureOf(clipboardData.files));
-};
+document.onpaste = ({ clipboardData }) => take(clipboardData.files);
 document.ondragover = (event) => {
   event.preventDefault();
   at("drop").classList.add("over");
@@ -265,6 +299,6 @@ document.ondragleave = () => at("drop").classList.remove("over");
 document.ondrop = (event) => {
   event.preventDefault();
   at("drop").classList.remove("over");
-  if (ready() && event.dataTransfer.files.length) open(pictureOf(event.dataTransfer.files));
+  take(event.dataTransfer.files);
 };
 show([]);
