@@ -51,8 +51,9 @@ COUNTS = {  # images per class; the last batches of training and evaluation are 
 WARNINGS = ("-W", "error", "-W", "ignore:the load_module:DeprecationWarning")  # ml_collections'
 CONFIG = ROOT / "configs" / "b2.py"
 SMALL = {  # a run of 21 steps that has every kind of state: averages, dropout, class weights
-    "data.image_size": 32,
+    "data.image_size": 16,
     "model.variant": "mini",
+    "model.head_filters": 16,
     "model.head_padding": "SAME",
     "model.bn_momentum": 0.9,
     "model.drop_connect": 0.1,

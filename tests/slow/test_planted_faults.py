@@ -33,10 +33,10 @@ pytestmark = pytest.mark.timeout(1200)  # on a busy machine
 
 COMMANDS = ("main", "evaluate", "prepare", "convert", "recognise")
 ROOM = {  # KiB of the disk, more at each try, until the command has enough
-    "main": (16, 300, 900, 3500, 8000, 64000),
+    "main": (16, 100, 300, 600, 1200, 64000),
     "evaluate": (8, 16, 24, 32, 2000),
     "prepare": (64, 200, 400, 600, 4000),
-    "convert": (64, 512, 1024, 4000),
+    "convert": (16, 64, 128, 4000),
     "recognise": (4, 8, 16, 24, 4000),
 }
 
