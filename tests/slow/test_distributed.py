@@ -215,15 +215,15 @@ def test_two_processes_stop_together_when_one_is_asked(small_csv, tmp_path):
 
 
 def longer_run(data, workdir):
-    """Of 208 steps."""
-    return small_run(data, workdir, train__epochs=20)
+    """Of 32 steps."""
+    return small_run(data, workdir, train__epochs=3)
 
 
 @pytest.fixture(scope="module")
 def lost(small_csv, tmp_path_factory):
     """Two processes killed one by one as the run goes on: how the other one ended, and the run."""
     workdir, ends = tmp_path_factory.mktemp("lost") / "run", []
-    for victim, last in ((1, 3), (0, 60)):
+    for victim, last in ((1, 3), (0, 14)):
         both = start_two(longer_run(small_csv, workdir))
         wait_until(lambda last=last: len(logged(workdir)) > last, both[0], FOR_LONG)
         both[victim].send_signal(signal.SIGKILL)
