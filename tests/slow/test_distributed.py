@@ -94,17 +94,18 @@ def both_steps():
 
 def test_eight_devices_give_one_devices_step(tmp_path, monkeypatch):
     file = tmp_path / "eight.npz"
-    child = subprocess.run(
+    child = subprocess.Popen(
         [sys.executable, __file__, str(file)],
         cwd=ROOT,
         env=os.environ | compile_cache() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=600,
     )
-    assert child.returncode == 0, child.stderr
     monkeypatch.setattr(efficientnet, "STAGES", STAGES)
-    one = both_steps()
+    one = both_steps()  # meanwhile
+    outcome = finish(child, 600)
+    assert outcome.status == 0, outcome.err
     with np.load(file) as eight:
         assert eight.files == list(one)
         for name, expected in one.items():
