@@ -222,7 +222,8 @@ def test_stopped_tasks_go_on_and_the_table_is_the_same(slurm, small_csv, tmp_pat
     finish(command)
     command = begin(arguments)
     array = answer("squeue", "--noheader", "--format=%A").split()[0]
-    stops = (["scontrol", "requeue"], ["scancel", "--signal=USR2"], ["scancel"])
+    told = ["timeout", "4", "scancel", "--signal=USR2"]  # it would repeat it for 95 s
+    stops = (["scontrol", "requeue"], told, ["scancel"])
     for number, stop in enumerate(stops):
         wait_until(lambda n=number: logged(tmp_path / "runs" / RUNS[n], "train"), command, 900)
         answer(*stop, f"{array}_{number}")  # a signal is sent again while SLURM is busy
