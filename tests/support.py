@@ -90,6 +90,11 @@ DRAWN = {  # what draws pictures
         "reliability_diagram",
     )
 }
+UNDRAWN = {  # environment of a process whose pictures nobody looks at: most of a short run's time
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, (str(ROOT / "tests" / "undrawn"), os.environ.get("PYTHONPATH")))
+    )
+}
 TAKE_ARGUMENTS = ("compare", "recognise", "run", "sweep")  # doors with arguments beside their flags
 EPOCH_ENDS = (11, 21)  # 83 images in batches of 8, twice
 

@@ -16,6 +16,7 @@ from support import (
     EPOCH_ENDS,
     ROOT,
     SMALL,
+    UNDRAWN,
     call,
     compile_cache,
     finish,
@@ -73,7 +74,7 @@ def study(data, output, *more, seeds="0,1", rate=3e-3):
 
 
 def begin(arguments):
-    STARTED.append(start("run", arguments, package="experiments"))
+    STARTED.append(start("run", arguments, package="experiments", **UNDRAWN))
     return STARTED[-1]
 
 
@@ -284,7 +285,7 @@ def test_two_tasks_find_each_other_and_are_one_run(slurm, finished_run, small_cs
     done = subprocess.run(
         [*command, *small_run(small_csv, workdir), "--coordinator=auto"],
         cwd=ROOT,
-        env=os.environ | compile_cache(),
+        env=os.environ | compile_cache() | UNDRAWN,
         capture_output=True,
         text=True,
         timeout=900,

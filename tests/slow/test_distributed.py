@@ -19,6 +19,7 @@ import pytest
 from support import (
     EPOCH_ENDS,
     ROOT,
+    UNDRAWN,
     Counts,
     arrays,
     compile_cache,
@@ -142,7 +143,7 @@ def start_two(flags):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = [*flags, f"--coordinator=localhost:{port}", "--processes=2"]
-    return [start("main", [*flags, f"--process={i}"]) for i in range(2)]
+    return [start("main", [*flags, f"--process={i}"], **UNDRAWN) for i in range(2)]
 
 
 @pytest.fixture(scope="module")

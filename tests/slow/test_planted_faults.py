@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from support import (
     EPOCH_ENDS,
+    UNDRAWN,
     assert_identical,
     call,
     finish,
@@ -223,7 +224,7 @@ def children(process):
 
 def test_a_worker_that_is_killed(small_csv, tmp_path):
     command = small_run(small_csv, tmp_path / "run", data__workers=1, train__epochs=300)
-    process = start("main", command)
+    process = start("main", command, **UNDRAWN)
     wait_until(lambda: logged(tmp_path / "run"), process, 500)
     for number in children(process):
         name = Path(f"/proc/{number}/cmdline").read_bytes()
