@@ -183,7 +183,7 @@ class Ground:
         kept = case.with_suffix(".json")
         if kept.exists():
             return Calm(**json.loads(kept.read_text()))
-        warm = (self.output / "cache").exists()
+        warm = bool(self.support.compile_cache()) or (self.output / "cache").exists()
         for _ in range(1 if warm else 2):
             shutil.rmtree(case, ignore_errors=True)
             case.mkdir(parents=True)

@@ -51,8 +51,9 @@ COUNTS = {  # images per class; the last batches of training and evaluation are 
 WARNINGS = ("-W", "error", "-W", "ignore:the load_module:DeprecationWarning")  # ml_collections'
 CONFIG = ROOT / "configs" / "b2.py"
 SMALL = {  # a run of 21 steps that has every kind of state: averages, dropout, class weights
-    "data.image_size": 32,
+    "data.image_size": 16,
     "model.variant": "mini",
+    "model.head_filters": 16,
     "model.head_padding": "SAME",
     "model.bn_momentum": 0.9,
     "model.drop_connect": 0.1,
@@ -87,6 +88,11 @@ DRAWN = {  # what draws pictures
         "contact_sheet",
         "learning_curves",
         "reliability_diagram",
+    )
+}
+UNDRAWN = {  # environment of a process whose pictures nobody looks at: most of a short run's time
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, (str(ROOT / "tests" / "undrawn"), os.environ.get("PYTHONPATH")))
     )
 }
 TAKE_ARGUMENTS = ("compare", "recognise", "run", "sweep")  # doors with arguments beside their flags

@@ -41,7 +41,8 @@ def sums(tree) -> float:
 
 def first_step(data, variant) -> dict[str, float]:
     """In the order in which one thing leads to the next."""
-    config = small_config(data, model__variant=variant)
+    size = {"data__image_size": 32, "model__head_filters": 128}
+    config = small_config(data, model__variant=variant, **size)
     records = open_dataset(config.data.path, config.data).roles["train"]
     trainer = make_trainer(config, records)
     batch, state = next(trainer.batches(0)), trainer.init()

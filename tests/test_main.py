@@ -154,7 +154,8 @@ def test_evaluate_leaves_alone_what_another_process_is_writing(finished_run, tmp
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(small_csv, tmp_path):
-    outcome = call("main", [*small_run(small_csv, tmp_path / "run"), "--dry_run"])
+    flags = small_run(small_csv, tmp_path / "run", model__head_filters=128)
+    outcome = call("main", [*flags, "--dry_run"])
     assert outcome.status == 0, outcome.err
     assert "389,825 trainable parameters, 688 BatchNorm statistics" in outcome.out
     assert re.search(r"^validation +5 +3 +5 +6 +5 +5 +6 +35$", outcome.out, re.MULTILINE)

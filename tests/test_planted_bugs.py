@@ -143,10 +143,10 @@ def check_rare_classes_weigh_more(places):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "make_model", lambda config: Indifferent())
         config = small_config("", loss__class_weights="max_ratio")
-        trainer = make_trainer(config, Counts(np.zeros((101, 32, 32, 1), np.uint8)))
+        trainer = make_trainer(config, Counts(np.zeros((101, 16, 16, 1), np.uint8)))
         for label in range(7):
             batch = {
-                "image": np.zeros((8, 32, 32, 3), np.uint8),
+                "image": np.zeros((8, 16, 16, 3), np.uint8),
                 "label": np.full(8, label, np.int32),
             }
             batch = mesh.to_devices(batch, mesh.sharded(trainer.evaluator.mesh))

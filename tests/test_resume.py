@@ -27,7 +27,6 @@ from fer_jax.training.checkpoints import Checkpoints
 pytestmark = pytest.mark.timeout(1200)  # on a busy machine
 
 FOR_LONG = 300  # seconds within which a started run must have come to its first steps
-LARGER = {"model__variant": "tiny"}  # whose steps take long enough to be met between two
 
 
 def final_state(workdir, data, **changes):
@@ -90,25 +89,10 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(finished_run, small_csv, tm
 
 
 @pytest.fixture(scope="module")
-def untouched_run(small_csv, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("untouched") / "run"
-    outcome = run("main", small_run(small_csv, workdir, **LARGER))
-    assert outcome.status == 0, outcome.err
-    return workdir
-
-
-@pytest.mark.slow
-def test_the_pictures_of_a_run_are_drawn(untouched_run):
-    for name in ("learning_curves", "class_distribution", "augmented", "report/mistakes"):
-        with Image.open(untouched_run / f"{name}.png") as picture:
-            assert min(picture.size) > 100
-
-
-@pytest.fixture(scope="module")
 def battered_run(small_csv, tmp_path_factory):
     """The workdir of a run killed twice and stopped twice; and what the stopped parts said."""
     workdir = tmp_path_factory.mktemp("battered") / "run"
-    command = small_run(small_csv, workdir, **LARGER)
+    command = small_run(small_csv, workdir)
     random_step = int(np.random.default_rng().integers(1, EPOCH_ENDS[0]))
     print(f"killed at step {random_step}")
     kill_at(begin(command, workdir), workdir, random_step)
@@ -122,31 +106,39 @@ def battered_run(small_csv, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_battered_run_ends_bit_identical(battered_run, untouched_run, small_csv):
+def test_the_pictures_of_a_run_are_drawn(battered_run):
+    workdir, _ = battered_run
+    for name in ("learning_curves", "class_distribution", "augmented", "report/mistakes"):
+        with Image.open(workdir / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+
+
+@pytest.mark.slow
+def test_the_battered_run_ends_bit_identical(battered_run, finished_run, small_csv):
     workdir, said = battered_run
     assert said["end"].status == 0, said["end"].err
-    state = final_state(workdir, small_csv, **LARGER)
-    assert_identical(state, final_state(untouched_run, small_csv, **LARGER))
+    state = final_state(workdir, small_csv)
+    assert_identical(state, final_state(finished_run, small_csv))
     assert any("ema" in name for name in arrays(state))
     assert any("batch_stats" in name for name in arrays(state))
 
 
 @pytest.mark.slow
-def test_its_figures_are_those_of_the_untouched_run(battered_run, untouched_run):
+def test_its_figures_are_those_of_the_untouched_run(battered_run, finished_run):
     workdir, _ = battered_run
-    assert logged(workdir, "validation") == logged(untouched_run, "validation")
-    files = [folder / "report" / "predictions.npz" for folder in (workdir, untouched_run)]
+    assert logged(workdir, "validation") == logged(finished_run, "validation")
+    files = [folder / "report" / "predictions.npz" for folder in (workdir, finished_run)]
     one, other = (np.load(file) for file in files)
     for name in one.files:
         np.testing.assert_array_equal(one[name], other[name])
 
 
 @pytest.mark.slow
-def test_its_metrics_hold_every_step_once_and_in_order(battered_run, untouched_run):
+def test_its_metrics_hold_every_step_once_and_in_order(battered_run, finished_run):
     workdir, _ = battered_run
     steps = [record["step"] for record in logged(workdir, "train")]
     assert steps == list(range(1, EPOCH_ENDS[-1] + 1))
-    for mine, other in zip(logged(workdir, "train"), logged(untouched_run, "train"), strict=True):
+    for mine, other in zip(logged(workdir, "train"), logged(finished_run, "train"), strict=True):
         assert mine["loss"] == other["loss"]
 
 
@@ -165,7 +157,7 @@ def test_a_polite_signal_saves_and_says_how_to_continue(battered_run, small_csv,
     assert outcome.status == status, outcome.err
     assert "Traceback" not in outcome.err
     assert "continue with: python -m fer_jax.main" in outcome.out
-    for flag in small_run(small_csv, workdir, **LARGER):
+    for flag in small_run(small_csv, workdir):
         assert flag in outcome.out
     following = said[signal.SIGINT if number == signal.SIGTERM else "end"]
     stopped_at = said[number, "step"]

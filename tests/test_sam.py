@@ -88,7 +88,7 @@ EVERYTHING = {
     "optimizer__weight_decay": 0.1,
     "train__ema_decay": 0.9,
     "init__frozen_epochs": 1,
-    "train__sizes": (24, 32),
+    "train__sizes": (12, 16),
 }
 
 

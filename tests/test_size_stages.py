@@ -26,14 +26,14 @@ def test_stages_share_the_steps_equally_and_the_last_goes_on(sizes, start):
 
 @pytest.fixture(scope="module")
 def trainer(small_csv):
-    config = small_config(small_csv, train__sizes=(16, 32))
+    config = small_config(small_csv, train__sizes=(12, 16))
     return make_trainer(config, read_data(small_csv).roles["train"])
 
 
 def test_a_batch_has_its_stages_size_whatever_the_start(trainer):
     """What is seen in which step does not change: only how large it is."""
     whole = first(trainer.batches(0), END)
-    assert [batch["image"].shape[1] for batch in whole] == [16] * 11 + [32] * 10
+    assert [batch["image"].shape[1] for batch in whole] == [12] * 11 + [16] * 10
     for start in (1, 10, 11, 12):
         for one, other in zip(whole[start:], first(trainer.batches(start), END), strict=False):
             np.testing.assert_array_equal(one["image"], other["image"])

@@ -111,7 +111,7 @@ def test_the_way_of_answering_has_a_name(members, kind, temperature, text):
 
 
 def test_prediction_over_views_is_the_mean_of_predictions_of_views():
-    images = faces(11)
+    images = faces(11, 16)
     evaluator = small_evaluator()
     variables = trained_variables(evaluator.model)
     for kind in ("flip", "flip_crops"):

@@ -16,6 +16,7 @@ from support import (
     EPOCH_ENDS,
     ROOT,
     SMALL,
+    UNDRAWN,
     call,
     compile_cache,
     finish,
@@ -73,7 +74,7 @@ def study(data, output, *more, seeds="0,1", rate=3e-3):
 
 
 def begin(arguments):
-    STARTED.append(start("run", arguments, package="experiments"))
+    STARTED.append(start("run", arguments, package="experiments", **UNDRAWN))
     return STARTED[-1]
 
 
@@ -222,7 +223,8 @@ def test_stopped_tasks_go_on_and_the_table_is_the_same(slurm, small_csv, tmp_pat
     finish(command)
     command = begin(arguments)
     array = answer("squeue", "--noheader", "--format=%A").split()[0]
-    stops = (["scontrol", "requeue"], ["scancel", "--signal=USR2"], ["scancel"])
+    told = ["timeout", "4", "scancel", "--signal=USR2"]  # it would repeat it for 95 s
+    stops = (["scontrol", "requeue"], told, ["scancel"])
     for number, stop in enumerate(stops):
         wait_until(lambda n=number: logged(tmp_path / "runs" / RUNS[n], "train"), command, 900)
         answer(*stop, f"{array}_{number}")  # a signal is sent again while SLURM is busy
@@ -283,7 +285,7 @@ def test_two_tasks_find_each_other_and_are_one_run(slurm, finished_run, small_cs
     done = subprocess.run(
         [*command, *small_run(small_csv, workdir), "--coordinator=auto"],
         cwd=ROOT,
-        env=os.environ | compile_cache(),
+        env=os.environ | compile_cache() | UNDRAWN,
         capture_output=True,
         text=True,
         timeout=900,

@@ -17,6 +17,7 @@ from support import ROOT, compile_cache
 from experiments import licences
 from fer_jax.labels import LABELS
 
+NOT_PACKAGED = (".*", "tests", "runs", "experiments", "docs", "site")
 USE = """
 import sys, fer_jax, numpy as np
 assert "site-packages" in fer_jax.__file__, fer_jax.__file__
@@ -25,6 +26,10 @@ print(face.label)
 import fer_jax, pathlib
 assert (pathlib.Path(fer_jax.__file__).parent / "recognition/page/index.html").exists()
 """
+
+
+MODEL = {"model.variant": "mini", "model.head_filters": 16, "data.image_size": 16}
+SMALL = [f"--config.{key}={value}" for key, value in MODEL.items()]  # sooner compiled
 
 
 def run(*command: object, folder: Path, good: bool = False) -> subprocess.CompletedProcess:
@@ -41,7 +46,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a new environment, into which pip put our wheel and what that asks for."""
     folder = tmp_path_factory.mktemp("wheel")
     source = shutil.copytree(
-        ROOT, folder / "source", symlinks=True, ignore=shutil.ignore_patterns(".*", "tests", "runs")
+        ROOT, folder / "source", symlinks=True, ignore=shutil.ignore_patterns(*NOT_PACKAGED)
     )
     build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder)
     run(*build, source, folder=folder, good=True)
@@ -51,7 +56,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
     pins = ("--constraint", ROOT / "constraints.txt", f"{wheel}[faces]")
-    done = run(python, "-m", "pip", "install", "--quiet", *pins, folder=folder)
+    done = run(python, "-m", "pip", "install", "--quiet", "--no-compile", *pins, folder=folder)
     if "No matching distribution" in done.stderr and "connection" in done.stderr.lower():
         pytest.skip("no package index can be reached")
     assert done.returncode == 0, done.stderr
@@ -68,7 +73,7 @@ def test_the_shipped_weights_answer_from_an_empty_folder(installed: Path, tmp_pa
 @pytest.mark.timeout(600)
 def test_a_packaged_config_trains_by_its_name(installed: Path, tmp_path: Path):
     script = installed.with_name("fer-jax")
-    asked = ("train", "--config=smoke", "--dry_run")
+    asked = ("train", "--config=smoke", "--dry_run", *SMALL)
     done = run(script, *asked, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "trainable parameters" in done.stdout
@@ -78,11 +83,8 @@ def test_a_packaged_config_trains_by_its_name(installed: Path, tmp_path: Path):
 def test_it_trains_evaluates_and_recognises(installed: Path, small_csv: Path, tmp_path: Path):
     """Each command as the script, from an empty folder, of a model that the first one made."""
     script, made = installed.with_name("fer-jax"), ("--workdir=run", "--config=smoke")
-    small = {"model.variant": "mini", "data.image_size": 32, "train.epochs": 1}
-    keys = [f"--config.{key}={value}" for key, value in small.items()]
-    run(
-        script, "train", *made, f"--config.data.path={small_csv}", *keys, folder=tmp_path, good=True
-    )
+    keys = (*SMALL, "--config.train.epochs=1", f"--config.data.path={small_csv}")
+    run(script, "train", *made, *keys, folder=tmp_path, good=True)
     run(script, "evaluate", "--checkpoint=run", "--split=test", folder=tmp_path, good=True)
     report = json.loads((tmp_path / "run" / "report-test" / "report.json").read_text())
     assert report["n"] == 14

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from support import (
     EPOCH_ENDS,
+    UNDRAWN,
     assert_identical,
     call,
     finish,
@@ -33,10 +34,10 @@ pytestmark = pytest.mark.timeout(1200)  # on a busy machine
 
 COMMANDS = ("main", "evaluate", "prepare", "convert", "recognise")
 ROOM = {  # KiB of the disk, more at each try, until the command has enough
-    "main": (16, 300, 900, 3500, 8000, 64000),
+    "main": (16, 100, 300, 600, 1200, 64000),
     "evaluate": (8, 16, 24, 32, 2000),
     "prepare": (64, 200, 400, 600, 4000),
-    "convert": (64, 512, 1024, 4000),
+    "convert": (16, 64, 128, 4000),
     "recognise": (4, 8, 16, 24, 4000),
 }
 
@@ -223,7 +224,7 @@ def children(process):
 
 def test_a_worker_that_is_killed(small_csv, tmp_path):
     command = small_run(small_csv, tmp_path / "run", data__workers=1, train__epochs=300)
-    process = start("main", command)
+    process = start("main", command, **UNDRAWN)
     wait_until(lambda: logged(tmp_path / "run"), process, 500)
     for number in children(process):
         name = Path(f"/proc/{number}/cmdline").read_bytes()

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 from ml_collections import ConfigDict
-from support import EPOCH_ENDS, ROOT, SMALL, call, finish, logged, start, wait_until
+from support import EPOCH_ENDS, ROOT, SMALL, UNDRAWN, call, finish, logged, start, wait_until
 
 from experiments import jobs, studies
 from experiments.ablations import STUDIES, TRANSFER
@@ -180,7 +180,7 @@ def test_only_a_report_of_the_same_content_counts(changed, tmp_path, monkeypatch
 
 def begin(arguments):
     """experiments.run as a process."""
-    return start("run", arguments, package="experiments")
+    return start("run", arguments, package="experiments", **UNDRAWN)
 
 
 def test_a_killed_study_goes_on_and_a_finished_one_is_passed_over(small_csv, tmp_path):
