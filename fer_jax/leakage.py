@@ -18,24 +18,21 @@ from fer_jax.trained import Trained
 TRAIN, AUDIT_FILE = "train", "audit.json"
 AUDITED = "exact copies", "exact, near and mirrored copies"  # as an audit tells them
 THEIRS = "the model's training images"
-ONLY_EXACT = "resized or recompressed ones are not known: the model has no perceptual hashes"
 
 
 def by_models(models: Sequence[Trained], records: Records) -> list[Copied]:
     """Exact copies of what any of the models was trained on, then near ones with them.
 
-    The latter need perceptual hashes of all; nothing where a model does not even tell the former.
+    Nothing where a model does not tell what that was.
     """
     known = [model.train_hashes for model in models if model.train_hashes is not None]
     if len(known) < len(models):
         return []
-    columns = min(hashes.shape[1] for hashes in known)
-    hashes = np.concatenate([hashes[:, :columns] for hashes in known])
-    exact = Copied(is_copy(records, hashes), f"exact copies of {THEIRS}")
-    if columns < 2:
-        return [exact._replace(against=f"{exact.against}; {ONLY_EXACT}")]
-    near = exact.mask | looks_like(records, hashes)
-    return [exact, Copied(near, f"exact or near copies of {THEIRS}")]
+    hashes = np.concatenate(known)
+    exact = is_copy(records, hashes)
+    near = exact | looks_like(records, hashes)
+    kinds = {"exact copies": exact, "exact or near copies": near}
+    return [Copied(mask, f"{kind} of {THEIRS}") for kind, mask in kinds.items()]
 
 
 def by_path(

@@ -36,7 +36,7 @@ LFS = b"version https://git-lfs"
 HUB_NAME = "model.safetensors"  # the model file in a folder as the Hugging Face Hub has them
 LEAST = 1e-4  # probability left to a class when the smoothing of labels is taken off
 KEY = "fer_jax"
-HASHES_KEYS = ("fer_jax_train_hashes", "fer_jax_train_looks")  # the second may be missing
+HASHES_KEYS = ("fer_jax_train_hashes", "fer_jax_train_looks")
 LARGEST_HEADER, LARGEST_IMAGE = 2**20, 4096  # characters, pixels
 HINT = "convert other people's files with python -m fer_jax.convert"
 PREPROCESSING = (
@@ -127,7 +127,7 @@ def metadata(file: ModelFile) -> dict[str, str]:
     """All of a file but its variables, as texts by name: for any format that can carry them."""
     texts = {KEY: json.dumps({"version": VERSION, **dataclasses.asdict(file.about)})}
     if file.train_hashes is not None:
-        for key, column in zip(HASHES_KEYS, file.train_hashes.T, strict=False):
+        for key, column in zip(HASHES_KEYS, file.train_hashes.T, strict=True):
             texts[key] = base64.b64encode(column.astype("<u8").tobytes()).decode()
     return texts
 
@@ -168,10 +168,10 @@ def load(path: pathlib.Path) -> ModelFile:
 
 
 def _hashes(path: pathlib.Path, texts: Mapping[str, str]) -> np.ndarray | None:
-    if HASHES_KEYS[0] not in texts:
+    if not texts.keys() >= {*HASHES_KEYS}:
         return None
     try:
-        coded = [base64.b64decode(texts[key], validate=True) for key in HASHES_KEYS if key in texts]
+        coded = [base64.b64decode(texts[key], validate=True) for key in HASHES_KEYS]
         return np.stack([np.frombuffer(c, "<u8") for c in coded], axis=1).astype(np.uint64)
     except ValueError as error:
         raise UserError(f"{path} has broken training hashes: {one_line(error)}") from error

@@ -34,7 +34,7 @@ class Trained:
     variables: Variables
     about: model_file.About
     path: pathlib.Path  # the run's folder or the model file
-    train_hashes: np.ndarray | None  # uint64 [M, 1 or 2], None if not known
+    train_hashes: np.ndarray | None  # uint64 [M, 2], None if not known
     data: DataConfig  # how the data it was trained on was read; of a model file, `path` is ""
 
     def file(self) -> model_file.ModelFile:

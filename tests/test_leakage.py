@@ -1,6 +1,5 @@
 """The clean subset: copies of training images are told by the model, a list, an audit or data."""
 
-import dataclasses
 import json
 import shutil
 
@@ -10,7 +9,7 @@ import pytest
 from made_data import csv_text, recompressed, some_faces
 from support import call, read_data, small_config, small_rows
 
-from fer_jax import leakage, model_file, trained, workdir
+from fer_jax import leakage, trained, workdir
 from fer_jax.auditing.report import AUDIT_FILE
 from fer_jax.data.hashes import is_copy, looks_like
 from fer_jax.data.images import encode_png
@@ -214,15 +213,6 @@ def test_enlarged_training_images_are_known_and_said_first(finished_run, enlarge
     start = said.index(f"WARNING: ALL {n} images are exact or near copies of the model's training")
     assert start < said.index("% accuracy on all")
     assert f"without {n} exact or near copies" not in said
-
-
-def test_a_file_of_before_says_that_near_copies_are_not_known(finished_run, enlarged, tmp_path):
-    path, file = tmp_path / "old.safetensors", trained.load(finished_run).file()
-    model_file.save(path, dataclasses.replace(file, train_hashes=file.train_hashes[:, :1]))
-    clean, said = clean_of(tmp_path / "a", f"--checkpoint={path}", f"--data={enlarged}")
-    assert clean["copies"] == 0
-    assert f"on {clean['n']} images, without 0 exact copies of the model's training" in said
-    assert "resized or recompressed ones are not known: the model has no perceptual hashes" in said
 
 
 def test_the_door_takes_a_list(finished_run, small_csv, tmp_path):

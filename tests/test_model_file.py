@@ -360,8 +360,6 @@ def test_hashes_of_training_images_come_back(saved, tmp_path):
     np.testing.assert_array_equal(found.train_hashes, hashes)
     assert found.train_hashes.dtype == np.uint64
     assert found.about == given.about
-    model_file.save(path, dataclasses.replace(given, train_hashes=hashes[:, :1]))
-    np.testing.assert_array_equal(model_file.load(path).train_hashes, hashes[:, :1])
 
 
 @pytest.mark.parametrize("key", model_file.HASHES_KEYS)
@@ -369,6 +367,6 @@ def test_hashes_of_training_images_come_back(saved, tmp_path):
 def test_broken_hashes_are_refused(saved, tmp_path, key, text):
     path = tmp_path / "m.safetensors"
     with safetensors.safe_open(saved, framework="numpy") as file:
-        metadata = file.metadata() | {model_file.HASHES_KEYS[0]: "", key: text}
+        metadata = file.metadata() | dict.fromkeys(model_file.HASHES_KEYS, "") | {key: text}
     safetensors.numpy.save_file(safetensors.numpy.load_file(saved), path, metadata=metadata)
     assert "broken training hashes" in refusal(path)

@@ -35,7 +35,7 @@ def short_hashes(records: Records) -> np.ndarray:
 
 
 def is_copy(records: Records, hashes: np.ndarray) -> np.ndarray:
-    """Bool [N]: which images have the very pixels of one in `hashes`, uint64 [M, 1 or 2]."""
+    """Bool [N]: which images have the very pixels of one in `hashes`, uint64 [M, 2]."""
     return np.isin(_short(records.digests), hashes[:, 0])
 
 
