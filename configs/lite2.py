@@ -2,7 +2,8 @@ r"""EfficientNet-Lite2 on FER2013 from its own ImageNet weights: no gates, ReLU6
 
 make pretrained
 python -m fer_jax.main --config=configs/lite2.py --config.data.path=PATH
-Expected: not measured; every value is the flagship's (b2_lite2.py).
+Expected: 69.63 % on PublicTest with 12 epochs for the 18 here (--config.train.epochs=12), one seed,
+float32, about 1.6 hours of two CPU cores. Every value is the flagship's (b2_lite2.py).
 """
 
 from ml_collections import ConfigDict

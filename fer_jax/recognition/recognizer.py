@@ -217,15 +217,16 @@ class Recognizer:
         if not images:
             return np.empty((0, len(LABELS)))
         half = math.ceil(options.batch_size / (2 * PIECE)) * PIECE
-        most, outputs = min(half, options.batch_size), []
+        most, asked = min(half, options.batch_size), []
         for start in range(0, len(images), most):
             part = images[start : start + most]
             rows = next(n for n in (1, min(PIECE, most), most) if n >= len(part))
             batch = np.zeros((rows, *part[0].shape), np.uint8)
             batch[: len(part)] = part
             shown = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
-            outputs.append(self._asking.submit(_answers, self._program(batch.shape), shown))
-        views = np.concatenate([out.result() for out in outputs], axis=1)
+            asked.append((self._program(batch.shape), shown))
+        each = self._asking.map if len(asked) > 1 else map
+        views = np.concatenate(list(each(_answers, *zip(*asked, strict=True))), axis=1)
         views = views[:, : len(images)]  # only the last batch is padded
         if len(views) == 1:
             return views[0]
