@@ -63,9 +63,16 @@ def test_what_the_card_says_of_groups_is_the_reports():
     found, card = report("groups")["groups"], CARD.read_text()
     agreement = {row["group"]: row["accuracy"] for row in found.pop("agreement")["groups"]}
     low, _, high = (100 * agreement[share] for share in ("0.3", "0.4", "0.5"))
-    assert f"all agree it is right in {percent(agreement['1.0'], 1)}, where at most half" in card
-    assert f"at most half of them do in {low:.0f} to {high:.0f} %" in card
+    assert f"right in {percent(agreement['1.0'], 1)} where all of FER+'s ten voters agree" in card
+    assert f"in {low:.0f} to {high:.0f} % where three to five do" in card
     assert all(one["gap"]["accuracy"] < one["gap"]["by_chance"] for one in found.values())
+
+
+def test_what_the_card_says_of_lite2_is_the_reports():
+    file = model_file.load(ROOT / "weights/fer2013_lite2.safetensors")
+    assert (file.about.architecture["variant"], file.about.image_size) == ("lite2", 96)
+    for name in ("lite2", "ensemble_b2_lite2_flip"):
+        assert f"{percent(report(name)['accuracy'], 2)}" in CARD.read_text()
 
 
 @pytest.mark.slow
