@@ -50,4 +50,5 @@ def watch(film: Path, step: int) -> list[int]:
 def test_memory_does_not_grow_with_the_video(tmp_path):
     sizes = watch(write_film(tmp_path / "film.mp4", FRAMES), FRAMES // 20)
     assert len(sizes) == 20
-    assert np.median(sizes[-5:]) - np.median(sizes[:5]) < ALLOWED
+    # Least, since what one call needs beside (34 MiB) is seen in every third or fourth sample.
+    assert min(sizes[-5:]) - min(sizes[:5]) < ALLOWED
