@@ -14,9 +14,9 @@ import numpy as np
 from absl import flags
 
 import fer_jax
-from experiments.jobs import write
 from fer_jax import cli
 from fer_jax.data.sources import open_dataset
+from fer_jax.outputs import write_text
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 MODEL = flags.DEFINE_string("model", None, "Model file or run; if not given, the shipped weights.")
@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
     half = np.argsort(-sure, kind="stable")[: len(right) // 2]
     rows.append(row("the surer half", right[half], len(right)))
     folder, text = pathlib.Path(OUTPUT.value), markdown(rows)
-    write(folder / "abstention.json", json.dumps({"n": len(right), "rows": rows}, indent=1))
-    write(folder / "abstention.md", text)
+    write_text(folder / "abstention.json", json.dumps({"n": len(right), "rows": rows}, indent=1))
+    write_text(folder / "abstention.md", text)
     print(text)
 
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.jobs import write
 from fer_jax import cli, trained
 from fer_jax.data.sources import open_dataset
 from fer_jax.evaluation.inference import make_evaluator
 from fer_jax.labels import LABELS
 from fer_jax.models.classifier import Classifier
+from fer_jax.outputs import write_text
 from fer_jax.training.state import Variables
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run or a model file.", required=True)
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> None:
         rows.append(row(name, answers.probabilities.argmax(axis=1), answers.labels))
         print(f"{name}: {rows[-1]['accuracy']:.2%}", flush=True)
     output = Path(OUTPUT.value)
-    write(output / "collapse.json", json.dumps(rows, indent=1) + "\n")
-    write(output / "collapse.md", table(rows))
+    write_text(output / "collapse.json", json.dumps(rows, indent=1) + "\n")
+    write_text(output / "collapse.md", table(rows))
     print(f"{table(rows)}wrote {output}/collapse.md")
 
 

@@ -16,10 +16,10 @@ from absl import flags
 
 import fer_jax
 from experiments.deleting import delete, saliency
-from experiments.jobs import write
 from fer_jax import cli
 from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
+from fer_jax.outputs import write_text
 from fer_jax.recognition import explain
 from fer_jax.recognition.recognizer import Options
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         falls = (before - answers(model, less))[np.arange(len(images)), classes]
         error = falls.std() / np.sqrt(len(falls))
         lines.append(f"| {name} | {falls.mean():.3f} | {error:.3f} |")
-    write(pathlib.Path(OUTPUT.value, "deletion.md"), "\n".join(lines) + "\n")
+    write_text(pathlib.Path(OUTPUT.value, "deletion.md"), "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -19,7 +19,6 @@ import onnxruntime
 from absl import flags
 from scipy.special import softmax
 
-from experiments.jobs import write
 from fer_jax import cli, trained
 from fer_jax.config import packaged
 from fer_jax.conversion.exporting import TARGETS
@@ -28,6 +27,7 @@ from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
 from fer_jax.model_file import About, calibrated
+from fer_jax.outputs import write_text
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 MODEL = flags.DEFINE_string("model", "", "A model file; the shipped weights if empty.")
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
         for kind, size, found, speed in answers(pathlib.Path(name), model, images):
             lines.append(row(kind, size, found, expected, labels, model.about, speed))
             print(lines[-1], flush=True)
-    write(pathlib.Path(OUTPUT.value, "exports.md"), "\n".join(lines) + "\n")
+    write_text(pathlib.Path(OUTPUT.value, "exports.md"), "\n".join(lines) + "\n")
     print(f"wrote {OUTPUT.value}/exports.md")
 
 

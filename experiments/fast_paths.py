@@ -10,10 +10,11 @@ from pathlib import Path
 from absl import flags
 
 from experiments import plain_model
-from experiments.jobs import CONFIGS, write
+from experiments.jobs import CONFIGS
 from fer_jax import cache, cli
 from fer_jax.config import fill, load_config
 from fer_jax.errors import UserError
+from fer_jax.outputs import write_text
 from fer_jax.train import Config
 
 RECIPE = flags.DEFINE_string("recipe", "b2_scratch.py", "A file in configs/.")
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{name}: {value:.1e}")
     given = {"recipe": RECIPE.value, "batch": BATCH.value, "size": SIZE.value}
     found = {**given, "difference": apart, "fast": fast, "plain": plain}
-    write(Path(OUTPUT.value), json.dumps(found, indent=1) + "\n")
+    write_text(Path(OUTPUT.value), json.dumps(found, indent=1) + "\n")
     print(f"wrote {OUTPUT.value}")
 
 

@@ -22,9 +22,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.jobs import ROOT, earlier_rows, write
+from experiments.jobs import ROOT, earlier_rows
 from fer_jax import cli
-from fer_jax.outputs import in_one_step
+from fer_jax.outputs import in_one_step, write_text
 
 KILLS = flags.DEFINE_integer("kills", 50, "How many, all commands together.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", "runs/faults", "Folder for runs and results.")
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     for row in rows:
         if row["why"]:
             print(f"kill {row['number']}, {row['command']}: {row['why']}")
-    write(output / "faults.md", text)
+    write_text(output / "faults.md", text)
     return int(any(row["why"] for row in rows))
 
 
@@ -194,7 +194,7 @@ class Ground:
             if process.returncode:
                 raise RuntimeError(f"{name} ended with {process.returncode}: {err}")
         calm = Calm(self.left(name, case), int(err.split()[-1]), seconds)
-        write(kept, json.dumps(dataclasses.asdict(calm)))
+        write_text(kept, json.dumps(dataclasses.asdict(calm)))
         return calm
 
     def left(self, name: str, case: Path) -> dict[str, str]:

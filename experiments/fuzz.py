@@ -25,9 +25,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments.jobs import ROOT, earlier_rows, write
+from experiments.jobs import ROOT, earlier_rows
 from fer_jax import cli
 from fer_jax.errors import UserError
+from fer_jax.outputs import write_text
 
 INPUTS = flags.DEFINE_integer("inputs", 10_000, "How many, all readers together.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", "runs/fuzz", "Folder for results and findings.")
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     rows = fuzz(output, INPUTS.value, SEED.value, ONLY.value)
     text = table(rows)
     print(text, end="")
-    write(output / "fuzz.md", text)
+    write_text(output / "fuzz.md", text)
     return int(any(row["end"] == "finding" for row in rows))
 
 

@@ -16,7 +16,7 @@ from fer_jax.config import load_config
 from fer_jax.data.files import sha256
 from fer_jax.errors import FerError, UserError
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE
-from fer_jax.outputs import in_one_step
+from fer_jax.outputs import write_text
 from fer_jax.training.logs import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,12 +122,7 @@ def perform(job: Job) -> None:
         status = 130
     if status:
         raise JobStopped(job, status)
-    write(job.folder / COMMAND_FILE, made_of)
-
-
-def write(path: Path, text: str) -> None:
-    """The file, whole or not at all, in a folder that is made if need be."""
-    in_one_step(path, lambda new: new.write_text(text, encoding="utf-8"))
+    write_text(job.folder / COMMAND_FILE, made_of)
 
 
 def earlier_rows(output: Path, results: str, *others: str) -> list[dict[str, Any]]:
@@ -143,10 +138,10 @@ def earlier_rows(output: Path, results: str, *others: str) -> list[dict[str, Any
     if not mark.exists() or mark.read_text() != code:
         for place in (output / name for name in (results, *others)):
             place.unlink(missing_ok=True) if place.is_file() else shutil.rmtree(place, True)
-        write(mark, code)
+        write_text(mark, code)
     path = output / results
     text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        write(path, whole)
+        write_text(path, whole)
     return [json.loads(line) for line in whole.splitlines()]

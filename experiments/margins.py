@@ -12,10 +12,10 @@ import numpy as np
 from absl import flags
 
 import fer_jax
-from experiments.jobs import write
 from fer_jax import cli
 from fer_jax.data.sources import open_dataset
 from fer_jax.labels import LABELS
+from fer_jax.outputs import write_text
 from fer_jax.recognition import faces
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     for margin in MARGINS:
         cells = [accuracy(cuts(pictures, rows, margin, turned)) for turned in (True, False)]
         lines.append(f"| {margin:g} | {' | '.join(cells)} |")
-    write(pathlib.Path(OUTPUT.value, "margins.md"), "\n".join(lines) + "\n")
+    write_text(pathlib.Path(OUTPUT.value, "margins.md"), "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -14,7 +14,7 @@ from fer_jax import cli
 from fer_jax.errors import UserError
 
 DATA = flags.DEFINE_string("data", "", "FER2013 in any known layout.")
-RECIPE = flags.DEFINE_string("recipe", "b2_long.py", "A file in configs/.")
+RECIPE = flags.DEFINE_string("recipe", "b2_lite2.py", "A file in configs/.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Of the ensemble's members.")
 STUDENTS = flags.DEFINE_list("students", ["100", "101", "102"], "Seeds of the distilled models.")
 SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE for all runs: --set=train.epochs=20")

@@ -16,6 +16,7 @@ from experiments.ablations import STUDIES
 from experiments.jobs import Job
 from fer_jax import cli
 from fer_jax.errors import UserError
+from fer_jax.outputs import write_text
 
 __doc__ += f"\nSTUDY is one of {', '.join(STUDIES)}.\n"  # for --help
 DATA = flags.DEFINE_string("data", "", "FER2013 in any known layout.")
@@ -56,8 +57,8 @@ def main(argv: Sequence[str]) -> None:
     result = studies.summary(study, [job for job in todo if job.finished])
     text = studies.table(result)
     print(text, end="")
-    jobs.write(place / "study.json", json.dumps(result, indent=1) + "\n")
-    jobs.write(place / "study.md", f"# {names[0]}: {study.question}\n\n{text}")
+    write_text(place / "study.json", json.dumps(result, indent=1) + "\n")
+    write_text(place / "study.md", f"# {names[0]}: {study.question}\n\n{text}")
     print(f"wrote {place}/study.md")
 
 

@@ -12,6 +12,7 @@ from experiments import jobs
 from experiments.jobs import Job
 from fer_jax.evaluation import comparison
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
+from fer_jax.outputs import write_text
 
 SAMPLES = 10_000
 PLAIN, AUGMENTED = "none", "flip_crops"
@@ -142,6 +143,6 @@ def write(place: Path, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """`protocol.json` and `protocol.md` in `place`."""
     result = comparisons(rows)
     found = json.dumps({"rows": rows, "comparison": result}, indent=1)
-    jobs.write(place / "protocol.json", f"{found}\n")
+    write_text(place / "protocol.json", f"{found}\n")
     text = f"# {title}\n\n{table(rows)}\n{comparison.markdown(result)}"
-    jobs.write(place / "protocol.md", text)
+    write_text(place / "protocol.md", text)

@@ -41,7 +41,7 @@ from fer_jax.evaluation import metrics
 from fer_jax.evaluation.inference import Evaluator, make_evaluator
 from fer_jax.evaluation.predictions import Predictions
 from fer_jax.models.classifier import describe, make_model
-from fer_jax.outputs import in_one_step
+from fer_jax.outputs import write_text
 from fer_jax.training import mesh, warm_start
 from fer_jax.training.loop import epoch_ends
 from fer_jax.training.losses import Objective, class_weights
@@ -335,7 +335,7 @@ class Sweep:
             answers.save(self.output / f"{name}.{tta}.npz")
             record[tta] = float(np.mean(answers.predicted == answers.labels))
         text = json.dumps(record, indent=1) + "\n"
-        in_one_step(self.output / f"{name}.json", operator.methodcaller("write_text", text))
+        write_text(self.output / f"{name}.json", text)
         if run.get("keep"):
             self.finished[name] = state.ema
             self._save(self.output / f"{name}.safetensors", run, config, state.ema)

@@ -20,11 +20,11 @@ from absl import flags
 
 import fer_jax
 from experiments.benchmark.timer import USERS, last_line
-from experiments.jobs import write
 from fer_jax import cli
 from fer_jax.data.augment import resize
 from fer_jax.data.sources import open_dataset
 from fer_jax.errors import UserError
+from fer_jax.outputs import write_text
 
 DATA = flags.DEFINE_string("data", None, "FER2013 in any layout.", required=True)
 PEER = flags.DEFINE_string("peer", None, "Python of an environment with fer.", required=True)
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
         ratios = [t[name][0] / t["fer_jax"][0] for t in turns]
         beside = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append(f"| {name} | {speed:.1f} | {turns[0][name][1]} of {there} | {beside} |")
-    write(pathlib.Path(OUTPUT.value, "versus_fer.md"), "\n".join(lines) + "\n")
+    write_text(pathlib.Path(OUTPUT.value, "versus_fer.md"), "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -6,7 +6,6 @@ joined by commas. With --seeds all arguments are runs of one recipe.
 
 import contextlib
 import json
-import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from absl import flags
 from fer_jax import cli
 from fer_jax.errors import UserError
 from fer_jax.evaluation.predictions import PREDICTIONS_FILE, REPORT_FILE, Predictions
-from fer_jax.outputs import in_one_step
+from fer_jax.outputs import write_text
 
 OUTPUT = flags.DEFINE_string("output", "", "Folder for comparison.json and comparison.md.")
 SEEDS = flags.DEFINE_bool("seeds", False, "All arguments are runs of one recipe.")
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         body = json.dumps(result, indent=2, allow_nan=False) + "\n"
         for name, content in (("md", f"# Comparison\n\n{text}"), ("json", body)):
             path = Path(OUTPUT.value) / f"comparison.{name}"
-            in_one_step(path, operator.methodcaller("write_text", content, "utf-8"))
+            write_text(path, content)
         print(f"wrote {OUTPUT.value}/comparison.md")
 
 

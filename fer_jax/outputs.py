@@ -68,3 +68,8 @@ def in_one_step(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> 
             os.replace(folder / path.name, path)
     except (OSError, RuntimeError, SafetensorError) as error:  # HDF5's are Runtime...
         raise UserError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """UTF-8, in one step."""
+    in_one_step(path, lambda new: new.write_text(text, encoding="utf-8"))

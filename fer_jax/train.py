@@ -28,6 +28,7 @@ from fer_jax.evaluation.inference import EvaluationConfig, Evaluator, make_evalu
 from fer_jax.evaluation.metrics import summary
 from fer_jax.evaluation.report import evaluate, headline
 from fer_jax.models.classifier import ModelConfig, make_model
+from fer_jax.outputs import write_text
 from fer_jax.sections import Section, key
 from fer_jax.training import mesh as meshes
 from fer_jax.training import optimizers, warm_start
@@ -267,7 +268,7 @@ def describe_start(trainer: "Trainer", data: Dataset, folder: pathlib.Path) -> N
     plots.contact_sheet(batch["image"], titles, folder / "augmented.png")
     if data.unreadable:
         lines = (json.dumps({"name": n, "reason": why}) for n, why in data.unreadable)
-        (folder / "quarantine.jsonl").write_text("\n".join(lines) + "\n")
+        write_text(folder / "quarantine.jsonl", "\n".join(lines) + "\n")
 
 
 # ---- What the loop moves -------------------------------------------------------------------------

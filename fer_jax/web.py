@@ -23,7 +23,7 @@ from absl import flags
 
 from fer_jax import cache, cli
 from fer_jax.errors import UserError, writing
-from fer_jax.outputs import in_one_step
+from fer_jax.outputs import in_one_step, write_text
 
 OUT = flags.DEFINE_string("out", "", "Folder to write; if not given, the page is served.")
 PORT = flags.DEFINE_integer("port", 8000, "Of 127.0.0.1, where it is served.", 0, 65535)
@@ -72,7 +72,7 @@ def write(folder: pathlib.Path, model: str | None, given: str) -> None:
     file, path = trained.file(), trained.path
     about = {"labels": file.about.labels, "image_size": file.about.image_size}
     text = json.dumps(about) + "\n"  # first: it tells a page that was not finished from others
-    in_one_step(folder / "model.json", operator.methodcaller("write_text", text))
+    write_text(folder / "model.json", text)
     onnx.export_onnx(folder / "model.onnx", file, "int8")
 
     page = pathlib.Path(__file__).resolve().parent / "recognition" / "page"

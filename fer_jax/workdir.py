@@ -14,7 +14,7 @@ from fer_jax.config import difference
 from fer_jax.data.files import sha256
 from fer_jax.errors import UserError, one_line, writing
 from fer_jax.evaluation.predictions import REPORT_FILE
-from fer_jax.outputs import clear_leftovers, in_one_step
+from fer_jax.outputs import clear_leftovers, in_one_step, write_text
 from fer_jax.training import mesh
 from fer_jax.training.logs import read_metrics
 from fer_jax.training.state import InitConfig
@@ -96,7 +96,7 @@ def claim(workdir: pathlib.Path, about: Mapping[str, Any], train_hashes: np.ndar
     """
     in_one_step(workdir / HASHES_FILE, lambda new: np.save(new, train_hashes))
     text = json.dumps(about, indent=2) + "\n"
-    in_one_step(workdir / RUN_FILE, lambda new: new.write_text(text))  # says that there is a run
+    write_text(workdir / RUN_FILE, text)  # says that there is a run
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:

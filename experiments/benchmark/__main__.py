@@ -15,8 +15,8 @@ from experiments.benchmark.comparisons import comparisons
 from experiments.benchmark.grid import NAMES, ours
 from experiments.benchmark.shared import Settings
 from experiments.benchmark.timer import Timing
-from experiments.jobs import write
 from fer_jax import cli
+from fer_jax.outputs import write_text
 
 ALL = [*NAMES, "whole_loop", "first_step"]
 COMPARE = flags.DEFINE_list("compare", ALL, f"Which of {', '.join(ALL)}.")
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
         found["comparisons"] = dict(comparisons(COMPARE.value, timing, platform != "cpu"))
 
     output, lines = pathlib.Path(OUTPUT.value), list(table.table(found))
-    write(output, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    write(output.with_suffix(".md"), "\n".join(lines) + "\n")
+    write_text(output, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_text(output.with_suffix(".md"), "\n".join(lines) + "\n")
     print("\n".join(["", *lines, "", str(output)]))
     for failure in table.failures(found):
         print(f"error: {failure}", file=sys.stderr)

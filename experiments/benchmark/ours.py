@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +21,7 @@ from fer_jax.conversion.exporting import export_keras, export_onnx, export_timm
 from fer_jax.data.augment import ERASED_AREA, ERASED_ASPECT
 from fer_jax.data.pipeline import Shard
 from fer_jax.data.records import Entry, Records
-from fer_jax.evaluation.inference import ASKING, IN_FLIGHT, make_evaluator
+from fer_jax.evaluation.inference import ASKING, make_evaluator
 from fer_jax.models.classifier import describe, make_model
 from fer_jax.training import mesh as meshes
 from fer_jax.training.loop import LAG
@@ -76,24 +77,11 @@ def inference(settings: Settings, one: bool) -> Contestant:
         return evaluator.eval_step(variables, batch)[0]
 
     found = shared.inference(place, infer, settings, one, about=about(settings))
-    return found if one else asking(found)
-
-
-def asking(contestant: Contestant) -> Contestant:
-    """As in `Evaluator.predict`, two threads wait for the answers of a batch each."""
-    pool, flying = ThreadPoolExecutor(ASKING), list[Future[Any]]()
-
-    def call(batch: Any) -> list[Future[Any]]:
-        flying.append(pool.submit(lambda: jax.block_until_ready(contestant.call(batch))))
-        if len(flying) >= IN_FLIGHT:
-            flying.pop(0).result()
-        return flying
-
-    def wait(flying: list[Future[Any]]) -> None:
-        for one in flying:
-            one.result()
-
-    return dataclasses.replace(contestant, call=call, wait=wait)
+    if one:
+        return found
+    pool = ThreadPoolExecutor(ASKING)  # as in `Evaluator.predict`, each waits for its answer
+    ask = functools.partial(pool.submit, lambda batch: jax.block_until_ready(infer(batch)))
+    return lagging(dataclasses.replace(found, call=ask), Future.result)
 
 
 def training(settings: Settings, whole_loop: bool) -> Contestant:
@@ -116,20 +104,23 @@ def training(settings: Settings, whole_loop: bool) -> Contestant:
     return lagging(found)
 
 
-def lagging(contestant: Contestant) -> Contestant:
-    """As in fer_jax's own loops, a call waits for the result of a few calls ago.
-
-    What is awaited is a list: `jax.block_until_ready` takes a deque for a leaf, and waits not.
-    """
+def lagging(
+    contestant: Contestant, wait: Callable[[Any], object] = jax.block_until_ready
+) -> Contestant:
+    """As in fer_jax's own loops, a call waits for the result of a few calls ago."""
     flying: list[Any] = []
 
     def call(batch: Any) -> list[Any]:
         flying.append(contestant.call(batch))
         if len(flying) > LAG:
-            jax.block_until_ready(flying.pop(0))
+            wait(flying.pop(0))
         return flying
 
-    return dataclasses.replace(contestant, call=call, wait=jax.block_until_ready)
+    def wait_for_all(flying: list[Any]) -> None:
+        for one in flying:
+            wait(one)
+
+    return dataclasses.replace(contestant, call=call, wait=wait_for_all)
 
 
 def pipeline(settings: Settings, workers: int) -> Contestant:

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 
 from absl import app, flags
 
-from experiments.jobs import write
 from experiments.parity import compare, whole_models
 from experiments.parity.peers import KerasPeer, TorchPeer, without_random_depth
 from fer_jax.model_file import ModelFile
 from fer_jax.models.efficientnet import VARIANTS
+from fer_jax.outputs import write_text
 
 LITE = ("lite0", "lite1", "lite2", "lite3", "lite4")
 ALL = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", *LITE)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
             rows.append(row)
             print(line(row), flush=True)
     table = [{**dataclasses.asdict(row), "passed": row.passed} for row in rows]
-    write(pathlib.Path(OUTPUT.value), json.dumps(table, indent=1) + "\n")
+    write_text(pathlib.Path(OUTPUT.value), json.dumps(table, indent=1) + "\n")
     failed = sum(not row.passed for row in rows)
     print(f"{len(rows)} comparisons, {failed} beyond their limit; {OUTPUT.value}")
     sys.exit(failed > 0 or not rows)

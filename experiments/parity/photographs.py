@@ -14,13 +14,13 @@ import skimage.data
 import torch
 from scipy.special import softmax
 
-from experiments.jobs import write
 from experiments.parity.compare import answer
 from experiments.parity.random_weights import relative
 from experiments.parity.torch_head import torchvision_without_operators
 from experiments.pretrained import OUTPUT, packaged_file
 from fer_jax import model_file
 from fer_jax.data.augment import resize
+from fer_jax.outputs import write_text
 
 with torchvision_without_operators():
     import timm
@@ -74,7 +74,7 @@ def main() -> int:
         "",
         f"Logits are {difference:.1e} of the largest from timm's, at most {LIMIT:.0e}.",
     ]
-    write(RESULT, "# ImageNet weights of Lite2 on photographs\n\n" + "\n".join(lines) + "\n")
+    write_text(RESULT, "# ImageNet weights of Lite2 on photographs\n\n" + "\n".join(lines) + "\n")
     print("\n".join(lines))
     return int(difference > LIMIT)
 

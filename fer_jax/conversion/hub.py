@@ -8,7 +8,7 @@ from fer_jax import model_file
 from fer_jax.conversion.onnx import SESSION_OPTION, export_onnx, said_of
 from fer_jax.errors import UserError, one_line, optional
 from fer_jax.model_file import HUB_NAME, LEAST, ModelFile
-from fer_jax.outputs import in_one_step
+from fer_jax.outputs import write_text
 
 ONNX_NAMES = {"float32": "model", "float16": "model_fp16", "int8": "model_int8"}
 TEXT = """
@@ -48,8 +48,8 @@ def export_hub(folder: pathlib.Path, file: ModelFile) -> None:
         export_onnx(folder / "onnx" / f"{name}.onnx", file, precision)
     model_file.save(folder / HUB_NAME, file)
     config, card = json.dumps(config_of(file), indent=2), card_of(folder.resolve().name, file)
-    in_one_step(folder / "config.json", lambda path: path.write_text(config))
-    in_one_step(folder / "README.md", lambda path: path.write_text(card, "utf-8"))
+    write_text(folder / "config.json", config)
+    write_text(folder / "README.md", card)
 
 
 def fetch(name: str) -> pathlib.Path:

@@ -18,7 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from fer_jax.errors import UserError, writing
-from fer_jax.outputs import in_one_step
+from fer_jax.outputs import write_text
 from fer_jax.sections import Section, key
 
 METRICS_FILE = "metrics.jsonl"
@@ -170,7 +170,7 @@ def open_metrics(workdir: Path, start_step: int) -> TextIO:
     """metrics.jsonl, open for appending, without what a killed part wrote after `start_step`."""
     path, records = workdir / METRICS_FILE, read_metrics(workdir)
     kept = [json.dumps(record) + "\n" for record in records if record["step"] <= start_step]
-    in_one_step(path, lambda new: new.write_text("".join(kept)))
+    write_text(path, "".join(kept))
     return path.open("a", encoding="utf-8")
 
 
