@@ -131,7 +131,7 @@ def make_evaluator(
         functools.partial(eval_step, infer=infer),
         in_shardings=(replicated, sharded),
         out_shardings=replicated,
-        compiler_options=meshes.on_cpu(meshes.WIDE),
+        compiler_options=meshes.on_cpu(meshes.ANSWERING),
     )
 
     def prepared(variables: Variables) -> Any:

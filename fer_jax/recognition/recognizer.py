@@ -106,8 +106,8 @@ def inference(model: Any, arrays: Any, shape: tuple[int, ...]) -> Callable[[Any]
 
     images = jax.ShapeDtypeStruct(shape, np.uint8)
     program = cache.traced(infer, str(describe(model)), arrays, images)
-    wide = meshes.on_cpu(meshes.WIDE)
-    return functools.partial(program.lower(arrays, images).compile(wide), arrays)
+    options = meshes.on_cpu(meshes.ANSWERING)
+    return functools.partial(program.lower(arrays, images).compile(options), arrays)
 
 
 class Recognizer:

@@ -18,6 +18,8 @@ from fer_jax.errors import FerError, UserError, one_line
 
 AXIS = "data"
 WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits: XLA's own 256 leave half of AVX-512 idle
+REDUCE = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+ANSWERING = WIDE | REDUCE  # sums alone by YNNPACK, products by Eigen: experiments/speed.md
 HEARTBEAT = 30  # seconds without a sign of another process until it counts as lost
 LOST = "another process of this run was lost ({}): start all again, they go on where it is saved"
 
@@ -40,8 +42,18 @@ def sharded(mesh: Mesh) -> NamedSharding:
 
 
 def on_cpu(options: dict[str, Any]) -> dict[str, Any] | None:
-    """Options of XLA to compile with, where they matter."""
-    return options if jax.default_backend() == "cpu" else None
+    """Options of XLA to compile with, where they matter; without those that it does not know."""
+    cpu = jax.default_backend() == "cpu"
+    return {name: to for name, to in options.items() if _known(name, to)} if cpu else None
+
+
+@functools.cache
+def _known(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda: 0).lower().compile({name: value})
+    except jax.errors.JaxRuntimeError:  # an XLA of another year
+        return False
+    return True
 
 
 def check_batch_size(name: str, batch_size: int) -> None:
