@@ -1,4 +1,4 @@
-"""Devices in the order of their processes; an accelerator that is not used is told."""
+"""Devices by process; unused accelerators and unknown options."""
 
 import dataclasses
 import logging
@@ -35,6 +35,10 @@ def test_each_process_has_its_part_of_the_mesh(monkeypatch):
 def test_the_line_says_what_jax_computes_on(monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libtcmalloc_minimal.so.4")
     assert mesh.devices_line() == f"{jax.device_count()} x cpu (cpu), memory by tcmalloc"
+
+
+def test_an_option_that_this_xla_does_not_know_is_left_out():
+    assert mesh.on_cpu(mesh.WIDE | {"xla_cpu_of_another_year": True}) == mesh.WIDE
 
 
 def test_jaxs_word_of_an_unused_accelerator_passes_our_filter(monkeypatch, caplog):
