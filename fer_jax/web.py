@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fer_jax import cache, cli
+from fer_jax import cli
 from fer_jax.errors import UserError, writing
 from fer_jax.outputs import in_one_step, write_text
 
@@ -94,6 +94,8 @@ def keep_runtime(given: str) -> list[pathlib.Path]:
 
     UserError where there is neither, or where it is not the one that this page was made for.
     """
+    from fer_jax import cache  # after the flags: --help needs no JAX
+
     kept = [cache.folder(PACKAGE) / name for name in PARTS]
     if given or not all(path.exists() for path in kept):
         with tempfile.TemporaryDirectory() as temporary:

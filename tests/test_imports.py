@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from fer_jax.console import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -159,8 +163,10 @@ def test_what_is_not_needed_at_start_is_not_imported():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_the_help_of_evaluate_does_not_wait_for_jax():
-    code = "import sys, fer_jax.evaluate; print([n for n in ('jax', 'scipy') if n in sys.modules])"
+@pytest.mark.parametrize("command", sorted({module for module, _ in COMMANDS.values()}))
+def test_no_commands_help_waits_for_jax(command):
+    shown = "print([name for name in ('jax', 'scipy') if name in sys.modules])"
+    code = f"import sys, fer_jax.{command}; {shown}"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
