@@ -71,7 +71,8 @@ def _converted(kind: Any, value: Any, prefix: str) -> Any:
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         item, *_ = typing.get_args(kind)
         return tuple(_converted(item, one, prefix) for one in value)
-    return float(value) if kind is float and type(value) is int else value
+    # by way of a text, as a number too large for a float would be read from one: inf
+    return float(str(value)) if kind is float and type(value) is int else value
 
 
 def keys(kind: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:

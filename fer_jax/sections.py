@@ -22,7 +22,7 @@ def key(
     neutral: bool = False,
     default: Any = dataclasses.MISSING,
 ) -> Any:
-    """A field of a `Section`: a number from `low` to `high`, one of `choices`, or any of its type.
+    """A field of a `Section`: numbers from `low` to `high`, one of `choices`, or any of its type.
 
     What is `neutral` may change between two starts of one run: it does not change the result.
     """
@@ -48,7 +48,8 @@ class Section:
         if not _is(value, kind):
             raise UserError(f"{name}={value!r} must be {WORDS.get(kind, kind)}")
         low, high = rules.get("low"), rules.get("high")
-        if low is not None and not low <= value <= high:  # nor is nan
+        numbers = value if isinstance(value, tuple) else (value,)
+        if low is not None and not all(low <= number <= high for number in numbers):  # nor is nan
             raise UserError(f"{name}={value} must be from {low:g} to {high:g}")
         if rules.get("choices") and value not in rules["choices"]:
             raise UserError(f"{name}={value!r} is not one of {', '.join(rules['choices'])}")

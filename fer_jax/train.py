@@ -56,7 +56,7 @@ class TrainConfig(Section):
     section = "train"
     epochs: int = key(1, 10**6)
     batch_size: int = key(1, 10**6)  # over all devices and processes
-    sizes: tuple[int, ...] = key()  # image sides, each for an equal part of the steps
+    sizes: tuple[int, ...] = key(1, LARGEST_IMAGE)  # image sides, for equal parts of the steps
     ema_decay: float = key(0, 1)  # 0 keeps no average of parameters and statistics
 
 
@@ -83,8 +83,6 @@ class Config(Section):
         super().__post_init__()
         self.model.check_image_size("data.image_size", self.data.image_size)
         for size in self.train.sizes:
-            if not 0 < size <= LARGEST_IMAGE:
-                raise UserError(f"train.sizes has {size}: sides must be from 1 to {LARGEST_IMAGE}")
             self.model.check_image_size("train.sizes", size)
         if self.init.frozen_epochs > self.train.epochs:
             raise UserError(

@@ -253,6 +253,14 @@ def test_whole_numbers_are_the_same_numbers():
     assert names[0] == names[1]
 
 
+@pytest.mark.parametrize("number", [10**400, 1e400])
+def test_a_number_beyond_floats_is_refused_however_it_is_written(number):
+    settings = load("b2.py")
+    settings.model.input_mean = (number, 0, 0)
+    with pytest.raises(UserError, match="input_mean"):
+        filled(settings)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -303,12 +311,18 @@ def made_with(key, value):
     return config.fill(kinds[section], settings[section] | {name: value}, f"{section}.")
 
 
+def of_its_kind(key, number):
+    """A value of that key's type, of such numbers."""
+    kind = KEYS[key].type
+    return (typing.get_args(kind)[0](number),) * 3 if typing.get_origin(kind) else kind(number)
+
+
 @pytest.mark.parametrize("key", sorted(LIMITS))
 def test_values_beyond_their_limits_are_refused(key):
     for bound, direction in ((LIMITS[key]["low"], -1), (LIMITS[key]["high"], 1)):
         if key != "optimizer.weight_decay":  # which Adam refuses
-            made_with(key, KEYS[key].type(bound))
-        beyond = KEYS[key].type(bound + direction)
+            made_with(key, of_its_kind(key, bound))
+        beyond = of_its_kind(key, bound + direction)
         with pytest.raises(
             UserError, match=rf"{key}=.* must be from .*{bound:g}".replace("+", ".")
         ):
@@ -316,7 +330,8 @@ def test_values_beyond_their_limits_are_refused(key):
 
 
 def test_every_number_has_limits():
-    numbers = {key for key, field in KEYS.items() if field.type in (int, float)}
+    kinds = {key: typing.get_args(field.type) or (field.type,) for key, field in KEYS.items()}
+    numbers = {key for key, kind in kinds.items() if kind[0] in (int, float)}
     assert numbers - LIMITS.keys() == {"data.split_seed"}
 
 

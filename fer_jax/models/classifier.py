@@ -114,8 +114,8 @@ class ModelConfig(Section):
     bn_epsilon: float = key(0, 1)
     bn_momentum: float = key(0, 1)
     drop_connect: float = key(0, 0.99)
-    input_mean: tuple[float, float, float] = key()  # on the scale 0..1
-    input_std: tuple[float, float, float] = key()
+    input_mean: tuple[float, float, float] = key(-1000, 1000)  # on the scale 0..1
+    input_std: tuple[float, float, float] = key(1e-6, 1e6)
     head_padding: str = key(choices=("VALID", "SAME"))
     head_filters: int = key(1, 10**5)
     hidden: int = key(1, 10**5)
