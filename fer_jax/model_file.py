@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -236,7 +237,8 @@ def _checks(about: About) -> dict[str, bool]:
 
 
 def _numbers(values: list[Any], count: int, above: float = -math.inf) -> bool:
-    return len(values) == count and all(math.isfinite(value) and value > above for value in values)
+    """Whether they are so many, finite and above that; JSON's whole numbers may exceed floats."""
+    return len(values) == count and all(above < value <= sys.float_info.max for value in values)
 
 
 def _check(path: pathlib.Path, about: About, tensors: Any) -> None:

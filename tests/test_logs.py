@@ -176,8 +176,9 @@ def test_whole_last_line_without_its_newline_is_kept(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == [5, 8]
 
 
-def test_broken_line_in_the_middle_is_named(tmp_path):
-    (tmp_path / METRICS_FILE).write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
+@pytest.mark.parametrize("line", ["nonsense", '{"step": 1e999}', '{"step": null}', "[]"])
+def test_broken_line_in_the_middle_is_named(tmp_path, line):
+    (tmp_path / METRICS_FILE).write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not a metrics record"):
         read_metrics(tmp_path)
 

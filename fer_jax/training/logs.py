@@ -159,7 +159,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             records.append({**record, "step": int(record["step"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             if number < len(lines):
                 wrong = f"{path} line {number} is not a metrics record: mend or remove it"
                 raise UserError(wrong) from error
