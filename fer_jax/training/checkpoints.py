@@ -53,6 +53,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=("state",)
         )
+        self._hook = sys.unraisablehook
+        if not read_only:  # what TensorStore's threads raise of a write that failed comes any time
+            sys.unraisablehook = _but_of_orphans(self._hook)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -61,6 +64,8 @@ class Checkpoints:
         tolerated = () if kind is None else (Exception,)  # what ended the block says more
         with contextlib.suppress(*tolerated), self._writing():
             self._manager.close()
+            if kind is None:
+                sys.unraisablehook = self._hook
 
     @property
     def latest(self) -> int | None:
@@ -127,7 +132,7 @@ class Checkpoints:
 
     def _read(self, step: int, part: Any) -> Any:
         args, hook = ocp.args.Composite(state=part), sys.unraisablehook
-        sys.unraisablehook = _but_of_reads(hook)
+        sys.unraisablehook = _but_of_orphans(hook)
         try:
             found = self._manager.restore(step, args=args)["state"]
         except Exception as error:  # Orbax and TensorStore raise what they will; other reads go on
@@ -160,8 +165,8 @@ class Checkpoints:
             ) from error
 
 
-def _but_of_reads(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """`hook`, but silent of reads that none waits for any more.
+def _but_of_orphans(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """`hook`, but silent of reads and writes that none waits for any more.
 
     They end in TensorStore's threads, or are broken off when they are collected.
     """
