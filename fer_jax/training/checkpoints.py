@@ -53,18 +53,17 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=("state",)
         )
-        self._hook = sys.unraisablehook
-        if not read_only:  # what TensorStore's threads raise of a write that failed comes any time
-            sys.unraisablehook = _but_of_orphans(self._hook)
 
     def __enter__(self) -> "Checkpoints":
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = _but_of_orphans(self._hook)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         tolerated = () if kind is None else (Exception,)  # what ended the block says more
         with contextlib.suppress(*tolerated), self._writing():
             self._manager.close()
-            if kind is None:
+            if kind is None:  # else what failed leaves others behind, which end any time
                 sys.unraisablehook = self._hook
 
     @property
@@ -131,15 +130,11 @@ class Checkpoints:
         return found["ema"] if averaged else found
 
     def _read(self, step: int, part: Any) -> Any:
-        args, hook = ocp.args.Composite(state=part), sys.unraisablehook
-        sys.unraisablehook = _but_of_orphans(hook)
+        args = ocp.args.Composite(state=part)
         try:
-            found = self._manager.restore(step, args=args)["state"]
+            return self._manager.restore(step, args=args)["state"]
         except Exception as error:  # Orbax and TensorStore raise what they will; other reads go on
             reason = one_line(error).partition(". See")[0]
-        else:
-            sys.unraisablehook = hook
-            return found
 
         hint = "there is no whole one beside it: train anew in another --workdir"
         for other in sorted(set(self._manager.all_steps()) - {step}, reverse=True):
