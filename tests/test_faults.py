@@ -1,6 +1,7 @@
 """A second process, a damaged checkpoint, a full disk: one line each, and the way on."""
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from support import EPOCH_ENDS, assert_identical, call, contents, make_trainer, 
 
 from fer_jax import train, workdir
 from fer_jax.cli import Console
+from fer_jax.errors import UserError
 from fer_jax.training import checkpoints
 from fer_jax.training.checkpoints import Checkpoints
 
@@ -89,6 +91,23 @@ def test_without_a_whole_one_beside_it_says_so(damaged, small_csv):
     shutil.rmtree(damaged / "checkpoints" / str(BEFORE))
     line = call("main", small_run(small_csv, damaged)).refusal()
     assert "there is no whole one beside it: train anew" in line
+
+
+def test_many_damaged_files_are_one_line_each_time(finished_run, small_csv, tmp_path, caplog):
+    """Whatever becomes of the reads that go on beside the one that failed."""
+    template = make_trainer(small_csv).template()
+    for count in range(8):
+        place = tmp_path / str(count)
+        shutil.copytree(finished_run / "checkpoints", place / "checkpoints")
+        for file in place.glob("checkpoints/*/state/**/d/*"):
+            file.write_bytes(b"")
+        refused = pytest.raises(UserError, match="no whole one beside it")
+        with refused as error, Checkpoints(place, "accuracy") as found:
+            found.restore(LAST, template)
+        assert "\n" not in str(error.value)
+        shutil.rmtree(place)
+    gc.collect()  # what is left would be told of now, which fails any test
+    assert not caplog.records
 
 
 def full(*_, **__):

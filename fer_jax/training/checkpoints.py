@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 import gc
+import logging
 import pathlib
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -55,8 +58,7 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = _but_of_orphans(self._hook)
+        self._quiet = _without_orphans()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -64,7 +66,7 @@ class Checkpoints:
         with contextlib.suppress(*tolerated), self._writing():
             self._manager.close()
             if kind is None:  # else what failed leaves others behind, which end any time
-                sys.unraisablehook = self._hook
+                self._quiet.close()
 
     @property
     def latest(self) -> int | None:
@@ -143,10 +145,7 @@ class Checkpoints:
                 hint = f"that of step {other} is whole: go on from it with --step={other}"
                 break
 
-        # The reads that Orbax left behind would each print a traceback when they are collected.
-        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-        gc.collect()
-        sys.unraisablehook = hook
+        gc.collect()  # the reads that Orbax left behind, while they are kept silent
         raise UserError(f"checkpoint {self.directory}/{step} is damaged; {hint} ({reason})")
 
     @contextlib.contextmanager
@@ -160,16 +159,32 @@ class Checkpoints:
             ) from error
 
 
-def _but_of_orphans(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """`hook`, but silent of reads and writes that none waits for any more.
+ORPHANED = re.compile(
+    "Event loop is closed|was never (awaited|retrieved)|was destroyed but it is pending"
+)
 
-    They end in TensorStore's threads, or are broken off when they are collected.
+
+def _without_orphans() -> contextlib.ExitStack:
+    """Keep away, until it is closed, what is printed of reads and writes none waits for any more.
+
+    Where one fails, Orbax gives up the others beside it: they end in TensorStore's threads, or are
+    broken off when they are collected, and Python, its warnings or asyncio's log tells each.
     """
+    hook, log, quiet = sys.unraisablehook, logging.getLogger("asyncio"), contextlib.ExitStack()
 
     def chosen(found: Any) -> None:
         error = found.exc_value
         broken_off = isinstance(error and error.__cause__, GeneratorExit)
-        if not broken_off and str(error) != "Event loop is closed":
+        if not broken_off and not ORPHANED.search(str(error)):
             hook(found)
 
-    return chosen
+    def other(record: logging.LogRecord) -> bool:
+        return not ORPHANED.search(record.getMessage())
+
+    sys.unraisablehook = chosen
+    quiet.callback(setattr, sys, "unraisablehook", hook)
+    log.addFilter(other)
+    quiet.callback(log.removeFilter, other)
+    quiet.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", ".*was never awaited", RuntimeWarning)
+    return quiet
