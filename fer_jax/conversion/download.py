@@ -50,7 +50,8 @@ def _receive(url: str, md5: str, path: Path) -> None:
     try:
         with session.get(url, stream=True, timeout=TIMEOUT) as response, path.open("wb") as file:
             response.raise_for_status()
-            size = int(response.headers.get("Content-Length", 0)) / MIB
+            length = response.headers.get("Content-Length", "")
+            size = int(length) / MIB if length.isdecimal() else 0
             parts = response.iter_content(MIB)
             for part in tqdm(parts, path.name, round(size) or None, unit="MiB", disable=None):
                 digest.update(part)

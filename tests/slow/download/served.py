@@ -43,11 +43,11 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
 
-def file(data=OLD, stop=SIZE, then="cut"):
+def file(data=OLD, stop=SIZE, then="cut", length=SIZE):
     """A file server's answer; after `stop` bytes of the file it cuts or waits for the gate."""
 
     def behaviour(handler):
-        handler.answer(200, Content_Length=len(data))
+        handler.answer(200, Content_Length=length)
         handler.wfile.write(data[:stop])
         if stop < len(data) and then == "wait":
             handler.server.gate.wait(60)

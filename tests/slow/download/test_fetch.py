@@ -63,6 +63,12 @@ def test_redirects_are_followed(server, tmp_path):
     assert server.seen == ["/efficientnetb2.h5", "/elsewhere.h5"]
 
 
+@pytest.mark.parametrize("length", ["", "many", "-1"])
+def test_a_length_that_is_no_number_is_not_needed(server, tmp_path, length):
+    server.script = [file(length=length)]
+    assert fetch(tmp_path).read_bytes() == OLD
+
+
 def test_another_file_says_its_checksum_and_is_not_kept(server, tmp_path):
     server.script = [file(NEW)]
     assert md5(OLD) in refusal(tmp_path)
