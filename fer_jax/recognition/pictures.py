@@ -79,7 +79,7 @@ def _pixels(image: Any) -> np.ndarray:
             f"cannot recognise {kind} of shape {shape}: give paths, encoded bytes, Pillow images "
             "or uint8 RGB arrays [height, width, 3], or a list of them"
         )
-    pixels = np.asarray(image).reshape(*shape[:2], channels)
+    pixels = np.ascontiguousarray(image).reshape(*shape[:2], channels)  # else OpenCV copies anew
     return images.from_pillow(Image.fromarray(pixels), pixels.size) if channels == 4 else pixels
 
 

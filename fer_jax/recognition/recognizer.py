@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import pathlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -37,6 +36,7 @@ from fer_jax.training import mesh as meshes
 
 SHIPPED = "fer2013_b2.safetensors"
 HUB = "hf://"  # then user/name of a repository: nothing is fetched that was not asked for by this
+FEW = 4  # faces that one picture may have; a program for as many
 THREADS = 2  # that read pictures and find faces ahead of the model
 NEAR = 0.5  # of a box's side: how far a face may move from frame to frame
 
@@ -116,12 +116,13 @@ class Recognizer:
     def __init__(self, model: trained.Trained, detector: str) -> None:
         """`detector` as in `load`; UserError where it is a file and no YuNet."""
         self.model, self.size = model, model.about.image_size
-        self.detector, self._thread = detector, threading.local()
+        self.detector = detector
         network = model.evaluator.model
         arrays = jax.device_put(folded.fold(network, model.variables))
         self._program = functools.cache(functools.partial(inference, network, arrays))
         self._views = jax.jit(augmented.views, static_argnames="kind")
         self._pool, self._asking = (ThreadPoolExecutor(n) for n in (THREADS, augmented.ASKING))
+        self._detect = functools.cache(functools.partial(faces.open_detector, detector))
         if detector not in ("auto", "none"):
             self._detect()
 
@@ -211,8 +212,8 @@ class Recognizer:
     def logits(self, images: Sequence[np.ndarray], options: Options) -> np.ndarray:
         """float64 [N, K] of N times uint8 [S, S, 3]; of several views the log of the mean answer.
 
-        Two threads take halves of `batch_size` images, as in evaluation, padded to 1, 16 or a whole
-        half: no other program is ever compiled.
+        Two threads take halves of `batch_size` images, as in evaluation, padded to 1, 4, 16 or a
+        whole half: no other program is ever compiled.
         """
         if not images:
             return np.empty((0, len(LABELS)))
@@ -220,7 +221,7 @@ class Recognizer:
         most, asked = min(half, options.batch_size), []
         for start in range(0, len(images), most):
             part = images[start : start + most]
-            rows = next(n for n in (1, min(PIECE, most), most) if n >= len(part))
+            rows = min(next(n for n in (1, FEW, PIECE, most) if n >= len(part)), most)
             batch = np.zeros((rows, *part[0].shape), np.uint8)
             batch[: len(part)] = part
             shown = [batch] if options.tta == "none" else self._views(batch, kind=options.tta)
@@ -258,7 +259,7 @@ class Recognizer:
         if pixels is None or picture.between:
             return picture, []
         if boxes is None and options.crop == "detect" and self.detector != "none":
-            colour = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+            colour = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
             places = [_place(row) for row in self._detect()(colour, options.min_face).tolist()]
         else:
             given = [_whole(pixels)] if boxes is None else map(tuple, boxes.tolist())
@@ -266,12 +267,6 @@ class Recognizer:
         when = {"frame": picture.frame, "time": picture.time}
         cuts = [(self.seen(pixels, p["box"], p.get("landmarks")), p | when) for p in places]
         return picture if options.pixels else replace(picture, pixels=None), cuts
-
-    def _detect(self) -> faces.Detector:
-        """This thread's detector: threads cannot share OpenCV's networks."""
-        if not hasattr(self._thread, "detector"):
-            self._thread.detector = faces.open_detector(self.detector)
-        return self._thread.detector
 
     def _said(self, logits: np.ndarray, options: Options) -> dict[str, Any]:
         """The fields of a Face that follow from its logits [K]."""

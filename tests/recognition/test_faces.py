@@ -3,13 +3,14 @@
 import importlib.util
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 
 from fer_jax.errors import UserError
-from fer_jax.recognition import faces
+from fer_jax.recognition import faces, pictures
 
 EYES = [(205, 101), (248, 104)]
 
@@ -48,7 +49,7 @@ def test_the_astronaut_has_one_face_with_its_eyes_in_place(detect, astronaut):
 
 def test_onnxruntime_finds_the_same_to_a_hundredth_of_a_pixel(detect, astronaut):
     folder = importlib.util.find_spec(faces.WHEEL).submodule_search_locations[0]
-    other = faces.mtcnn([OnnxRuntime(f"{folder}/{name}net.onnx") for name in "pro"])
+    other = faces.mtcnn(lambda: [OnnxRuntime(f"{folder}/{name}net.onnx") for name in "pro"])
     np.testing.assert_allclose(detect(astronaut, 40), other(astronaut, 40), atol=1e-2)
 
 
@@ -57,6 +58,28 @@ def test_the_number_of_proposals_may_change_from_picture_to_picture(detect, astr
     face = np.ascontiguousarray(astronaut[20:220, 130:330])
     for count in (1, 12, 1, 5, 12, 2):
         assert len(detect(np.hstack([face] * count), 40)) == count
+
+
+def test_several_threads_may_ask_one_detector(detect, astronaut):
+    given = [astronaut[:, shift:] for shift in range(0, 80, 10)] * 2
+    alone = [detect(np.ascontiguousarray(picture), 40) for picture in given]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(detect, given, [40] * len(given)))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["mirrored", "of BGR", "grey", "read only"])
+def test_memory_of_any_order_is_seen_alike(kind, astronaut):
+    given = {
+        "mirrored": astronaut[:, ::-1],
+        "of BGR": np.ascontiguousarray(astronaut[..., ::-1])[..., ::-1],
+        "grey": astronaut[..., 1],
+        "read only": np.broadcast_to(astronaut, astronaut.shape),
+    }[kind]
+    pixels = pictures.read(given).pixels
+    assert pixels.flags.c_contiguous
+    np.testing.assert_array_equal(pixels, given.reshape(pixels.shape))
 
 
 def test_faces_below_the_least_size_are_not_looked_for(detect, astronaut):

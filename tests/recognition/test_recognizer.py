@@ -210,11 +210,11 @@ def test_views_are_averaged_as_in_evaluation(model):
 
 def test_no_count_of_faces_compiles_anew(model):
     own = Recognizer(model.model, "none")
-    for count in (1, 2, 15, 16, 17, 32, 33, 70):
+    for count in (1, 2, 4, 5, 15, 16, 17, 32, 33, 70):
         answers = own.predict([FACE] * count, batch_size=64)
         assert len(answers) == count
         np.testing.assert_allclose(probabilities(answers[-1]), probabilities(answers[0]), atol=1e-5)
-    assert own._program.cache_info().currsize == 3  # of 1, 16 and 32 faces, a half of 64
+    assert own._program.cache_info().currsize == 4  # of 1, 4, 16 and 32 faces, a half of 64
 
 
 @pytest.mark.parametrize("crop", ["whole", "detect"])
