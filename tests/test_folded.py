@@ -32,9 +32,9 @@ def test_it_answers_as_the_trained_model(variant, head, padding, scaling, stem_s
     model = made_model(variant, head, padding, 1e-3, scaling, stem_stride)
     variables, images = trained_variables(model), made_images(4, 33)
     expected = jax.jit(functools.partial(model.apply, train=False))(variables, images)
-    arrays = folded.fold(model, variables)
-    assert not [name for name in arrays if "_bn" in name]
-    for plain in (False, True):
+    whole, ready = folded.fold(model, variables), folded.ready(model, variables)
+    assert not [name for name in whole if "_bn" in name]
+    for arrays, plain in ((ready, False), (whole, False), (whole, True)):
         infer = jax.jit(functools.partial(folded.logits, model, plain=plain))
         answers = infer(arrays, images)
         assert answers.shape == expected.shape
@@ -52,3 +52,18 @@ def test_each_image_has_an_answer_of_its_own_and_grey_is_spread():
     np.testing.assert_allclose(grey, infer(arrays, spread), rtol=0, atol=1e-5)
     with pytest.raises(TypeError, match="uint8"):
         infer(arrays, jnp.float32(images))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="kernels come apart on CPUs alone")
+def test_no_call_copies_the_head_s_kernel():
+    model = made_model("tiny", "fer")
+    variables, image = trained_variables(model), made_images(1, 96)
+    whole, ready = folded.fold(model, variables), folded.ready(model, variables)
+
+    def temporary(arrays):
+        program = jax.jit(functools.partial(folded.logits, model)).lower(arrays, image).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    kernel = whole["head/conv/kernel"]
+    assert len(jax.tree.leaves(ready)) == len(whole) + 8  # its nine taps alone
+    assert temporary(ready) < temporary(whole) - kernel.nbytes / 2

@@ -135,7 +135,7 @@ def make_evaluator(
     )
 
     def prepared(variables: Variables) -> Any:
-        return meshes.to_devices(folded.fold(model, variables), replicated) if fold else variables
+        return meshes.to_devices(folded.ready(model, variables), replicated) if fold else variables
 
     return Evaluator(model, image_size, config, mesh, step, prepared)
 

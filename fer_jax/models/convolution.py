@@ -28,9 +28,25 @@ FEW_CHANNELS = 16
 BLOCK_IMAGES, BLOCK_POSITIONS = 4, 36  # what stays in a core's cache
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """[B, H, W, C] filtered by [k, k, C, D] -> [B, H', W', D]; SAME as TensorFlow defines it."""
-    return _dense(x, kernel, stride, explicit_pads(x, kernel, stride, padding))
+def conv(x: jax.Array, kernel: Any, stride: int, padding: Padding) -> jax.Array:
+    """[B, H, W, C] filtered by [k, k, C, D] -> [B, H', W', D]; SAME as TensorFlow defines it.
+
+    On CPUs `kernel` may have come `apart`.
+    """
+    pads = explicit_pads(x, kernel, stride, padding)
+    if isinstance(kernel, tuple):
+        return _of_taps(x, kernel, stride, pads)
+    return _dense(x, kernel, stride, pads)
+
+
+def apart(kernel: np.ndarray) -> Any:
+    """[k, k, C, D] -> k times k arrays [C, D], if `conv` takes one at a time on CPUs.
+
+    Else XLA copies each of them out of the kernel at every call.
+    """
+    if kernel.ndim < 4 or len(kernel) == 1 or kernel.shape[2] <= FEW_CHANNELS:
+        return kernel
+    return tuple(map(tuple, kernel))
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -64,19 +80,20 @@ def at_least_float32(dtype: Any) -> Any:
 # ---- where windows lie --------------------------------------------------------------------------
 
 
-def explicit_pads(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> Pads:
+def explicit_pads(x: jax.Array, kernel: Any, stride: int, padding: Padding) -> Pads:
     """(before, after) for rows and columns of [B, H, W, C]; SAME as TensorFlow defines it."""
     if not isinstance(padding, str):
         return padding
-    rows, columns = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
+    window = len(kernel), len(kernel)
+    rows, columns = lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding)
     return rows, columns
 
 
-def outputs(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple[int, int]:
+def outputs(x: jax.Array, kernel: Any, stride: int, pads: Pads) -> tuple[int, int]:
     """The result's rows and columns."""
     (top, bottom), (left, right) = pads
     height, width = top + x.shape[1] + bottom, left + x.shape[2] + right
-    return (height - kernel.shape[0]) // stride + 1, (width - kernel.shape[1]) // stride + 1
+    return (height - len(kernel)) // stride + 1, (width - len(kernel)) // stride + 1
 
 
 def _seen(k: int, stride: int, before: int, side: int, steps: int) -> list[range]:
@@ -101,8 +118,10 @@ def _cut(x: jax.Array, start: Shape, size: Shape, stride: int = 1) -> jax.Array:
 
 
 def _products(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    few = x.shape[3] <= FEW_CHANNELS
-    return (_of_windows if few else _of_taps)(x, kernel, stride, pads)
+    if x.shape[3] <= FEW_CHANNELS:
+        return _of_windows(x, kernel, stride, pads)
+    every = range(len(kernel))
+    return _of_taps(x, [[kernel[i, j] for j in every] for i in every], stride, pads)
 
 
 def _of_windows(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
@@ -116,19 +135,19 @@ def _of_windows(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax
     return _matmul(x, kernel.reshape(-1, kernel.shape[3])).astype(x.dtype)
 
 
-def _of_taps(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """A product for each tap, of what it sees of the image, added where its outputs lie."""
-    height, width = outputs(x, kernel, stride, pads)
+def _of_taps(x: jax.Array, taps: Any, stride: int, pads: Pads) -> jax.Array:
+    """A product for each of k times k taps, of what it sees of the image, added where it lies."""
+    height, width = outputs(x, taps, stride, pads)
     (top, _), (left, _) = pads
-    seen_rows = _seen(len(kernel), stride, top, x.shape[1], height)
-    seen_columns = _seen(len(kernel), stride, left, x.shape[2], width)
-    y = jnp.zeros((len(x), height, width, kernel.shape[3]), at_least_float32(x.dtype))
+    seen_rows = _seen(len(taps), stride, top, x.shape[1], height)
+    seen_columns = _seen(len(taps), stride, left, x.shape[2], width)
+    y = jnp.zeros((len(x), height, width, taps[0][0].shape[1]), at_least_float32(x.dtype))
     for (i, rows), (j, columns) in itertools.product(enumerate(seen_rows), enumerate(seen_columns)):
         if rows and columns:
-            tap = _read(x, 1, i - top, stride, rows)
-            tap = _read(tap, 2, j - left, stride, columns)
+            part = _read(x, 1, i - top, stride, rows)
+            part = _read(part, 2, j - left, stride, columns)
             around = (rows.start, height - rows.stop), (columns.start, width - columns.stop)
-            y += jnp.pad(_matmul(tap, kernel[i, j]), ((0, 0), *around, (0, 0)))
+            y += jnp.pad(_matmul(part, taps[i][j]), ((0, 0), *around, (0, 0)))
     return y.astype(x.dtype)
 
 

@@ -12,10 +12,18 @@ from flax.traverse_util import flatten_dict
 from jax import lax
 
 from fer_jax.models.classifier import Classifier, FerHead
-from fer_jax.models.convolution import Padding, conv, depthwise_conv, explicit_pads, xla_conv
+from fer_jax.models.convolution import (
+    Padding,
+    apart,
+    conv,
+    depthwise_conv,
+    explicit_pads,
+    xla_conv,
+)
 from fer_jax.models.efficientnet import VARIANTS, Block, block_table
 
-Arrays = Mapping[str, Any]  # "backbone/stem/kernel": float32 [k, k, C, D], ".../bias": [D]
+# "backbone/stem/kernel": float32 [k, k, C, D], for `logits` perhaps `apart`; ".../bias": [D].
+Arrays = Mapping[str, Any]
 Function = Literal["swish", "relu6", "relu", "sigmoid"]
 STEM, DEPTHWISE, OFFSET = "backbone/stem", "depthwise", "offset"
 PIECE = 16  # images; measured: experiments/speed.md
@@ -46,6 +54,13 @@ def fold(model: Classifier, variables: Mapping[str, Any]) -> dict[str, np.ndarra
             kernel = kernel / (255 * np.asarray(model.input_std, np.float64)[:, None])
         folded |= {f"{layer}/kernel": kernel, f"{layer}/bias": bias}
     return {name: array.astype(np.float32) for name, array in folded.items()}
+
+
+def ready(model: Classifier, variables: Mapping[str, Any]) -> Arrays:
+    """`fold`'s arrays as `logits` takes them where this process computes."""
+    arrays = fold(model, variables)
+    on_cpu = jax.default_backend() == "cpu"
+    return {name: apart(array) for name, array in arrays.items()} if on_cpu else arrays
 
 
 def logits(model: Classifier, arrays: Arrays, images: jax.Array, plain: bool = False) -> jax.Array:
@@ -128,7 +143,7 @@ class _Compute:
         self, x: jax.Array, layer: str, stride: int = 1, padding: Padding = "SAME"
     ) -> jax.Array:
         """Of each channel by itself where `layer` ends in DEPTHWISE."""
-        kernel, bias = jnp.asarray(self.arrays[f"{layer}/kernel"]), self.arrays[f"{layer}/bias"]
+        kernel, bias = self.arrays[f"{layer}/kernel"], self.arrays[f"{layer}/bias"]
         if len(kernel) == stride == 1:
             rows = lax.dot(x.reshape(-1, x.shape[3]), kernel[0, 0])
             return rows.reshape(*x.shape[:3], -1) + bias

@@ -99,7 +99,7 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
 
 
 def inference(model: Any, arrays: Any, shape: tuple[int, ...]) -> Callable[[Any], jax.Array]:
-    """Compiled: uint8 [B, S, S, 3] = `shape` -> float32 logits [B, K] by `folded.fold`'s arrays."""
+    """Compiled: uint8 [B, S, S, 3] = `shape` -> float32 logits [B, K], by `folded.ready`."""
 
     def infer(arrays: Any, images: jax.Array) -> jax.Array:
         return in_pieces(functools.partial(folded.logits, model, arrays), images)
@@ -118,7 +118,7 @@ class Recognizer:
         self.model, self.size = model, model.about.image_size
         self.detector = detector
         network = model.evaluator.model
-        arrays = jax.device_put(folded.fold(network, model.variables))
+        arrays = jax.device_put(folded.ready(network, model.variables))
         self._program = functools.cache(functools.partial(inference, network, arrays))
         self._views = jax.jit(augmented.views, static_argnames="kind")
         self._pool, self._asking = (ThreadPoolExecutor(n) for n in (THREADS, augmented.ASKING))
