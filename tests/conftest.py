@@ -6,9 +6,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import filelock
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The same examples each time, however slow the machine; `make fuzz` looks for new ones.
+hypothesis.settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("steady")
 
 
 @pytest.hookimpl(tryfirst=True)

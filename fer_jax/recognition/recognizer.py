@@ -99,7 +99,7 @@ def load(path: str | os.PathLike[str] | None = None, detector: str = "auto") -> 
 
 
 def inference(model: Any, arrays: Any, shape: tuple[int, ...]) -> Callable[[Any], jax.Array]:
-    """Compiled: uint8 [B, S, S, 3] = `shape` -> float32 logits [B, K], by `folded.ready`."""
+    """Compiled: uint8 [B, S, S, 3] = `shape` -> float32 [B, K] by `folded.ready`'s arrays."""
 
     def infer(arrays: Any, images: jax.Array) -> jax.Array:
         return in_pieces(functools.partial(folded.logits, model, arrays), images)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import logging
 import pathlib
@@ -20,6 +21,8 @@ from fer_jax.training.state import TrainState, Variables
 
 SCORES = {"accuracy": 1, "macro_f1": 1, "balanced_accuracy": 1, "loss": -1}  # -1: less is better
 LATEST_KEPT = 2
+ORBAX = str(pathlib.Path("orbax", "checkpoint"))  # in its files' paths
+TOLD = re.compile("orbax|tensorstore|ocdbt|zarr|local file", re.IGNORECASE)  # of their failures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,20 +56,18 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
+        _silence_orphans()
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=("state",)
         )
 
     def __enter__(self) -> "Checkpoints":
-        self._quiet = _without_orphans()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         tolerated = () if kind is None else (Exception,)  # what ended the block says more
         with contextlib.suppress(*tolerated), self._writing():
             self._manager.close()
-            if kind is None:  # else what failed leaves others behind, which end any time
-                self._quiet.close()
 
     @property
     def latest(self) -> int | None:
@@ -145,7 +146,7 @@ class Checkpoints:
                 hint = f"that of step {other} is whole: go on from it with --step={other}"
                 break
 
-        gc.collect()  # the reads that Orbax left behind, while they are kept silent
+        _collect_orphans()
         raise UserError(f"checkpoint {self.directory}/{step} is damaged; {hint} ({reason})")
 
     @contextlib.contextmanager
@@ -153,38 +154,34 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            _collect_orphans()
             raise UserError(
                 f"cannot write a checkpoint to {self.directory}, {self.last_good}: make room, then "
                 f"the same command goes on ({one_line(error)})"
             ) from error
 
 
-ORPHANED = re.compile(
-    "Event loop is closed|was never (awaited|retrieved)|was destroyed but it is pending"
-)
+def _collect_orphans() -> None:
+    """After a failure: as many as can be, and no warning of coroutines, which tell no origin."""
+    warnings.filterwarnings("ignore", ".*was never awaited", RuntimeWarning)
+    gc.collect()
 
 
-def _without_orphans() -> contextlib.ExitStack:
-    """Keep away, until it is closed, what is printed of reads and writes none waits for any more.
+@functools.cache
+def _silence_orphans() -> None:
+    """Keep away what Python and asyncio print of reads and writes that none waits for any more.
 
     Where one fails, Orbax gives up the others beside it: they end in TensorStore's threads, or are
-    broken off when they are collected, and Python, its warnings or asyncio's log tells each.
+    broken off when they are collected, at any time later. Once for a process.
     """
-    hook, log, quiet = sys.unraisablehook, logging.getLogger("asyncio"), contextlib.ExitStack()
+    hook = sys.unraisablehook
 
     def chosen(found: Any) -> None:
-        error = found.exc_value
-        broken_off = isinstance(error and error.__cause__, GeneratorExit)
-        if not broken_off and not ORPHANED.search(str(error)):
+        code = getattr(found.object, "cr_code", None)  # of a coroutine
+        answer = found.object is None and str(found.exc_value) == "Event loop is closed"
+        if not answer and not (code and ORBAX in code.co_filename):
             hook(found)
 
-    def other(record: logging.LogRecord) -> bool:
-        return not ORPHANED.search(record.getMessage())
-
     sys.unraisablehook = chosen
-    quiet.callback(setattr, sys, "unraisablehook", hook)
-    log.addFilter(other)
-    quiet.callback(log.removeFilter, other)
-    quiet.enter_context(warnings.catch_warnings())
-    warnings.filterwarnings("ignore", ".*was never awaited", RuntimeWarning)
-    return quiet
+    log = logging.getLogger("asyncio")
+    log.addFilter(lambda record: not TOLD.search(record.getMessage()))

@@ -70,7 +70,7 @@ def test_several_threads_may_ask_one_detector(detect, astronaut):
 
 
 @pytest.mark.parametrize("kind", ["mirrored", "of BGR", "grey", "read only"])
-def test_memory_of_any_order_is_seen_alike(kind, astronaut):
+def test_a_picture_s_memory_may_have_any_order(kind, astronaut):
     given = {
         "mirrored": astronaut[:, ::-1],
         "of BGR": np.ascontiguousarray(astronaut[..., ::-1])[..., ::-1],

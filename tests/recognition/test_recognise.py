@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -80,6 +81,14 @@ def test_csv_has_the_same_rows(recognised, folder, tmp_path):
         assert row == {key: "" if value is None else str(value) for key, value in line.items()}
 
 
+def assert_alike(text, other):
+    """But for rounding: the model answers batches of other sizes by other programs."""
+    number = re.compile(r"\d+\.\d+(?:e-\d+)?|\de-\d+")
+    assert number.sub("x", text) == number.sub("x", other)
+    found, expected = (list(map(float, number.findall(one))) for one in (text, other))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "kept"), [("jsonl", 0.3), ("jsonl", 0.98), ("csv", 0.02), ("csv", 0.55)]
 )
@@ -92,7 +101,7 @@ def test_after_a_stop_it_goes_on_and_ends_with_the_same_file(
     output.write_bytes(whole[: round(kept * len(whole))])
     outcome = recognised(folder, f"--output={output}")
     assert outcome.status == 0, outcome.err
-    assert output.read_bytes() == whole
+    assert_alike(output.read_text(), whole.decode())
 
 
 def test_shards_divide_a_folder_among_them(recognised, folder, tmp_path, monkeypatch):
@@ -105,7 +114,8 @@ def test_shards_divide_a_folder_among_them(recognised, folder, tmp_path, monkeyp
             assert outcome.status == 0 or "c.jpg: not an image" in outcome.refusal()
         files = sorted(tmp_path.glob("x-?-of-7.jsonl"))
         lines = [file.read_text().splitlines() for file in files]
-        assert sorted(line for some in lines for line in some) == sorted(whole)
+        together = sorted(line for some in lines for line in some)
+        assert_alike("\n".join(together), "\n".join(sorted(whole)))
     assert len(files) == 7
     assert [] in lines
     assert max(map(len, lines)) < len(whole)

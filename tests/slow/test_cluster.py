@@ -1,5 +1,6 @@
 """A study's runs as tasks, here and on a real SLURM of one node: the table is the same."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -140,15 +141,28 @@ def test_no_scheduler_that_could_name_the_others(small_csv, tmp_path):
     assert "--coordinator=auto: no scheduler" in run("main", flags).refusal()
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in free:
+            one.bind(("localhost", 0))
+        return [one.getsockname()[1] for one in free]
 
 
 def answer(*command):
     """What a command of SLURM's prints; '' where it fails."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def queue(form="%A"):
+    """What is in it; SLURM is asked again where it does not answer."""
+    command = ["squeue", "--noheader", f"--format={form}"]
+    for _ in range(30):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout
+        time.sleep(2)
+    raise AssertionError(done.stderr)
 
 
 def within(seconds, condition):
@@ -168,7 +182,7 @@ def daemons(folder):
     files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed"}
     munge = [f"--{flag}={folder / 'munge' / name}" for flag, name in files.items()]
     config = folder / "slurm.conf"
-    host, ports = socket.gethostname().partition(".")[0], [free_port(), free_port()]
+    host, ports = socket.gethostname().partition(".")[0], free_ports(2)
     config.write_text(SLURM_CONF.format(host=host, ports=ports, folder=folder, cpus=os.cpu_count()))
     return (
         ["munged", "--foreground", "--force", *munge, f"--log-file={folder / 'munge/log'}"],
@@ -217,12 +231,12 @@ def test_stopped_tasks_go_on_and_the_table_is_the_same(slurm, small_csv, tmp_pat
     """
     arguments = study(small_csv, tmp_path, "--cluster=slurm", "--partition=here", "--parallel=2")
     command = begin(arguments)
-    wait_until(lambda: "_" in answer("squeue", "--noheader", "--format=%i"), command, 900)
+    wait_until(lambda: "_" in queue("%i"), command, 900)
     wait_until(lambda: logged(tmp_path / "runs" / RUNS[0], "train"), command, 900)
     command.send_signal(signal.SIGTERM)
     finish(command)
     command = begin(arguments)
-    array = answer("squeue", "--noheader", "--format=%A").split()[0]
+    array = queue().split()[0]
     told = ["timeout", "4", "scancel", "--signal=USR2"]  # it would repeat it for 95 s
     stops = (["scontrol", "requeue"], told, ["scancel"])
     for number, stop in enumerate(stops):
@@ -245,7 +259,7 @@ def test_stopped_tasks_go_on_and_the_table_is_the_same(slurm, small_csv, tmp_pat
     logs = [log.read_text() for log in sorted((tmp_path / "cluster").glob("*_log.out"))]
     assert sum("stopped and saved" in log for log in logs) == 3
     assert sum("continuing after step" in log for log in logs) == 3
-    assert not answer("squeue", "--noheader")
+    assert not queue()
 
 
 def test_the_parts_of_a_folder_are_tasks(slurm, tmp_path):
@@ -260,7 +274,7 @@ def test_the_parts_of_a_folder_are_tasks(slurm, tmp_path):
     def rows(*more):
         done = subprocess.run([*command, *more], cwd=ROOT, env=ours, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
-        assert within(600, lambda: not answer("squeue", "--noheader"))
+        assert within(600, lambda: not queue())
         lines = [line for file in tmp_path.glob("out/x*") for line in file.read_text().splitlines()]
         found = sorted((r["file"], r["label"], r["confidence"]) for r in map(json.loads, lines))
         return [row[:2] for row in found], np.array([row[2] for row in found])

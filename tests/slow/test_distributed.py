@@ -225,7 +225,7 @@ def longer_run(data, workdir):
 def lost(small_csv, tmp_path_factory):
     """Two processes killed one by one as the run goes on: how the other one ended, and the run."""
     workdir, ends = tmp_path_factory.mktemp("lost") / "run", []
-    for victim, last in ((1, 3), (0, 14)):
+    for victim, last in ((1, 1), (0, 14)):
         both = start_two(longer_run(small_csv, workdir))
         wait_until(lambda last=last: len(logged(workdir)) > last, both[0], FOR_LONG)
         both[victim].send_signal(signal.SIGKILL)
@@ -239,7 +239,7 @@ def lost(small_csv, tmp_path_factory):
 def test_who_loses_the_other_process_says_so_and_ends(lost):
     for outcome, seconds in lost[1]:
         assert outcome.status != 0
-        assert seconds < 60
+        assert seconds < 120
         assert "Traceback" not in outcome.err
     said = lost[1][0][0].err.splitlines()
     assert len(said) == 1, said

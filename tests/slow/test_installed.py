@@ -17,6 +17,7 @@ from support import ROOT, compile_cache
 from experiments import licences
 from fer_jax.labels import LABELS
 
+CALM = ("--quiet", "--retries=10", "--timeout=60")
 NOT_PACKAGED = (".*", "tests", "runs", "experiments", "docs", "site")
 USE = """
 import sys, fer_jax, numpy as np
@@ -48,7 +49,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = shutil.copytree(
         ROOT, folder / "source", symlinks=True, ignore=shutil.ignore_patterns(*NOT_PACKAGED)
     )
-    build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder)
+    build = (sys.executable, "-m", "pip", "wheel", *CALM, "--no-deps", "--wheel-dir", folder)
     run(*build, source, folder=folder, good=True)
     (wheel,) = folder.glob("*.whl")
 
@@ -56,7 +57,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
     pins = ("--constraint", ROOT / "constraints.txt", f"{wheel}[faces]")
-    done = run(python, "-m", "pip", "install", "--quiet", "--no-compile", *pins, folder=folder)
+    done = run(python, "-m", "pip", "install", *CALM, "--no-compile", *pins, folder=folder)
     if "No matching distribution" in done.stderr and "connection" in done.stderr.lower():
         pytest.skip("no package index can be reached")
     assert done.returncode == 0, done.stderr

@@ -38,6 +38,7 @@ def test_after_a_cut_or_a_stall_nothing_is_left_and_the_next_call_has_it(
     monkeypatch.setattr(download, "TIMEOUT", 0.5 if then == "wait" else 20)
     server.script = [file(stop=SIZE // 2, then=then)]
     assert "fetch it by hand and give it as --input" in refusal(tmp_path)
+    monkeypatch.setattr(download, "TIMEOUT", 20)
     assert fetch(tmp_path).read_bytes() == OLD
 
 
@@ -67,6 +68,11 @@ def test_redirects_are_followed(server, tmp_path):
 def test_a_length_that_is_no_number_is_not_needed(server, tmp_path, length):
     server.script = [file(length=length)]
     assert fetch(tmp_path).read_bytes() == OLD
+
+
+def test_a_length_beyond_all_files(server, tmp_path):
+    server.script = [file(length="9" * 400)]
+    refusal(tmp_path)
 
 
 def test_another_file_says_its_checksum_and_is_not_kept(server, tmp_path):
