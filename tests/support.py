@@ -48,9 +48,7 @@ COUNTS = {  # images per class; the last batches of training and evaluation are 
     "validation": (5, 3, 5, 6, 5, 5, 6),
     "test": (2, 2, 2, 2, 2, 2, 2),
 }
-CACHE = "persistent compilation cache entry:UserWarning"  # as in pyproject.toml
 WARNINGS = ("-W", "error", "-W", "ignore:the load_module:DeprecationWarning")  # ml_collections'
-WARNINGS += tuple(f"-Wignore:Error {doing} {CACHE}" for doing in ("reading", "writing"))
 CONFIG = ROOT / "configs" / "b2.py"
 SMALL = {  # a run of 21 steps that has every kind of state: averages, dropout, class weights
     "data.image_size": 16,

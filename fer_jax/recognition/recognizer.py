@@ -36,7 +36,7 @@ from fer_jax.training import mesh as meshes
 
 SHIPPED = "fer2013_b2.safetensors"
 HUB = "hf://"  # then user/name of a repository: nothing is fetched that was not asked for by this
-FEW = 4  # faces that one picture may have; a program for as many
+FEW = 4  # faces, as one picture may have, for which there is a program
 THREADS = 2  # that read pictures and find faces ahead of the model
 NEAR = 0.5  # of a box's side: how far a face may move from frame to frame
 

@@ -56,7 +56,7 @@ def test_whole_images_are_answered_as_evaluation_answers_them(model, small_csv):
     evaluated = ours.evaluator.predict(ours.variables, records, progress=False)
     answers = model.predict([records[i]["image"] for i in range(len(records))], crop="whole")
     found = np.array([probabilities(one) for one in answers])
-    np.testing.assert_allclose(found, evaluated.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found, evaluated.probabilities, atol=1e-6)
     said = [LABELS.index(face.label) for (face,) in answers]
     assert said == evaluated.predicted.tolist()
     assert np.ptp(found, axis=0).max() > 0.01
@@ -89,7 +89,7 @@ def test_every_kind_of_image_is_the_same_image(model, tmp_path):
     batch = model.predict(np.stack([FACE, FACE]), crop="whole")
     assert [face.label for (face,) in batch] == [face.label for (face,) in answers[:2]]
     for one, other in zip(batch, answers[:2], strict=True):  # four faces' program and 16 faces'
-        np.testing.assert_allclose(probabilities(one), probabilities(other), atol=1e-5)
+        np.testing.assert_allclose(probabilities(one), probabilities(other), atol=1e-6)
 
 
 def test_an_array_of_jax_is_one_image_or_a_batch_too(model):

@@ -239,7 +239,7 @@ def lost(small_csv, tmp_path_factory):
 def test_who_loses_the_other_process_says_so_and_ends(lost):
     for outcome, seconds in lost[1]:
         assert outcome.status != 0
-        assert seconds < 120
+        assert seconds < 60
         assert "Traceback" not in outcome.err
     said = lost[1][0][0].err.splitlines()
     assert len(said) == 1, said
