@@ -114,6 +114,16 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_write_that_fails_in_the_background_is_one_line(small_csv, tmp_path, monkeypatch, caplog):
+    """Orbax raises it and logs it with a traceback."""
+    place = "orbax.checkpoint._src.checkpointers.async_checkpointer"
+    monkeypatch.setattr(f"{place}._background_wait_for_commit_futures", full)
+    line = call("main", small_run(small_csv, tmp_path / "run")).refusal()
+    assert "cannot write a checkpoint" in line
+    assert "No space left on device" in line
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_a_disk_that_is_full_for_checkpoints(small_csv, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
     line = call("main", small_run(small_csv, tmp_path / "run")).refusal()

@@ -172,7 +172,8 @@ def _silence_orphans() -> None:
     """Keep away what Python and asyncio print of reads and writes that none waits for any more.
 
     Where one fails, Orbax gives up the others beside it: they end in TensorStore's threads, or are
-    broken off when they are collected, at any time later. Once for a process.
+    broken off when they are collected, at any time later. What it raises it also logs, with a
+    traceback, from a thread of its own. Once for a process.
     """
     hook = sys.unraisablehook
 
@@ -183,5 +184,6 @@ def _silence_orphans() -> None:
             hook(found)
 
     sys.unraisablehook = chosen
-    log = logging.getLogger("asyncio")
-    log.addFilter(lambda record: not TOLD.search(record.getMessage()))
+    told, raised = logging.getLogger("asyncio"), logging.getLogger("absl")
+    told.addFilter(lambda record: not TOLD.search(record.getMessage()))
+    raised.addFilter(lambda record: not (record.exc_info and ORBAX in record.pathname))
